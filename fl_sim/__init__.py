@@ -1,0 +1,1 @@
+"""One-machine simulation: virtual clock, device models, federated data, Flower Grid."""
