@@ -73,7 +73,7 @@ class Code(StrEnum):
 SENTENCES: Mapping[str, str] = MappingProxyType(
     {
         Code.TOKEN_MISSING: "Send an access token as 'authorization: DPoP <token>'.",
-        Code.TOKEN_MALFORMED: "The access token is not a well-formed compact JWS; request a new one.",
+        Code.TOKEN_MALFORMED: "The access token is not a well-formed compact JWS; request another.",
         Code.TOKEN_SIGNATURE: "The access token was not signed by this issuer; request a new one.",
         Code.TOKEN_EXPIRED: "The access token has expired; request a new one.",
         Code.TOKEN_NOT_YET_VALID: "The access token is not valid yet; check this machine's clock.",

@@ -136,7 +136,7 @@ class SealedUpdate:
 
 
 def body_size(plain_len: int) -> tuple[int, int]:
-    """Return ``(ct_len, n_segs)`` for a delta of `plain_len` bytes; an empty one has one segment."""
+    """Return ``(ct_len, n_segs)`` for a delta of `plain_len` bytes; empty means one segment."""
     n_segs = max(1, -(-plain_len // SEGMENT_BYTES))
     return plain_len + TAG_BYTES * n_segs, n_segs
 
