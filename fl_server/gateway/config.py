@@ -1,0 +1,72 @@
+"""The gateway's configuration file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fl_protocol.codes import Code, ConfigInvalid
+from fl_server.gateway.limits import Limits
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """Everything one gateway process needs; paths are files of its state directory.
+
+    Attributes
+    ----------
+    federation : str
+        Federation name, bound into memberships and sealed updates.
+    host, port : str, int
+        Address to listen on; port 0 lets the kernel choose.
+    tls_certificate, tls_key : str
+        PEM files.
+    issuer_key, token_key : str
+        Raw Ed25519 private keys (32 bytes) for memberships and access tokens.
+    registry, audit_log : str
+        SQLite file and JSON log.
+    launcher_socket : str
+        Unix socket of the TEE launcher.
+    port_file : str
+        Receives the port once the gateway serves.
+    token_ttl : int
+        Life of an access token, seconds.
+    refresh_ttl : int
+        Life of a refresh family, seconds.
+    limits : Limits
+        Load bounds.
+    """
+
+    federation: str
+    host: str
+    port: int
+    tls_certificate: str
+    tls_key: str
+    issuer_key: str
+    token_key: str
+    registry: str
+    audit_log: str
+    launcher_socket: str
+    port_file: str
+    token_ttl: int = 300
+    refresh_ttl: int = 7 * 24 * 3600
+    limits: Limits = field(default_factory=Limits)
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2, sort_keys=True))
+
+    @classmethod
+    def load(cls, path: Path) -> GatewayConfig:
+        """Read a configuration file; raises ConfigInvalid naming what is wrong."""
+        try:
+            members: dict[str, Any] = json.loads(path.read_text())
+            limits = Limits(**members.pop("limits", {}))
+            return cls(**members, limits=limits)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            known = ", ".join(f.name for f in fields(cls))
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID, f"{path}: {error}; the known settings are {known}"
+            ) from None

@@ -1,0 +1,83 @@
+"""Load bounds of the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from fl_protocol.codes import AsynclaveError, GatewayUnavailable
+from fl_server.gateway.limits import Limits, RateLimiter, UploadSlots, read_body
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def never() -> AsyncIterator[bytes]:
+    yield b"x"
+    await asyncio.Event().wait()
+
+
+def test_a_burst_is_served_and_the_next_call_is_refused_until_time_passes() -> None:
+    clock = ManualClock()
+    limiter = RateLimiter(rate=2.0, burst=3, clock=clock)
+    for _ in range(3):
+        limiter.spend("a")
+    with pytest.raises(GatewayUnavailable, match="OVERLOADED"):
+        limiter.spend("a")
+    limiter.spend("b")
+    clock.sleep(0.5)
+    limiter.spend("a")
+    with pytest.raises(GatewayUnavailable):
+        limiter.spend("a")
+
+
+def test_the_number_of_remembered_callers_is_bounded() -> None:
+    limiter = RateLimiter(rate=1.0, burst=1, clock=ManualClock(), max_keys=10)
+    for number in range(1000):
+        limiter.spend(str(number))
+    assert len(limiter._buckets) == 10
+
+
+def test_a_slot_is_returned_even_when_the_upload_fails() -> None:
+    slots = UploadSlots(1)
+    with pytest.raises(RuntimeError), slots.take():
+        with pytest.raises(GatewayUnavailable, match="OVERLOADED"), slots.take():
+            pass
+        raise RuntimeError
+    with slots.take():
+        pass
+
+
+async def test_reads_exactly_the_announced_bytes() -> None:
+    assert await read_body(chunks(b"ab", b"", b"c"), 3, Limits()) == [b"ab", b"", b"c"]
+
+
+@pytest.mark.parametrize(
+    ("body", "length", "code"),
+    [
+        (chunks(b"abcd"), 3, "TOO_LARGE"),
+        (chunks(b"ab"), 3, "ENV_LENGTH"),
+        (chunks(), 11, "TOO_LARGE"),
+        (never(), 3, "DEADLINE"),
+    ],
+)
+async def test_refuses_a_body_that_is_not_as_announced(
+    body: AsyncIterator[bytes], length: int, code: str
+) -> None:
+    with pytest.raises(AsynclaveError, match=f"^{code}: "):
+        await read_body(body, length, Limits(max_body=10, read_deadline=0.05))
