@@ -1,0 +1,148 @@
+"""What a run is made of: defaults, then a TOML file, then ``ASYNCLAVE_*`` variables, then flags."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from fl_protocol.codes import ConfigInvalid
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Which data, and how it is split over the clients."""
+
+    name: Literal["mnist-5k"] = "mnist-5k"
+    partition: Literal["dirichlet"] = "dirichlet"
+    alpha: float = Field(0.3, gt=0)
+
+
+class DevicesConfig(_Section):
+    """The simulated edge devices. Durations are in median task durations."""
+
+    clients: int = Field(20, ge=2, le=10_000)
+    in_flight: float = Field(1.0, gt=0, le=1)
+    speed: Literal["lognormal"] = "lognormal"
+    sigma: float = Field(1.2, ge=0)
+    jitter: float = Field(0.1, ge=0)
+    slow_hold_rare: bool = True
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainConfig(_Section):
+    """Local training on each client."""
+
+    hidden: int = Field(64, ge=1)
+    local_epochs: int = Field(2, ge=1)
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(0.05, gt=0)
+
+
+class StrategyConfig(_Section):
+    """The aggregation recipe; ``buffer_size`` is the K of the window or buffer."""
+
+    name: Literal["async-wa", "fedbuff", "fedasync"] = "async-wa"
+    buffer_size: int = Field(5, ge=1)
+
+
+class TrustConfig(_Section):
+    """The release rule and limits that the enclave enforces.
+
+    ``k`` is the least number of distinct clients behind one released model; ``None`` means the
+    strategy's buffer size.
+    """
+
+    k: int | None = Field(None, ge=2)
+    max_staleness: int = Field(200, ge=0)
+    max_norm: float = Field(100.0, gt=0)
+    max_examples: int = Field(100_000, ge=1)
+
+
+class RunSection(_Section):
+    """How long, from which seed, and where the results go."""
+
+    merges: int = Field(300, ge=1)
+    seed: int = Field(1, ge=0)
+    target_accuracy: float | None = Field(None, gt=0, lt=1)
+    baseline: bool = True
+    output: Path = Path("runs")
+
+
+class RunConfig(BaseSettings):
+    """The whole configuration of ``asynclave run``."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="ASYNCLAVE_", env_nested_delimiter="__"
+    )
+    data: DataConfig = DataConfig()
+    devices: DevicesConfig = DevicesConfig()
+    train: TrainConfig = TrainConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    trust: TrustConfig = TrustConfig()
+    run: RunSection = RunSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags win over environment variables, which win over the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def k(self) -> int:
+        """Least number of distinct clients behind one released model."""
+        return self.trust.k or max(2, self.strategy.buffer_size)
+
+
+def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> RunConfig:
+    """Read the configuration of a run.
+
+    Parameters
+    ----------
+    path : Path or None
+        A TOML file with the sections of `RunConfig`; ``None`` for the defaults.
+    overrides : dict
+        Section name to the values given as flags; ``None`` values are ignored.
+
+    Raises
+    ------
+    ConfigInvalid
+        If the file cannot be read, or a key or value does not fit.
+    """
+    if path is not None and not path.is_file():
+        raise ConfigInvalid("CONFIG_INVALID", f"There is no configuration file {path}.")
+
+    class FromFile(RunConfig):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    given = {
+        section: kept
+        for section, values in overrides.items()
+        if (kept := {key: value for key, value in values.items() if value is not None})
+    }
+    try:
+        return FromFile(**given)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        ]
+        raise ConfigInvalid("CONFIG_INVALID", "; ".join(lines)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid("CONFIG_INVALID", f"{path} is not valid TOML: {error}.") from None
