@@ -1,0 +1,80 @@
+"""The command line: ``asynclave run``, ``asynclave up``, ``asynclave down``."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from asynclave._version import __version__
+from fl_protocol.codes import AsynclaveError
+
+app = typer.Typer(
+    name="asynclave",
+    help="Asynchronous, confidential federated learning for Flower.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+class StrategyName(StrEnum):
+    """The strategies that `asynclave run` offers."""
+
+    ASYNC_WA = "async-wa"
+    FEDBUFF = "fedbuff"
+    FEDASYNC = "fedasync"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Option(help="TOML file with the run's settings.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Without the trust path.")] = False,
+    clients: Annotated[int | None, typer.Option(help="Number of edge clients.")] = None,
+    merges: Annotated[int | None, typer.Option(help="Model versions to produce.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of data, devices and training.")] = None,
+    strategy: Annotated[StrategyName | None, typer.Option(help="Aggregation recipe.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+) -> None:
+    """Train MNIST-5k over simulated edge clients, asynchronously and confidentially."""
+    # Imported here so that --help does not wait for torch.
+    from asynclave.config import load_config
+    from asynclave.run.job import run_job
+
+    loaded = load_config(
+        config,
+        {
+            "devices": {"clients": clients},
+            "strategy": {"name": strategy and strategy.value},
+            "run": {"merges": merges, "seed": seed, "output": output},
+        },
+    )
+    raise typer.Exit(run_job(loaded, plain=plain, as_json=json))
+
+
+def main() -> None:
+    """Run the command line; a typed error prints its code and sentence and exits with 2."""
+    try:
+        app()
+    except AsynclaveError as error:
+        Console(stderr=True).print(f"[bold red]{error.code}[/]: {error.sentence}", highlight=False)
+        sys.exit(2)

@@ -1,0 +1,151 @@
+"""What a deployment is made of, and what is known about it while it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from fl_protocol.ports import LocalDisk
+
+CONNECTION = "asynclave"
+
+
+@dataclass(frozen=True)
+class DeploymentSpec:
+    """The choices made at `up`.
+
+    Parameters
+    ----------
+    nodes : int
+        Number of SuperNodes; each owns one of as many data partitions.
+    confidential : bool
+        Whether gateway and enclave run and every node seals its updates.
+    buffer_size : int
+        Updates per released model, of as many distinct clients (confidential only).
+    slow_node : int or None
+        Index of the node made artificially slow.
+    slow_delay : float
+        Seconds that node waits in every training task.
+    port : int
+        Port of the SuperLink; 0 takes a free one.
+    """
+
+    nodes: int = 3
+    confidential: bool = True
+    buffer_size: int = 2
+    slow_node: int | None = None
+    slow_delay: float = 2.0
+    port: int = 0
+
+    def save(self, path: Path) -> None:
+        """Write to a JSON file."""
+        _write(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read from a JSON file."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the supervisor reports.
+
+    Parameters
+    ----------
+    phase : str
+        "starting", "ready", "failed" or "stopped".
+    supervisor : tuple of int
+        Process id and start time (clock ticks since boot) of the supervisor.
+    superlink : str
+        Address of the SuperLink, "host:port".
+    gateway : str or None
+        Address of the gateway, "host:port".
+    server_config : str or None
+        Path of the server's bundle for the gateway.
+    pids : dict of str to int
+        Process ids by name: superlink, node-0..., launcher, gateway, enclave.
+    ended : tuple of str
+        Children that ended on their own since the deployment was ready.
+    code, sentence : str
+        Why the phase is "failed".
+    """
+
+    phase: str
+    supervisor: tuple[int, int]
+    superlink: str = ""
+    gateway: str | None = None
+    server_config: str | None = None
+    pids: dict[str, int] = dataclasses.field(default_factory=dict)
+    ended: tuple[str, ...] = ()
+    code: str = ""
+    sentence: str = ""
+
+    def save(self, path: Path) -> None:
+        """Replace the status file."""
+        _write(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a status file."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        pid, started = fields.pop("supervisor")
+        return cls(supervisor=(pid, started), ended=tuple(fields.pop("ended")), **fields)
+
+
+class StateDir:
+    """Where everything of one deployment lives."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    @property
+    def spec(self) -> Path:
+        """The choices made at `up`; its presence marks the directory as ours."""
+        return self.root / "spec.json"
+
+    @property
+    def status(self) -> Path:
+        """What the supervisor reports."""
+        return self.root / "status.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the supervisor as long as it lives."""
+        return self.root / "lock"
+
+    @property
+    def logs(self) -> Path:
+        """One log per process."""
+        return self.root / "logs"
+
+    @property
+    def tls(self) -> Path:
+        """Certificates of the SuperLink."""
+        return self.root / "tls"
+
+    @property
+    def keys(self) -> Path:
+        """Authentication keys of the SuperNodes."""
+        return self.root / "keys"
+
+    @property
+    def stack(self) -> Path:
+        """State of gateway, launcher and enclave."""
+        return self.root / "stack"
+
+    @property
+    def flwr_home(self) -> Path:
+        """FLWR_HOME for the `flwr` command line."""
+        return self.root / "flwr"
+
+    def process_home(self, name: str) -> Path:
+        """FLWR_HOME of one Flower process, so that none installs an app into another's."""
+        return self.root / "homes" / name
+
+
+def _write(path: Path, fields: object) -> None:
+    LocalDisk().write_atomic(path, json.dumps(fields, indent=2).encode())
