@@ -59,6 +59,35 @@ def decode_strict(data: bytes, max_bytes: int) -> Json:
         If the input is too long, not JSON, or not exactly what `encode` would have produced
         (duplicate members, white space, floats, NaN, null, unsorted members, other escapes).
     """
+    value = _parse(data, max_bytes)
+    if encode(value) != data:
+        raise CanonicalError("not in canonical form")
+    return value
+
+
+def decode_object(data: bytes, max_bytes: int) -> dict[str, Any]:
+    """Decode canonical JSON whose outermost value must be an object."""
+    value = decode_strict(data, max_bytes)
+    if not isinstance(value, dict):
+        raise CanonicalError("not an object")
+    return value
+
+
+def parse_object(data: bytes, max_bytes: int) -> dict[str, Any]:
+    """Decode a JSON object others wrote: any spacing and order, but one meaning only.
+
+    Raises
+    ------
+    CanonicalError
+        If the input is too long, not an ASCII JSON object, or has duplicate members, floats or NaN.
+    """
+    value = _parse(data, max_bytes)
+    if not isinstance(value, dict):
+        raise CanonicalError("not an object")
+    return value
+
+
+def _parse(data: bytes, max_bytes: int) -> Json:
     if len(data) > max_bytes:
         raise CanonicalError(f"longer than {max_bytes} bytes")
     try:
@@ -72,16 +101,6 @@ def decode_strict(data: bytes, max_bytes: int) -> Json:
         raise
     except (ValueError, RecursionError) as error:
         raise CanonicalError("not ASCII JSON") from error
-    if encode(value) != data:
-        raise CanonicalError("not in canonical form")
-    return value
-
-
-def decode_object(data: bytes, max_bytes: int) -> dict[str, Any]:
-    """Decode canonical JSON whose outermost value must be an object."""
-    value = decode_strict(data, max_bytes)
-    if not isinstance(value, dict):
-        raise CanonicalError("not an object")
     return value
 
 

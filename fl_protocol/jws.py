@@ -1,0 +1,180 @@
+"""A strict front for compact JWS (RFC 7515): one spelling, few header members, the key decides.
+
+General JOSE libraries accept duplicate members, embedded keys, key URLs and path-like key ids.
+Everything of that kind is refused here before a signature is looked at, and the algorithm is the
+key's: a token can only agree with it (RFC 8725, sections 3.1 and 3.11).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from joserfc import jws as jose
+from joserfc.errors import JoseError
+from joserfc.jwk import import_key
+
+from fl_protocol.canonical import parse_object
+from fl_protocol.codes import Code, TokenRejected
+from fl_protocol.encoding import b64url_decode
+
+MAX_TOKEN_BYTES = 4096
+
+_HEADER_MEMBERS = {"alg", "typ", "kid"}
+_KEY_ID = re.compile(r"[A-Za-z0-9._@-]{1,128}")
+_MIN_RSA_BITS = 2048
+
+
+class _Algorithm(NamedTuple):
+    key_type: str
+    curve: str | None = None
+    min_key_bytes: int = 0
+
+
+_ALGORITHMS: Mapping[str, _Algorithm] = {
+    "EdDSA": _Algorithm("OKP", "Ed25519"),
+    "ES256": _Algorithm("EC", "P-256"),
+    "ES384": _Algorithm("EC", "P-384"),
+    "ES512": _Algorithm("EC", "P-521"),
+    # HMAC keys as long as the hash output (RFC 7518, section 3.2).
+    "HS256": _Algorithm("oct", min_key_bytes=32),
+    "HS384": _Algorithm("oct", min_key_bytes=48),
+    "HS512": _Algorithm("oct", min_key_bytes=64),
+    **{name: _Algorithm("RSA") for name in ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")},
+}
+
+
+@dataclass(frozen=True)
+class Compact:
+    """The parts of a well-formed compact JWS; nothing is verified yet."""
+
+    header: dict[str, Any]
+    payload: bytes
+    signing_input: bytes
+    signature: bytes
+
+
+def split_compact(token: str, max_bytes: int = MAX_TOKEN_BYTES) -> Compact:
+    """Take a compact JWS apart.
+
+    Raises
+    ------
+    ValueError
+        Unless it is at most `max_bytes` of ASCII, three canonical base64url parts, and a header
+        that is a JSON object without duplicate members.
+    """
+    if len(token) > max_bytes or not token.isascii():
+        raise ValueError("too long or not ASCII")
+    parts = token.split(".")
+    if len(parts) != 3:
+        raise ValueError("not three parts")
+    header, payload, signature = (b64url_decode(part) for part in parts)
+    signing_input = f"{parts[0]}.{parts[1]}".encode("ascii")
+    return Compact(parse_object(header, max_bytes), payload, signing_input, signature)
+
+
+class VerifyingKey:
+    """One JSON Web Key, checked for verification use and bound to one algorithm.
+
+    Parameters
+    ----------
+    jwk : mapping
+        A JWK (RFC 7517). ``alg`` decides the algorithm; without it, the curve does. ``use`` and
+        ``key_ops`` are honoured (sections 4.2 and 4.3).
+
+    Raises
+    ------
+    TokenRejected
+        ``TOKEN_UNKNOWN_KEY`` if the key may not verify signatures, is too weak, or does not name
+        one algorithm.
+    """
+
+    def __init__(self, jwk: Mapping[str, Any]) -> None:
+        self.algorithm = _algorithm_of(jwk)
+        self.kid: str | None = jwk.get("kid")
+        if not _may_verify(jwk) or not _strong_enough(jwk, self.algorithm):
+            raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
+        try:
+            self._key = import_key(dict(jwk))
+        except (JoseError, ValueError, TypeError) as error:
+            raise TokenRejected(Code.TOKEN_UNKNOWN_KEY) from error
+
+    def verify(self, token: str) -> Compact:
+        """Check a token against this key.
+
+        Raises
+        ------
+        TokenRejected
+            ``TOKEN_MALFORMED``, ``TOKEN_UNKNOWN_KEY`` or ``TOKEN_SIGNATURE``.
+        """
+        parts = parse_token(token)
+        if self.kid is not None and parts.header.get("kid", self.kid) != self.kid:
+            raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
+        if parts.header["alg"] != self.algorithm:
+            raise TokenRejected(Code.TOKEN_SIGNATURE)
+        try:
+            jose.deserialize_compact(token, self._key, algorithms=[self.algorithm])
+        except (JoseError, ValueError, TypeError) as error:
+            raise TokenRejected(Code.TOKEN_SIGNATURE) from error
+        return parts
+
+
+def verify_compact_jws(token: str, jwk: Mapping[str, Any]) -> bytes:
+    """Verify a compact JWS with one JWK and return its payload.
+
+    Raises
+    ------
+    TokenRejected
+        ``TOKEN_MALFORMED``, ``TOKEN_UNKNOWN_KEY`` or ``TOKEN_SIGNATURE``.
+    """
+    return VerifyingKey(jwk).verify(token).payload
+
+
+def parse_token(token: str) -> Compact:
+    """Take a token apart and check its header against the allow-list {alg, typ, kid}.
+
+    Raises
+    ------
+    TokenRejected
+        ``TOKEN_MALFORMED``.
+    """
+    try:
+        parts = split_compact(token)
+    except ValueError as error:
+        raise TokenRejected(Code.TOKEN_MALFORMED) from error
+    header = parts.header
+    if not header.keys() <= _HEADER_MEMBERS or "alg" not in header:
+        raise TokenRejected(Code.TOKEN_MALFORMED)
+    if not all(isinstance(value, str) for value in header.values()):
+        raise TokenRejected(Code.TOKEN_MALFORMED)
+    if "kid" in header and not _KEY_ID.fullmatch(header["kid"]):
+        raise TokenRejected(Code.TOKEN_MALFORMED)
+    return parts
+
+
+def _algorithm_of(jwk: Mapping[str, Any]) -> str:
+    wanted = jwk.get("alg")
+    for name, rule in _ALGORITHMS.items():
+        fits = jwk.get("kty") == rule.key_type and jwk.get("crv") == rule.curve
+        if fits and (name == wanted or (wanted is None and rule.curve is not None)):
+            return name
+    raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
+
+
+def _may_verify(jwk: Mapping[str, Any]) -> bool:
+    operations = jwk.get("key_ops", ["verify"])
+    return (
+        jwk.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
+    )
+
+
+def _strong_enough(jwk: Mapping[str, Any], algorithm: str) -> bool:
+    rule = _ALGORITHMS[algorithm]
+    try:
+        if rule.key_type == "RSA":
+            return int.from_bytes(b64url_decode(jwk["n"]), "big").bit_length() >= _MIN_RSA_BITS
+        return len(b64url_decode(jwk.get("k", ""))) >= rule.min_key_bytes
+    except (KeyError, TypeError, ValueError):
+        return False
