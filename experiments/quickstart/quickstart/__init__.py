@@ -1,0 +1,1 @@
+"""Quickstart: MNIST trained asynchronously by a Flower app."""
