@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from asynclave.config import load_config
+from fl_protocol.codes import ConfigInvalid
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_defaults_need_no_file() -> None:
+    config = load_config(None, {})
+
+    assert config.devices.clients == 20
+    assert config.k == config.strategy.buffer_size
+
+
+def test_flags_win_over_environment_which_wins_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "run.toml", "[run]\nseed = 2\nmerges = 3\n[devices]\nclients = 4\n")
+    monkeypatch.setenv("ASYNCLAVE_RUN__MERGES", "30")
+    monkeypatch.setenv("ASYNCLAVE_DEVICES__CLIENTS", "40")
+
+    config = load_config(path, {"devices": {"clients": 41}, "run": {"seed": None}})
+
+    assert (config.run.seed, config.run.merges, config.devices.clients) == (2, 30, 41)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[run]\nmergers = 3\n", "run.mergers"),
+        ("[devices]\nclients = 1\n", "devices.clients"),
+        ('[strategy]\nname = "fedprox"\n', "strategy.name"),
+        ("[run\n", "not valid TOML"),
+    ],
+)
+def test_refuses_what_does_not_fit_and_names_it(tmp_path: Path, text: str, named: str) -> None:
+    path = write(tmp_path / "run.toml", text)
+
+    with pytest.raises(ConfigInvalid, match=named) as refused:
+        load_config(path, {})
+
+    assert refused.value.code == "CONFIG_INVALID"
+
+
+def test_refuses_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="no configuration file"):
+        load_config(tmp_path / "absent.toml", {})
