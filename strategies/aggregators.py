@@ -1,0 +1,226 @@
+"""From the updates of a merge to the direction of the server's step.
+
+An aggregator first weighs the batch (scalars only) and then works column by column, so that
+every column block is read from memory once however many parts a recipe has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from strategies.batch import Batch, normalised_weights, raw_weights
+from strategies.drift import DeltaCache
+from strategies.recipe import Parts
+from strategies.update import Vector
+from strategies.window import Buffer, Sliding
+
+
+class Aggregator(Protocol):
+    """One way to turn updates into a direction."""
+
+    def weigh(self, batch: Batch) -> tuple[float, ...]:
+        """Fix this merge's coefficients and return those of the batch's updates."""
+        ...
+
+    def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
+        """Write the direction's columns into ``out``, updating own state there."""
+        ...
+
+    def commit(self) -> None:
+        """End the merge."""
+        ...
+
+
+class BufferMean:
+    """Weighted sum over a disjoint buffer, of deltas or of innovations.
+
+    With a cache: cached mean plus weighted innovations, then the cache takes the buffer's
+    deltas (CA2FL, algorithm 1).
+    """
+
+    def __init__(self, parts: Parts, cache: DeltaCache | None) -> None:
+        self._parts = parts
+        self._cache = cache
+        self._coefficients = np.empty(0, np.float32)
+        self._order: list[int] = []
+        self._folds = np.empty(0, np.float32)
+
+    def weigh(self, batch: Batch) -> tuple[float, ...]:
+        """Weigh the buffer; with a cache, plan its exchange."""
+        weights = normalised_weights(self._parts, batch)
+        self._coefficients = np.array(weights, np.float32)
+        if self._cache is not None:
+            self._plan_cache(self._cache, batch)
+        return weights
+
+    def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
+        """Write the weighted sum; rows become innovations when there is a cache."""
+        rows = batch.rows[:, columns]
+        if self._cache is None:
+            np.matmul(self._coefficients, rows, out=out)
+            return
+        cache = self._cache
+        cache.settle(columns, scratch)
+        for index in self._order:
+            client = batch.updates[index].client
+            cache.innovation(client, columns, rows[index], out=scratch)
+            if self._folds[index]:
+                cache.replace(client, columns, rows[index])
+            np.copyto(rows[index], scratch)
+        cache.mean(columns, out, with_uploads=False)
+        np.matmul(self._coefficients, rows, out=scratch)
+        out += scratch
+        np.matmul(self._folds, rows, out=scratch)
+        cache.total[columns] += scratch
+
+    def commit(self) -> None:
+        """End the merge."""
+        if self._cache is not None:
+            self._cache.commit()
+
+    def _plan_cache(self, cache: DeltaCache, batch: Batch) -> None:
+        # Of several updates of one client the one from the newest base is its last word; it
+        # goes last, because all of them are compared with the word before this buffer.
+        self._order = sorted(
+            range(len(batch.updates)), key=lambda index: batch.updates[index].base_version
+        )
+        last = {batch.updates[index].client: index for index in self._order}
+        cache.plan(
+            [
+                (client, self._parts.volume.weight(batch.updates[index].num_examples))
+                for client, index in last.items()
+            ],
+            batch.departed,
+            batch.rule,
+        )
+        self._folds = np.zeros(len(batch.updates), np.float32)
+        for client, index in last.items():
+            self._folds[index] = cache.used(client)
+
+
+class SlidingMean:
+    """Weighted mean of the last K deltas or innovations at every upload, divided by K.
+
+    The sum is taken anew each time: a running sum would keep the rounding errors of every large
+    update that has passed.
+    """
+
+    def __init__(self, parts: Parts, cache: DeltaCache | None, num_params: int) -> None:
+        self._parts = parts
+        self._cache = cache
+        self.size = parts.window.size
+        self.ring = np.empty((self.size, num_params), np.float32)
+        self.weights: list[float] = []
+        self.slot = 0
+        self._coefficients = np.empty(0, np.float32)
+
+    def weigh(self, batch: Batch) -> tuple[float, ...]:
+        """Push the update's weight; with a cache, plan its exchange."""
+        (weight,) = raw_weights(self._parts, batch)
+        self.weights[self.slot : self.slot + 1] = [weight]
+        total = sum(self.weights)
+        self._coefficients = np.array([w / total for w in self.weights], np.float32)
+        if self._cache is not None:
+            update = batch.updates[0]
+            volume = self._parts.volume.weight(update.num_examples)
+            self._cache.plan([(update.client, volume)], batch.departed, None)
+        return (weight / total,)
+
+    def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
+        """Write 1 / K of the window's mean, plus the cached mean when there is a cache."""
+        row, delta = self.ring[self.slot, columns], batch.rows[0, columns]
+        if self._cache is None:
+            np.copyto(row, delta)
+        else:
+            self._exchange(self._cache, batch.updates[0].client, columns, delta, row, scratch)
+        np.matmul(self._coefficients, self.ring[: len(self.weights), columns], out=out)
+        if self._cache is not None:
+            self._cache.mean(columns, scratch, with_uploads=True)
+            out += scratch
+        out *= np.float32(1.0 / self.size)
+
+    def commit(self) -> None:
+        """Move on to the oldest slot."""
+        self.slot = (self.slot + 1) % self.size
+        if self._cache is not None:
+            self._cache.commit()
+
+    def _exchange(
+        self,
+        cache: DeltaCache,
+        client: str,
+        columns: slice,
+        delta: Vector,
+        innovation: Vector,
+        scratch: Vector,
+    ) -> None:
+        cache.settle(columns, scratch)
+        cache.innovation(client, columns, delta, out=innovation)
+        cache.replace(client, columns, delta)
+        np.multiply(innovation, np.float32(cache.used(client)), out=scratch)
+        cache.total[columns] += scratch
+
+
+class ModelMixing:
+    """s(tau) * (client model - model), the client model being its base model plus its delta.
+
+    Parameters
+    ----------
+    parts : Parts
+        The recipe's parts.
+    model_of : callable
+        Returns the model of a version that the engine still keeps.
+    """
+
+    def __init__(self, parts: Parts, model_of: Callable[[int], Vector]) -> None:
+        self._parts = parts
+        self._model_of = model_of
+        self._coefficient = np.float32(0.0)
+
+    def weigh(self, batch: Batch) -> tuple[float, ...]:
+        """Return s(tau)."""
+        (weight,) = raw_weights(self._parts, batch)
+        self._coefficient = np.float32(weight)
+        return (weight,)
+
+    def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
+        """Write s(tau) * (base + delta - params)."""
+        base = self._model_of(batch.updates[0].base_version)
+        np.subtract(base[columns], batch.params[columns], out=out)
+        out += batch.rows[0, columns]
+        out *= self._coefficient
+
+    def commit(self) -> None:
+        """Nothing to keep."""
+
+
+def aggregator_for(
+    parts: Parts, num_params: int, cache: DeltaCache | None, model_of: Callable[[int], Vector]
+) -> Aggregator:
+    """Return the aggregator that a recipe's parts ask for.
+
+    Parameters
+    ----------
+    parts : Parts
+        The recipe's parts.
+    num_params : int
+        Length P of the model.
+    cache : DeltaCache, optional
+        The cached deltas when the recipe corrects drift.
+    model_of : callable
+        Returns the model of a version; used by recipes that mix models.
+
+    Returns
+    -------
+    Aggregator
+    """
+    if parts.mixes_models:
+        return ModelMixing(parts, model_of)
+    match parts.window:
+        case Buffer():
+            return BufferMean(parts, cache)
+        case Sliding():
+            return SlidingMean(parts, cache, num_params)

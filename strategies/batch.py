@@ -1,0 +1,73 @@
+"""The updates of one merge and how they are weighed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from strategies.recipe import Parts
+from strategies.release import ReleaseRule
+from strategies.update import Vector
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What the engine keeps of an accepted update beside its row.
+
+    Staleness cannot change while the update waits: the version only moves at a merge, which
+    consumes it.
+    """
+
+    client: str
+    base_version: int
+    num_examples: int
+    update_id: str
+    staleness: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Everything one merge works on.
+
+    Parameters
+    ----------
+    updates : tuple of Pending
+        The updates in order of arrival.
+    rows : ndarray, float32, shape (len(updates), P)
+        Their deltas; the merge may overwrite them.
+    params : Vector
+        The current model.
+    clients : int
+        Size of the population, the uploading clients included.
+    departed : tuple of str
+        Clients that left since the last merge.
+    rule : ReleaseRule, optional
+        The release rule in force.
+    """
+
+    updates: tuple[Pending, ...]
+    rows: npt.NDArray[np.float32]
+    params: Vector
+    clients: int
+    departed: tuple[str, ...]
+    rule: ReleaseRule | None
+
+
+def raw_weights(parts: Parts, batch: Batch) -> list[float]:
+    """Return volume times freshness of each update, before any normalisation."""
+    scale = parts.uploads_per_merge / batch.clients if parts.relative_staleness else 1.0
+    return [
+        parts.volume.weight(update.num_examples) * parts.freshness.weight(update.staleness * scale)
+        for update in batch.updates
+    ]
+
+
+def normalised_weights(parts: Parts, batch: Batch) -> tuple[float, ...]:
+    """Return the coefficients of the updates: capped, then divided as the recipe says."""
+    raw = raw_weights(parts, batch)
+    divisor = sum(raw) if parts.normalise == "sum" else float(len(raw))
+    if batch.rule is not None:
+        raw = list(batch.rule.cap_weights([update.client for update in batch.updates], raw))
+    return tuple(weight / divisor for weight in raw)

@@ -1,0 +1,59 @@
+"""What a release rule asks of a recipe before the first update."""
+
+from __future__ import annotations
+
+from strategies.errors import BadOption, LeakyRecipe
+from strategies.recipe import Recipe
+from strategies.release import ReleaseRule
+from strategies.window import Buffer, Window
+
+
+def refuse_leaky(recipe: Recipe, rule: ReleaseRule | None) -> None:
+    """Raise unless the recipe is safe under the release rule.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The aggregation rule.
+    rule : ReleaseRule, optional
+        The release rule; None allows every recipe.
+
+    Raises
+    ------
+    LeakyRecipe
+        Successive models of the recipe can be differenced.
+    BadOption
+        The recipe caches fewer clients than the rule wants mixed.
+    """
+    if rule is None:
+        return
+    if not recipe.disjoint:
+        raise LeakyRecipe(
+            f"{recipe.name} releases models whose windows overlap or hold one update: their "
+            "differences can be solved for single updates. Use disjoint buffers "
+            "(FedBuff, or AsyncWA with disjoint=True), or run without a release rule."
+        )
+    drift = recipe.parts().drift
+    if drift is not None and drift.max_clients is not None and drift.max_clients < rule.k:
+        raise BadOption("max_clients must be at least the release rule's k.")
+
+
+def capacity(window: Window, rule: ReleaseRule | None) -> int:
+    """Return the most updates that can wait for one merge.
+
+    Parameters
+    ----------
+    window : Window
+        The recipe's window.
+    rule : ReleaseRule, optional
+        The release rule in force.
+
+    Returns
+    -------
+    int
+    """
+    size = window.size if isinstance(window, Buffer) else 1
+    if rule is None:
+        return size
+    # k - 1 clients may use up their quota before the k-th distinct client arrives.
+    return max(size, (rule.k - 1) * rule.max_per_client + 1)
