@@ -95,8 +95,11 @@ class TokenSigner:
         clock: Clock,
         rng: Rng,
         ttl: int = DEFAULT_TTL,
+        jti_prefix: str = "",
     ) -> str:
         """Sign a token that is valid from now for `ttl` seconds (at most 900).
+
+        ``jti`` is random after `jti_prefix`, by which an issuer can revoke a group of tokens.
 
         Raises
         ------
@@ -115,7 +118,7 @@ class TokenSigner:
                 "iat": now,
                 "nbf": now,
                 "exp": now + ttl,
-                "jti": b64url(rng.bytes(_JTI_BYTES)),
+                "jti": jti_prefix + b64url(rng.bytes(_JTI_BYTES)),
                 "scope": scope,
                 "cnf": {"jkt": jkt},
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grpc
+
 from fl_protocol.codes import Code
 
 _EXACT: dict[str, grpc.StatusCode] = {

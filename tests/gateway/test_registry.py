@@ -25,7 +25,7 @@ def test_a_ticket_enrols_one_identity_only(registry: Registry) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
     assert client.client_id.startswith("node-1-")
     assert registry.redeem("ticket", KEY, now=2.0) == client
-    with pytest.raises(EnrolmentRejected, match="^ENROL_TICKET_USED"):
+    with pytest.raises(EnrolmentRejected, match=r"^ENROL_TICKET_USED"):
         registry.redeem("ticket", OTHER_KEY, now=3.0)
 
 
@@ -33,14 +33,14 @@ def test_a_ticket_enrols_one_identity_only(registry: Registry) -> None:
 def test_an_unknown_or_expired_ticket_is_refused(
     registry: Registry, ticket: str, now: float
 ) -> None:
-    with pytest.raises(EnrolmentRejected, match="^ENROL_TICKET_INVALID"):
+    with pytest.raises(EnrolmentRejected, match=r"^ENROL_TICKET_INVALID"):
         registry.redeem(ticket, KEY, now)
 
 
 def test_an_identity_cannot_take_a_second_role(registry: Registry) -> None:
     registry.redeem("ticket", KEY, now=1.0)
     registry.add_ticket("other", "server", "node-1", expires_at=100.0)
-    with pytest.raises(EnrolmentRejected, match="^IDENTITY_INVALID"):
+    with pytest.raises(EnrolmentRejected, match=r"^IDENTITY_INVALID"):
         registry.redeem("other", KEY, now=1.0)
 
 
@@ -51,12 +51,12 @@ def test_reusing_a_refresh_token_revokes_the_whole_family(
     family = Family("f", client.client_id, "jkt")
     registry.start_family(family, "r0", expires_at=100.0)
     assert registry.rotate("r0", "r1", "jkt", now=2.0) == family
-    with pytest.raises(TokenRejected, match="^REFRESH_REUSED"):
+    with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
         registry.rotate("r0", "thief", "jkt", now=3.0)
     # A restarted gateway reads the same file.
     again = Registry(tmp_path / "registry.sqlite")
     assert again.is_revoked(family="f")
-    with pytest.raises(TokenRejected, match="^TOKEN_REVOKED"):
+    with pytest.raises(TokenRejected, match=r"^TOKEN_REVOKED"):
         again.rotate("r1", "r2", "jkt", now=3.0)
     again.close()
 
@@ -64,11 +64,11 @@ def test_reusing_a_refresh_token_revokes_the_whole_family(
 def test_a_refresh_token_is_bound_to_its_proof_key_and_time(registry: Registry) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
     registry.start_family(Family("f", client.client_id, "jkt"), "r0", expires_at=100.0)
-    with pytest.raises(TokenRejected, match="^PROOF_INVALID"):
+    with pytest.raises(TokenRejected, match=r"^PROOF_INVALID"):
         registry.rotate("r0", "r1", "other", now=2.0)
-    with pytest.raises(TokenRejected, match="^TOKEN_EXPIRED"):
+    with pytest.raises(TokenRejected, match=r"^TOKEN_EXPIRED"):
         registry.rotate("r0", "r1", "jkt", now=101.0)
-    with pytest.raises(TokenRejected, match="^TOKEN_MALFORMED"):
+    with pytest.raises(TokenRejected, match=r"^TOKEN_MALFORMED"):
         registry.rotate("guess", "r1", "jkt", now=2.0)
     registry.rotate("r0", "r1", "jkt", now=2.0)
 
