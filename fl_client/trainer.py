@@ -94,19 +94,26 @@ def train(model: nn.Module, data: Batch, settings: TrainSettings, seed: int) -> 
         raise ValueError("there are no local examples to train on")
     model.train()
     order = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr)
     loss_sum = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _ in range(settings.epochs):
             loss_sum = 0.0
             for rows in _batches(len(data), settings.batch_size, order):
-                optimizer.zero_grad()
                 loss = functional.cross_entropy(model(data.inputs[rows]), data.labels[rows])
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+                _descend(model, loss, settings.lr)
                 loss_sum += loss.item() * len(rows)
     return loss_sum / len(data)
+
+
+def _descend(model: nn.Module, loss: Tensor, lr: float) -> None:
+    # torch.optim.SGD costs more than the arithmetic of a small model, and seconds to import.
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.add_(gradient, alpha=-lr)
 
 
 def _batches(num_examples: int, batch_size: int, order: torch.Generator) -> list[Tensor]:

@@ -1,0 +1,37 @@
+"""The options every asynchronous strategy shares, as a type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict
+
+from flwr.app import MetricRecord, RecordDict
+
+from fl_server.intake.plain import Replies
+from fl_server.strategy.events import Observer
+from strategies.screening import Limits
+
+MetricsAggregation: TypeAlias = Callable[[list[RecordDict], str], MetricRecord]
+Gateway: TypeAlias = Path | str | Any
+
+
+class StrategyOptions(TypedDict, total=False):
+    """Keyword arguments of `AsyncStrategy`, which documents them, apart from the recipe."""
+
+    fraction_train: float
+    fraction_evaluate: float
+    min_train_nodes: int
+    min_evaluate_nodes: int
+    min_available_nodes: int
+    weighted_by_key: str
+    arrayrecord_key: str
+    configrecord_key: str
+    train_metrics_aggr_fn: MetricsAggregation | None
+    evaluate_metrics_aggr_fn: MetricsAggregation | None
+    replies: Replies
+    limits: Limits | None
+    seed: int
+    gateway: Gateway | None
+    run_name: str | None
+    callbacks: Sequence[Observer]

@@ -1,0 +1,334 @@
+"""The asynchronous loop of one run: hand out tasks, take replies, merge, evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from logging import INFO, WARNING
+from typing import Protocol, runtime_checkable
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
+
+from fl_protocol.codes import AsynclaveError, Code
+from fl_protocol.ports import Clock
+from fl_server.intake.base import Intake
+from fl_server.strategy.dispatch import Fleet, Task
+from fl_server.strategy.evaluation import Evaluator
+from fl_server.strategy.events import MergeEvent, UpdateEvent
+from fl_server.strategy.flwr_compat import log, with_content
+from fl_server.strategy.hooks import Hooks, RunConfig
+from fl_server.strategy.model import Model
+from strategies.reject import Reject
+from strategies.update import Merge, Vector
+
+REFRESH_SECONDS = 1.0
+SHORTEST_POLL = 0.02
+LONGEST_POLL = 0.25
+
+
+class NoProgress(AsynclaveError):
+    """No version was merged for as long as the run's timeout."""
+
+
+@runtime_checkable
+class AlarmClock(Protocol):
+    """A clock of virtual time, which a grid may advance up to an alarm."""
+
+    def set_alarm(self, when: float) -> None:
+        """Ask not to be carried past a time in seconds."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """What is sent at one version, kept while somebody trains from it."""
+
+    version: int
+    params: Vector
+    content: RecordDict
+
+
+class AsyncRun:
+    """One run of an asynchronous strategy.
+
+    Parameters
+    ----------
+    hooks : Hooks
+        The strategy.
+    grid : Grid
+        Where nodes are reached.
+    clock : Clock
+        The run's clock: the grid's own on virtual time.
+    intake : Intake
+        Where updates go; already open.
+    model : Model
+        The model in its current version.
+    fleet : Fleet
+        Nodes and tasks.
+    config : RunConfig
+        What to do.
+    result : Result
+        Filled as the run goes on.
+    """
+
+    def __init__(
+        self,
+        hooks: Hooks,
+        grid: Grid,
+        clock: Clock,
+        intake: Intake,
+        model: Model,
+        fleet: Fleet,
+        config: RunConfig,
+        result: Result,
+    ) -> None:
+        self._hooks, self._grid, self._clock, self._intake = hooks, grid, clock, intake
+        self._model, self._fleet, self._config, self._result = model, fleet, config, result
+        self._start = clock.now()
+        self._progress = self._start
+        self._refresh = self._start
+        self._poll = SHORTEST_POLL
+        self._version = intake.version
+        self._sent: dict[int, _Snapshot] = {}
+        self._merged_replies: list[Message] = []
+        self._evaluator = Evaluator(hooks, grid, config, result, self._elapsed)
+        self._training = True
+        self._last_failure = "none"
+
+    def run(self) -> None:
+        """Merge the wanted number of versions, then evaluate the last one.
+
+        Raises
+        ------
+        NoProgress
+            If no version was merged for the run's timeout.
+        """
+        self._evaluator.centrally(0, self._model.published)
+        while self._version < self._config.num_versions and not self._hooks.stopping:
+            self._step()
+            self._take_merges()
+            self._require_progress()
+        self._training = False
+        self._evaluate_last()
+
+    def _step(self) -> None:
+        now = self._clock.now()
+        if now >= self._refresh:
+            self._fleet.connect(self._grid.get_node_ids())
+            self._refresh = now + REFRESH_SECONDS
+            if self._evaluator.current:
+                self._evaluator.current.keep_only(self._fleet.connected)
+        for task in self._fleet.expired(now):
+            self._lose(task)
+        self._hand_out(now)
+        for reply in self._receive():
+            self._handle(reply)
+        if self._evaluator.current and self._evaluator.current.done:
+            self._evaluator.close()
+
+    def _hand_out(self, now: float) -> None:
+        if evaluation := self._evaluator.current:
+            for node in self._fleet.idle():
+                if message := evaluation.message_for(node):
+                    self._push(message, evaluation.version, evaluate=True)
+        free = self._hooks.in_flight(len(self._fleet.connected)) - self._fleet.num_training
+        if not self._training or free <= 0:
+            return
+        for node in self._fleet.trainable(now, self._version)[:free]:
+            content = self._snapshot(node).content
+            message = Message(content, node, MessageType.TRAIN, group_id=str(self._version + 1))
+            self._push(message, self._version, evaluate=False)
+
+    def _snapshot(self, node: int) -> _Snapshot:
+        if self._version not in self._sent:
+            in_use = self._fleet.versions_in_use()
+            self._sent = {v: s for v, s in self._sent.items() if v in in_use}
+            self._sent[self._version] = self._compose()
+        return self._sent[self._version]
+
+    def _compose(self) -> _Snapshot:
+        """Ask the strategy once per version what to send; add what every task carries."""
+        messages = self._hooks.configure_train(
+            self._version + 1, self._model.current, self._config.train_config, self._grid
+        )
+        template = next(iter(messages)).content
+        key = self._config.configrecord_key
+        entries = dict(template.config_records.get(key, ConfigRecord()))
+        entries.update(self._config.task_entries)
+        entries["asynclave-base-version"] = self._version
+        content = RecordDict({**template, key: ConfigRecord(entries)})
+        return _Snapshot(self._version, self._model.params, content)
+
+    def _push(self, message: Message, version: int, *, evaluate: bool) -> None:
+        node, now = message.metadata.dst_node_id, self._clock.now()
+        message.metadata.ttl = self._config.timeout
+        ids = list(self._grid.push_messages([message]))
+        if ids and ids[0]:
+            expires = now + self._config.timeout
+            self._fleet.start(Task(ids[0], node, version, expires, evaluate))
+            return
+        # An empty id or a shorter list is how a grid says that a node is gone.
+        self._fleet.back_off(node, now)
+        if evaluate and self._evaluator.current:
+            self._evaluator.current.give_up(node)
+
+    def _receive(self) -> list[Message]:
+        now = self._clock.now()
+        wake = min(self._fleet.next_change(now), self._refresh, self._deadline)
+        virtual = isinstance(self._clock, AlarmClock)
+        if isinstance(self._clock, AlarmClock):
+            self._clock.set_alarm(wake)
+        pending = self._fleet.pending
+        replies = list(self._grid.pull_messages(pending)) if pending else []
+        if replies:
+            self._poll = SHORTEST_POLL
+        else:
+            rest = max(0.0, wake - self._clock.now())
+            self._clock.sleep(rest if virtual else min(rest, self._poll))
+            self._poll = min(2 * self._poll, LONGEST_POLL)
+        return replies
+
+    def _handle(self, reply: Message) -> None:
+        task = self._fleet.finish(reply.metadata.reply_to_message_id)
+        if task is None:
+            return
+        if task.evaluate:
+            if self._evaluator.current:
+                self._evaluator.current.answered(task.node, reply)
+        elif self._training and self._version < self._config.num_versions:
+            self._take_update(task, reply)
+            self._take_merges()
+
+    def _take_update(self, task: Task, reply: Message) -> None:
+        if reply.has_error():
+            self._fail(task, reply.error.reason or f"error code {reply.error.code}")
+            return
+        now = self._clock.now()
+        base = self._sent[task.version].params
+        outcome = self._intake.offer(reply.content, str(task.node), task.version, base, now)
+        if outcome.accepted:
+            self._fleet.accepted(task.node, task.version)
+            self._merged_replies.append(_without_arrays(reply))
+        else:
+            self._last_failure = f"{outcome.code} (node {task.node})"
+            log(WARNING, "Refused an update of node %d: %s", task.node, outcome.code)
+            if outcome.code != Reject.TOO_STALE:
+                self._fleet.back_off(task.node, now)
+        self._notify_update(task, outcome.accepted, outcome.code, outcome.staleness)
+
+    def _fail(self, task: Task, reason: str) -> None:
+        rest = self._fleet.back_off(task.node, self._clock.now())
+        self._last_failure = f"{reason.strip().splitlines()[-1]} (node {task.node})"
+        log(WARNING, "Node %d failed; asking again in %.0f s: %s", task.node, rest, reason)
+        self._notify_update(task, False, _code_in(reason), self._version - task.version)
+
+    def _lose(self, task: Task) -> None:
+        self._fleet.finish(task.message_id)
+        if not task.evaluate:
+            self._fail(task, f"no reply within {self._config.timeout:g} s")
+        elif self._evaluator.current:
+            self._evaluator.current.give_up(task.node)
+
+    def _take_merges(self) -> None:
+        while self._version < self._config.num_versions:
+            merge = self._intake.take_merge()
+            if merge is None:
+                return
+            self._adopt(merge)
+
+    def _adopt(self, merge: Merge) -> None:
+        self._version, self._progress = merge.version, self._clock.now()
+        self._model.adopt(merge, self._intake)
+        self._result.arrays = self._model.published
+        replies, self._merged_replies = self._merged_replies, []
+        log(
+            INFO,
+            "[VERSION %s/%s] merged %s updates",
+            self._version,
+            self._config.num_versions,
+            len(replies),
+        )
+        _, train_metrics = self._hooks.aggregate_train(self._version, replies)
+        if train_metrics is not None:
+            self._result.train_metrics_clientapp[self._version] = train_metrics
+        server_metrics = self._evaluator.centrally(self._version, self._model.published)
+        self._hooks.notify(
+            MergeEvent(
+                self._elapsed(),
+                merge,
+                len(replies),
+                train_metrics,
+                server_metrics,
+            )
+        )
+        if not self._evaluator.current:
+            self._evaluator.open(self._version, self._model.published)
+
+    def _evaluate_last(self) -> None:
+        self._evaluator.close()
+        if self._version == 0 or self._version in self._result.evaluate_metrics_clientapp:
+            return
+        self._evaluator.open(self._version, self._model.published)
+        self._progress = self._clock.now()
+        while self._evaluator.current and self._clock.now() < self._deadline:
+            self._step()
+        self._evaluator.close()
+
+    def _require_progress(self) -> None:
+        if self._clock.now() < self._deadline:
+            return
+        raise NoProgress(
+            Code.NO_PROGRESS,
+            f"No version was merged for {self._config.timeout:g} s: "
+            f"{len(self._fleet.connected)} nodes connected, {self._fleet.num_training} training, "
+            f"{len(self._merged_replies)} updates waiting in the buffer, last failure: "
+            f"{self._last_failure}. Check the ClientApps' logs, or use a smaller buffer_size or a "
+            "longer timeout.",
+        )
+
+    def _notify_update(self, task: Task, accepted: bool, code: str, staleness: int) -> None:
+        self._hooks.notify(
+            UpdateEvent(self._elapsed(), str(task.node), accepted, code, staleness, self._version)
+        )
+
+    @property
+    def _deadline(self) -> float:
+        return self._progress + self._config.timeout
+
+    def _elapsed(self) -> float:
+        return self._clock.now() - self._start
+
+
+def _without_arrays(reply: Message) -> Message:
+    """Keep the metrics for `aggregate_train`; the arrays have been counted and are large."""
+    return with_content(reply, RecordDict(dict(reply.content.metric_records)))
+
+
+def _code_in(reason: str) -> str:
+    """Return the code a client's error begins with ("CODE: sentence"), or CLIENT_FAILED."""
+    head = reason.partition(":")[0].strip()
+    return head if head in Code.__members__ else Code.CLIENT_FAILED.value
+
+
+def wait_for_nodes(grid: Grid, clock: Clock, fleet: Fleet, minimum: int, timeout: float) -> None:
+    """Wait until enough nodes are connected.
+
+    Raises
+    ------
+    NoProgress
+        If fewer than `minimum` nodes are connected after `timeout` seconds.
+    """
+    end = clock.now() + timeout
+    fleet.connect(grid.get_node_ids())
+    while len(fleet.connected) < max(1, minimum):
+        count = len(fleet.connected)
+        log(INFO, "Waiting for nodes to connect: %d connected (minimum %d).", count, minimum)
+        if clock.now() >= end:
+            raise NoProgress(
+                Code.NO_PROGRESS,
+                f"{count} of {minimum} nodes connected within {timeout:g} s. Start more "
+                "SuperNodes, or lower min_available_nodes.",
+            )
+        clock.sleep(REFRESH_SECONDS)
+        fleet.connect(grid.get_node_ids())

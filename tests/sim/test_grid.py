@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+
+from fl_sim.devices import Devices
+from fl_sim.failures import Failures
+from fl_sim.grid import FIRST_NODE_ID, Presence, VirtualGrid
+from tests.support.federation import accuracy_of, central, initial_arrays, virtual_grid
+
+
+def echo_app() -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return Message(message.content, reply_to=message)
+
+    return app
+
+
+def task(node: int, ttl: float = 1000.0, **config: int) -> Message:
+    record = RecordDict({"config": ConfigRecord(dict(config))})
+    return Message(record, node, MessageType.TRAIN, ttl=ttl)
+
+
+def echo_grid(*seconds: float, **options: object) -> VirtualGrid:
+    devices = Devices(seconds=seconds, jitter=0.0)
+    return VirtualGrid(echo_app(), len(seconds), devices, **options)  # type: ignore[arg-type]
+
+
+A, B = FIRST_NODE_ID, FIRST_NODE_ID + 1
+
+
+def test_delivers_replies_one_by_one_in_the_order_of_virtual_time() -> None:
+    grid = echo_grid(5.0, 2.0)
+    slow, fast = grid.push_messages([task(A), task(B)])
+    seen = []
+    for _ in range(2):
+        (reply,) = grid.pull_messages([slow, fast])
+        seen.append((reply.metadata.reply_to_message_id, grid.clock.now()))
+    assert seen == [(fast, 2.0), (slow, 5.0)]
+    assert grid.pull_messages([slow, fast]) == []
+
+
+def test_does_not_jump_past_the_alarm() -> None:
+    grid = echo_grid(5.0)
+    ids = grid.push_messages([task(A)])
+    grid.clock.set_alarm(3.0)
+    assert grid.pull_messages(ids) == []
+    assert grid.clock.now() == 3.0
+    grid.clock.set_alarm(9.0)
+    assert len(grid.pull_messages(ids)) == 1
+    assert grid.clock.now() == 5.0
+
+
+def test_a_node_works_on_its_messages_one_after_the_other() -> None:
+    grid = echo_grid(4.0)
+    grid.send_and_receive([task(A), task(A), task(A)])
+    assert grid.clock.now() == 12.0
+
+
+def test_send_and_receive_gives_up_at_its_timeout() -> None:
+    grid = echo_grid(1.0, 60.0)
+    replies = grid.send_and_receive([task(A), task(B)], timeout=10.0)
+    assert [reply.metadata.src_node_id for reply in replies] == [A]
+    assert grid.clock.now() == 10.0
+
+
+def test_an_exception_in_the_client_app_becomes_an_error_reply() -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        raise RuntimeError("disk full")
+
+    (reply,) = VirtualGrid(app, 1).send_and_receive([task(A)])
+    assert reply.has_error()
+    assert reply.error.reason == "RuntimeError: disk full"
+
+
+def test_a_silent_node_is_reported_when_the_time_to_live_has_passed() -> None:
+    grid = echo_grid(1.0, failures=Failures(silent=1.0))
+    (reply,) = grid.send_and_receive([task(A, ttl=30.0)])
+    assert reply.has_error()
+    assert grid.clock.now() == 30.0
+
+
+def test_a_node_that_drops_out_is_reported_before_its_task_would_have_ended() -> None:
+    grid = echo_grid(1.0, failures=Failures(drop_out=1.0))
+    (reply,) = grid.send_and_receive([task(A)])
+    assert reply.has_error()
+    assert 0.0 < grid.clock.now() < 1.0
+
+
+def test_nodes_join_and_leave() -> None:
+    presence = {0: Presence(leaves=3.0), 1: Presence(joins=2.0)}
+    grid = echo_grid(10.0, 1.0, presence=presence)
+    assert grid.get_node_ids() == [A]
+    assert grid.push_messages([task(B)]) == [""]
+    (reply,) = grid.send_and_receive([task(A)])
+    assert reply.has_error()
+    assert grid.clock.now() == 3.0
+    assert grid.get_node_ids() == [B]
+
+
+def test_a_message_changed_after_sending_arrives_as_it_was_sent() -> None:
+    grid = echo_grid(1.0)
+    message = task(A, lr=1)
+    ids = grid.push_messages([message])
+    message.content["config"]["lr"] = 2  # type: ignore[call-overload, index]
+    (reply,) = grid.pull_messages(ids)
+    assert reply.content["config"]["lr"] == 1  # type: ignore[call-overload, index]
+
+
+def test_context_state_survives_between_messages_of_a_node() -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        seen = context.state.get("seen", ConfigRecord({"count": 0}))
+        context.state["seen"] = ConfigRecord({"count": int(seen["count"]) + 1})  # type: ignore[arg-type, index, call-overload]
+        return Message(RecordDict({"seen": context.state["seen"]}), reply_to=message)
+
+    grid = VirtualGrid(app, 2)
+    replies = grid.send_and_receive([task(A), task(A), task(B)])
+    counts = [(r.metadata.src_node_id, r.content["seen"]["count"]) for r in replies]  # type: ignore[call-overload, index]
+    assert sorted(counts) == [(A, 1), (A, 2), (B, 1)]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_drives_flowers_own_fedavg_unchanged(seed: int) -> None:
+    def run() -> tuple[VirtualGrid, ArrayRecord, list[float]]:
+        random.seed(seed)  # FedAvg samples nodes with the global generator.
+        grid = virtual_grid()
+        result = FedAvg(fraction_train=0.5).start(
+            grid, initial_arrays(), num_rounds=8, evaluate_fn=central
+        )
+        series = [float(m["accuracy"]) for m in result.evaluate_metrics_serverapp.values()]  # type: ignore[arg-type]
+        assert sorted(result.evaluate_metrics_clientapp) == list(range(1, 9))
+        return grid, result.arrays, series
+
+    grid, arrays, accuracies = run()
+    assert accuracies[-1] > accuracies[0] + 0.2
+    assert grid.clock.now() > 0
+    again, same_arrays, _ = run()
+    assert accuracy_of(same_arrays) == accuracy_of(arrays)
+    assert again.clock.now() == grid.clock.now()
