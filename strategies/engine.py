@@ -24,7 +24,15 @@ from strategies.release import ReleaseRule
 from strategies.screening import Limits, screen_form, screen_values
 from strategies.slab import Slab
 from strategies.snapshot import read_snapshot, write_snapshot
-from strategies.update import Accepted, ClientUpdate, Merge, Rejected, Vector
+from strategies.update import (
+    Accepted,
+    ClientUpdate,
+    Merge,
+    Rejected,
+    Vector,
+    frozen,
+    initial_model,
+)
 from strategies.window import Buffer
 
 __all__ = ["Engine", "Limits"]
@@ -77,7 +85,7 @@ class Engine:
         self.recipe, self.limits, self.rule = recipe, limits, release_rule
         self.parts = recipe.parts()
         self.version = self.first_version = version
-        self.params = _initial(params)
+        self.params = initial_model(params)
         size = self.params.size
         self.slab = Slab(capacity(self.parts.window, release_rule), size)
         self.waiting: list[Pending] = []
@@ -108,7 +116,7 @@ class Engine:
         if self.mean is None:
             return self.params
         if self._published is None:
-            self._published = _frozen(self.mean.copy())
+            self._published = frozen(self.mean.copy())
         return self._published
 
     def lease(self) -> Vector:
@@ -208,7 +216,7 @@ class Engine:
         ):
             raise ReleaseNotReady("The weights of this buffer would expose a single client.")
         self._apply(batch, merged)
-        self._commit(_frozen(merged))
+        self._commit(frozen(merged))
         return Merge(self.version, self.params, tuple(u.update_id for u in batch.updates), weights)
 
     def state(self) -> dict[str, Any]:
@@ -308,16 +316,3 @@ class Engine:
         self.waiting = []
         self.slab.clear()
         self._published = None
-
-
-def _initial(params: Vector) -> Vector:
-    if params.ndim != 1 or params.dtype != np.float32 or not params.size:
-        raise ValueError("The model must be one flat, non-empty float32 vector.")
-    if not np.isfinite(params).all():
-        raise ValueError("The initial model holds NaN or infinite values.")
-    return _frozen(params.copy())
-
-
-def _frozen(vector: Vector) -> Vector:
-    vector.flags.writeable = False
-    return vector

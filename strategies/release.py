@@ -154,17 +154,17 @@ def effective_number(weights: Floats) -> float:
 
 def _share_level(weights: Floats, share: float) -> float:
     # With the m largest clipped at T and R the rest: T = share * (m T + R).
-    ordered = np.sort(weights)[::-1]
-    rest = float(ordered.sum())
-    if ordered[0] <= share * rest:
+    # Rests are summed from the small end: subtracting large weights from a total would lose them.
+    ascending = np.sort(weights)
+    ordered, rests = ascending[::-1], np.cumsum(ascending)[::-1]
+    if ordered[0] <= share * rests[0]:
         return float(ordered[0])
-    for clipped, weight in enumerate(ordered[:-1], start=1):
-        rest -= float(weight)
-        room = 1 - clipped * share
+    for clipped in range(1, len(ordered)):
+        room, rest = 1 - clipped * share, rests[clipped]
         if room <= _ROUNDING:
-            return float(weight)
+            return float(ordered[clipped - 1])
         if share * rest >= ordered[clipped] * room:
-            return share * rest / room
+            return float(share * rest / room)
     return float(ordered[-1])
 
 

@@ -13,6 +13,7 @@ from strategies.aggregators import SlidingMean
 from strategies.batch import Pending
 from strategies.drift import Entry
 from strategies.errors import BadState
+from strategies.update import frozen
 
 if TYPE_CHECKING:
     from strategies.engine import Engine
@@ -145,8 +146,7 @@ def _assign(
     waiting: list[Pending],
     entries: dict[str, Entry],
 ) -> None:
-    params = arrays["params"].copy()
-    params.flags.writeable = False
+    params = frozen(arrays["params"].copy())
     engine.population.restore(meta["population"]["uploads"], meta["population"]["last"])
     engine.ledger.restore(meta["ledger"])
     engine.params, engine.waiting = params, waiting

@@ -87,6 +87,27 @@ def digest_of(params: Vector) -> str:
     return hashlib.sha256(np.ascontiguousarray(params, dtype="<f4").data).hexdigest()
 
 
+def frozen(vector: Vector) -> Vector:
+    """Make a vector read-only and return it."""
+    vector.flags.writeable = False
+    return vector
+
+
+def initial_model(params: Vector) -> Vector:
+    """Return a read-only copy of the model a run starts from.
+
+    Raises
+    ------
+    ValueError
+        It is not a finite, non-empty float32 vector.
+    """
+    if params.ndim != 1 or params.dtype != np.float32 or not params.size:
+        raise ValueError("The model must be one flat, non-empty float32 vector.")
+    if not np.isfinite(params).all():
+        raise ValueError("The initial model holds NaN or infinite values.")
+    return frozen(params.copy())
+
+
 class _LazyDigest:
     """Field computed on first use.
 

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from strategies import (
+    Accepted,
+    AsyncWA,
+    ClientUpdate,
+    Engine,
+    FedAsync,
+    FedBuff,
+    Merge,
+    Recipe,
+    Reject,
+    Rejected,
+)
+
+EVERY_RECIPE: tuple[Recipe, ...] = (
+    FedBuff(buffer_size=3),
+    FedBuff(buffer_size=3, normalise="sum", server_momentum=0.9, published_rounds=2.0),
+    FedAsync(),
+    FedAsync(staleness="hinge", published_rounds=1.0),
+    AsyncWA(buffer_size=3),
+    AsyncWA(buffer_size=3, max_age=1.0, max_clients=3),
+    AsyncWA(buffer_size=3, disjoint=True),
+    AsyncWA(buffer_size=3, drift_correction=False),
+)
+
+_ids = count()
+
+
+def vector(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def engine_of(recipe: Recipe, *values: float, **options: Any) -> Engine:
+    return Engine(recipe, vector(*(values or (0.0,))), **options)
+
+
+def update(
+    delta: Sequence[float] | np.ndarray,
+    *,
+    client: str = "a",
+    base: int = 0,
+    examples: int = 1,
+    id: str | None = None,
+) -> ClientUpdate:
+    name = id or f"update-{next(_ids)}"
+    return ClientUpdate(client, base, np.asarray(delta, np.float32), examples, name)
+
+
+def accept(engine: Engine, *updates: ClientUpdate) -> Merge | None:
+    """Offer updates that must be accepted; return the last merge they caused."""
+    merge = None
+    for each in updates:
+        answer = engine.offer(each, 0.0)
+        assert isinstance(answer, Accepted), answer
+        if engine.ready(0.0):
+            merge = engine.merge(0.0)
+    return merge
+
+
+def merge_of(engine: Engine, *updates: ClientUpdate) -> Merge:
+    merge = accept(engine, *updates)
+    assert merge is not None
+    return merge
+
+
+def refusal(engine: Engine, offered: ClientUpdate) -> Reject:
+    answer = engine.offer(offered, 0.0)
+    assert isinstance(answer, Rejected), answer
+    return answer.code
+
+
+def advance(engine: Engine, versions: int) -> None:
+    """Release versions that leave the model where it is."""
+    size = engine.params.size
+    goal = engine.version + versions
+    while engine.version < goal:
+        fresh = update(np.zeros(size), client=f"idle-{next(_ids)}", base=engine.version)
+        accept(engine, fresh)
+
+
+def assert_same_state(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, np.ndarray):
+            assert value.tobytes() == other[key].tobytes(), key
+        else:
+            assert value == other[key], key

@@ -1,0 +1,90 @@
+"""Recipes by name, with options from a configuration file."""
+
+import subprocess
+import sys
+
+import pytest
+
+from strategies import AsyncWA, BadOption, FedAsync, FedBuff, UnknownRecipe, recipe_from
+from tests.strategies.helpers import EVERY_RECIPE
+
+
+@pytest.mark.parametrize("recipe", EVERY_RECIPE, ids=repr)
+def test_options_are_strings_that_build_the_same_recipe(recipe):
+    options = recipe.options()
+
+    assert all(type(value) is str for value in options.values())
+    assert recipe_from(recipe.name, **options) == recipe
+
+
+def test_equal_recipes_have_equal_options():
+    assert FedBuff(server_lr=2).options() == FedBuff(server_lr=2.0).options()
+
+
+def test_defaults_and_native_values():
+    assert recipe_from("async-wa") == AsyncWA()
+    assert recipe_from("fedasync", mixing="0.9", staleness="hinge") == FedAsync(0.9, "hinge")
+    assert recipe_from("fedbuff", buffer_size=4, max_wait=None) == FedBuff(4)
+    assert recipe_from("async-wa", disjoint="true").disjoint is True
+
+
+def test_only_disjoint_recipes_say_so():
+    assert [FedBuff().disjoint, AsyncWA(disjoint=True).disjoint] == [True, True]
+    assert [FedAsync().disjoint, AsyncWA().disjoint] == [False, False]
+
+
+def test_unknown_recipe_names_the_known_ones():
+    with pytest.raises(UnknownRecipe, match=r"async-wa, fedasync, fedbuff"):
+        recipe_from("fedavgm")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("fedbuff", {"window": 3}),
+        ("fedbuff", {"buffer_size": 0}),
+        ("fedbuff", {"buffer_size": "ten"}),
+        ("fedbuff", {"buffer_size": 2.5}),
+        ("fedbuff", {"buffer_size": True}),
+        ("fedbuff", {"buffer_size": "9" * 5000}),
+        ("fedbuff", {"buffer_size": None}),
+        ("fedbuff", {"server_lr": "nan"}),
+        ("fedbuff", {"server_lr": 0}),
+        ("fedbuff", {"server_lr": 10**400}),
+        ("fedbuff", {"server_lr": True}),
+        ("fedbuff", {"server_momentum": 1.0}),
+        ("fedbuff", {"normalise": "clients"}),
+        ("fedbuff", {"normalise": 3}),
+        ("fedbuff", {"staleness_exponent": -1}),
+        ("fedbuff", {"max_wait": 0}),
+        ("fedbuff", {"published_rounds": -1}),
+        ("fedasync", {"mixing": 0}),
+        ("fedasync", {"mixing": 1.5}),
+        ("fedasync", {"staleness": "linear"}),
+        ("fedasync", {"hinge_slope": -1}),
+        ("async-wa", {"disjoint": "yes"}),
+        ("async-wa", {"disjoint": 1}),
+        ("async-wa", {"num_clients": 0}),
+        ("async-wa", {"max_clients": 0}),
+        ("async-wa", {"max_age": 0}),
+        ("async-wa", {"volume_exponent": 2}),
+        ("async-wa", {"max_wait": 5.0}),
+    ],
+)
+def test_bad_option_is_refused(name, options):
+    with pytest.raises(BadOption):
+        recipe_from(name, **options)
+
+
+def test_importing_the_package_costs_numpy_only():
+    script = (
+        "import sys, numpy; before = set(sys.modules); import strategies;"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before};"
+        "print(sorted(new - sys.stdlib_module_names - {'strategies', 'numpy'}))"
+    )
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert loaded.stdout.strip() == "[]"
