@@ -212,6 +212,7 @@ _FAMILIES: tuple[tuple[str, type[AsynclaveError]], ...] = (
     ("IDENTITY_", EnrolmentRejected),
     ("EVIDENCE_", EvidenceRejected),
     ("ENV_", EnvelopeRejected),
+    ("TOO_LARGE", EnvelopeRejected),
     ("RUN_", RunRejected),
     ("LEAKY_", RunRejected),
     ("RELEASE_", RunRejected),

@@ -1,0 +1,101 @@
+"""The verifiers against vectors written by others (C2SP Wycheproof)."""
+
+import hashlib
+import hmac
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from fl_protocol.codes import TokenRejected
+from fl_protocol.encoding import b64url_decode
+from fl_protocol.jws import parse_token, split_compact
+from fl_protocol.signatures import is_signed_by
+from fl_protocol.tokens import verify_compact_jws
+from tests.protocol.vectors import load_vectors
+
+# Cases whose expected result contradicts the standard or the same file; each is checked below.
+WRONG_ALGORITHM_FOR_KEY = (346, 350)
+VALID_TOKEN_CALLED_INVALID = 370
+JUNK_IN_BASE64_CALLED_VALID = 372
+DISPUTED = {*WRONG_ALGORITHM_FOR_KEY, VALID_TOKEN_CALLED_INVALID, JUNK_IN_BASE64_CALLED_VALID}
+
+
+def jws_cases():
+    for group in load_vectors("json_web_signature.json")["testGroups"]:
+        for case in group["tests"]:
+            yield case, group.get("public") or group["private"]
+
+
+def verifies(token, jwk):
+    try:
+        verify_compact_jws(token, jwk)
+    except TokenRejected:
+        return False
+    return True
+
+
+def find(number):
+    return next((case, jwk) for case, jwk in jws_cases() if case["tcId"] == number)
+
+
+def test_jws_accepts_valid_and_refuses_invalid_tokens():
+    wrong, results = [], set()
+    for case, jwk in jws_cases():
+        if case["tcId"] in DISPUTED:
+            continue
+        results.add(case["result"])
+        if verifies(case["jws"], jwk) != (case["result"] == "valid"):
+            wrong.append((case["tcId"], case["comment"], case["result"]))
+    assert wrong == []
+    assert results == {"valid", "invalid"}
+
+
+@pytest.mark.parametrize("number", WRONG_ALGORITHM_FOR_KEY)
+def test_jws_refuses_an_algorithm_the_key_is_not_for(number):
+    """The file's own WrongPrimitive cases (332 to 340) are refused for this very reason."""
+    case, jwk = find(number)
+    assert split_compact(case["jws"]).header["alg"] != jwk["alg"]
+    assert not verifies(case["jws"], jwk)
+    assert verifies(case["jws"], {**jwk, "alg": "PS384"})
+
+
+def test_jws_accepts_a_flawless_token_the_file_calls_invalid():
+    """Labelled "invalid padding", yet it has none, and its MAC is right."""
+    case, jwk = find(VALID_TOKEN_CALLED_INVALID)
+    parts = parse_token(case["jws"])
+    mac = hmac.digest(b64url_decode(jwk["k"]), parts.signing_input, hashlib.sha256)
+    assert mac == parts.signature
+    assert verifies(case["jws"], jwk)
+
+
+def test_jws_refuses_characters_outside_base64url():
+    """RFC 7515, section 2: no other characters may be included."""
+    case, jwk = find(JUNK_IN_BASE64_CALLED_VALID)
+    assert "?" in case["jws"]
+    assert not verifies(case["jws"], jwk)
+
+
+def test_ed25519_signatures():
+    for group in load_vectors("ed25519.json")["testGroups"]:
+        key = bytes.fromhex(group["publicKey"]["pk"])
+        for case in group["tests"]:
+            message, signature = bytes.fromhex(case["msg"]), bytes.fromhex(case["sig"])
+            valid = case["result"] == "valid"
+            assert is_signed_by(b"", message, signature, key) == valid, case["tcId"]
+
+
+def test_aes_gcm_decrypts_into_a_buffer():
+    for group in load_vectors("aes_gcm.json")["testGroups"]:
+        if (group["keySize"], group["ivSize"], group["tagSize"]) != (256, 96, 128):
+            continue
+        for case in group["tests"]:
+            key, iv, aad, msg, ct, tag = (
+                bytes.fromhex(case[name]) for name in ("key", "iv", "aad", "msg", "ct", "tag")
+            )
+            out = bytearray(len(ct))
+            try:
+                AESGCM(key).decrypt_into(iv, ct + tag, aad, out)
+                opened = bytes(out) == msg
+            except Exception:
+                opened = False
+            assert opened == (case["result"] == "valid"), case["tcId"]
