@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from joserfc import jws as jose
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import import_key
 
 from fl_protocol.canonical import parse_object
@@ -75,6 +75,19 @@ def split_compact(token: str, max_bytes: int = MAX_TOKEN_BYTES) -> Compact:
     return Compact(parse_object(header, max_bytes), payload, signing_input, signature)
 
 
+class _OneAlgorithm(jose.JWSRegistry):
+    """Allows the key's algorithm only.
+
+    The stock registry warns at every call that the name "EdDSA" is deprecated (RFC 9864); with
+    the curve fixed by the key, the name is not ambiguous here.
+    """
+
+    def get_alg(self, name: str) -> Any:
+        if name not in (self.allowed or ()):
+            raise UnsupportedAlgorithmError(f"algorithm {name} is not the key's")
+        return self.algorithms[name]
+
+
 class VerifyingKey:
     """One JSON Web Key, checked for verification use and bound to one algorithm.
 
@@ -96,6 +109,7 @@ class VerifyingKey:
         self.kid: str | None = jwk.get("kid")
         if not _may_verify(jwk) or not _strong_enough(jwk, self.algorithm):
             raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
+        self._registry = _OneAlgorithm(algorithms=[self.algorithm])
         try:
             self._key = import_key(dict(jwk))
         except (JoseError, ValueError, TypeError) as error:
@@ -115,7 +129,7 @@ class VerifyingKey:
         if parts.header["alg"] != self.algorithm:
             raise TokenRejected(Code.TOKEN_SIGNATURE)
         try:
-            jose.deserialize_compact(token, self._key, algorithms=[self.algorithm])
+            jose.deserialize_compact(token, self._key, registry=self._registry)
         except (JoseError, ValueError, TypeError) as error:
             raise TokenRejected(Code.TOKEN_SIGNATURE) from error
         return parts

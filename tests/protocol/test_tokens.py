@@ -273,7 +273,8 @@ def test_refuses_a_key_that_may_not_verify(jwk):
 
 
 def test_refuses_a_weak_rsa_key():
-    key = RSAKey.import_key(rsa.generate_private_key(65537, 1024).public_key())
+    with pytest.warns(UserWarning, match="2048"):
+        key = RSAKey.import_key(rsa.generate_private_key(65537, 1024).public_key())
     with refused("TOKEN_UNKNOWN_KEY"):
         verify_compact_jws(issue(), {**key.as_dict(private=False), "alg": "RS256"})
 
