@@ -62,9 +62,7 @@ def create_server_certificate(
         .add_extension(
             x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False
         )
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     paths = ServerCertificate(
@@ -75,9 +73,7 @@ def create_server_certificate(
     paths.certificate.write_bytes(certificate.public_bytes(pem))
     write_private(
         paths.key,
-        key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )
     return paths
 

@@ -1,0 +1,212 @@
+"""Upload one update so that only the attested enclave can read it, and prove it arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from fl_client.config import ClientConfig
+from fl_protocol.codes import Code, EnvelopeRejected, ReceiptRejected, RunRejected
+from fl_protocol.envelope import SEGMENT_BYTES, SealedUpdate, body_digest, key_id, seal
+from fl_protocol.header import SUITE, Header
+from fl_protocol.identity import Enrolment
+from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
+from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.receipts import Receipt, Signed, verify_receipt
+from strategies.update import Vector
+from tee_sim.appraisal import Attested
+from tee_sim.node_config import connect
+
+# The enclave was replaced, or speaks under another policy than the one sealed to.
+_SEAL_AGAIN = frozenset({Code.ENV_EPOCH, Code.ENV_KEY_ID, Code.ENV_POLICY})
+_MAX_SEALS = 4
+_VALID_SECONDS = 600
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class LocalUpdate:
+    """What a client has trained.
+
+    Attributes
+    ----------
+    run_id : str
+        The run.
+    base_version : int
+        Version of the model trained from.
+    base_digest : str
+        Hex SHA-256 of that model's little-endian float32 bytes.
+    manifest_digest : str
+        Digest of the model's `Layout`.
+    delta : ndarray of float32, shape (P,)
+        Trained minus base model.
+    num_examples : int
+        Examples behind the update.
+    """
+
+    run_id: str
+    base_version: int
+    base_digest: str
+    manifest_digest: str
+    delta: Vector
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """The enclave's verified answer and its signed form, for whoever wants to check it again."""
+
+    receipt: Receipt
+    signed: Signed
+
+
+class SealedUploader:
+    """Enrols, attests, seals, submits and verifies receipts for one node.
+
+    Parameters
+    ----------
+    config : ClientConfig
+        The node's bundle.
+    clock, rng : Clock, Rng, optional
+        The system's by default.
+    """
+
+    def __init__(
+        self, config: ClientConfig, clock: Clock | None = None, rng: Rng | None = None
+    ) -> None:
+        self._config = config
+        self._clock, self._rng = clock or SystemClock(), rng or SystemRng()
+        self._connection = connect(config, self._clock, self._rng)
+        self._session = self._connection.session
+        self._identity = self._connection.store.load_or_create(self._rng)
+
+    def close(self) -> None:
+        """Close the connection to the gateway."""
+        self._session.close()
+
+    def upload(self, update: LocalUpdate, update_id: str | None = None) -> Uploaded:
+        """Seal an update to the attested enclave and submit it.
+
+        When the enclave was restarted meanwhile, its successor is attested and the update sealed
+        again under the same id, so it counts at most once.
+
+        Parameters
+        ----------
+        update : LocalUpdate
+            What was trained.
+        update_id : str, optional
+            Id to reuse when repeating an earlier upload; random by default.
+
+        Returns
+        -------
+        Uploaded
+            A verified receipt; its outcome is "accepted" or a refusal code.
+
+        Raises
+        ------
+        AsynclaveError
+            `EvidenceRejected`, `TokenRejected`, `EnvelopeRejected`, `RunRejected`,
+            `ReceiptRejected` or `GatewayUnavailable`.
+        """
+        enrolment = self._session.enrol()
+        update_id = update_id or self._rng.bytes(16).hex()
+        give_up, wait, seals = self._clock.now() + self._config.run_patience, _FIRST_WAIT, 0
+        while True:
+            attested = self._connection.attestor.current()
+            seals += 1
+            try:
+                return self._submit(update, update_id, enrolment, attested)
+            except RunRejected as error:
+                # A fresh enclave knows no run until the server has opened it there again.
+                if error.code != Code.RUN_UNKNOWN or self._clock.now() + wait > give_up:
+                    raise
+                self._clock.sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT)
+            except EnvelopeRejected as error:
+                if error.code not in _SEAL_AGAIN or seals >= _MAX_SEALS:
+                    raise
+            self._connection.attestor.refresh()
+
+    def _submit(
+        self, update: LocalUpdate, update_id: str, enrolment: Enrolment, attested: Attested
+    ) -> Uploaded:
+        header = self._header(update, update_id, enrolment, attested)
+        delta = memoryview(np.ascontiguousarray(update.delta, dtype="<f4"))
+        sealed = seal(header, delta, attested.hpke_key, self._identity.identity_key, self._rng)
+        reply = self._session.call(
+            "SubmitUpdate",
+            lambda: _messages(sealed, enrolment.membership),
+            trace_id=header.trace_id,
+        )
+        signed = Signed(reply.payload, reply.signature)
+        receipt = verify_receipt(signed, attested.receipt_key)
+        _check_fits(receipt, header, sealed)
+        return Uploaded(receipt, signed)
+
+    def _header(
+        self, update: LocalUpdate, update_id: str, enrolment: Enrolment, attested: Attested
+    ) -> Header:
+        now = int(self._clock.now())
+        return Header(
+            v=1,
+            suite=SUITE,
+            federation=self._config.federation,
+            run_id=update.run_id,
+            epoch=attested.epoch,
+            key_id=key_id(attested.hpke_key),
+            policy_digest=attested.policy_digest,
+            client_id=enrolment.client_id,
+            base_version=update.base_version,
+            base_model_digest=update.base_digest,
+            num_examples=update.num_examples,
+            manifest_digest=update.manifest_digest,
+            # `seal` sets the three sizes.
+            ct_len=0,
+            seg_size=SEGMENT_BYTES,
+            n_segs=0,
+            nonce=self._rng.bytes(16).hex(),
+            update_id=update_id,
+            iat=now,
+            exp=now + _VALID_SECONDS,
+            trace_id=self._rng.bytes(16).hex(),
+        )
+
+
+def _messages(sealed: SealedUpdate, membership: bytes) -> Iterator[pb.SubmitRequest]:
+    yield pb.SubmitRequest(
+        header=pb.SubmitHeader(
+            protected=sealed.protected,
+            wrap=sealed.wrap,
+            tags=sealed.tags,
+            signature=sealed.signature,
+            membership=membership,
+        )
+    )
+    for segment in sealed.segments:
+        yield pb.SubmitRequest(segment=bytes(segment))
+
+
+def _check_fits(receipt: Receipt, header: Header, sealed: SealedUpdate) -> None:
+    digest = body_digest(sealed.protected, sealed.wrap, sealed.tags)
+    expected = (
+        header.federation,
+        header.run_id,
+        header.client_id,
+        header.update_id,
+        header.base_version,
+        header.epoch,
+        digest,
+    )
+    answered = (
+        receipt.federation,
+        receipt.run_id,
+        receipt.client_id,
+        receipt.update_id,
+        receipt.base_version,
+        receipt.epoch,
+        receipt.body_digest,
+    )
+    if answered != expected:
+        raise ReceiptRejected(Code.RECEIPT_INVALID)

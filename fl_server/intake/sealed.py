@@ -1,0 +1,281 @@
+"""Confidential aggregation: updates go sealed to the enclave, receipts and releases come here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, RecordDict
+
+from fl_protocol.codes import AsynclaveError, Code, ReceiptRejected, RunRejected
+from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
+from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.receipts import ACCEPTED, Receipt, Signed, verify_receipt
+from fl_server.intake.base import Outcome
+from fl_server.intake.published import PublishedMean
+from fl_server.intake.releases import OpenedRun, fetch_release
+from fl_server.intake.witness import ChainWitness
+from strategies.catalog import recipe_from
+from strategies.errors import StrategyError
+from strategies.layout import Layout
+from strategies.recipe import Recipe
+from strategies.reject import Reject
+from strategies.update import Merge, Vector, digest_of
+from tee_sim.appraisal import Attested
+from tee_sim.node_config import NodeConfig, connect
+
+RECEIPT_KEY = "asynclave-receipt"
+
+_CHUNK = 1 << 20
+# What a client reports when its update met an enclave that does not know the run (any more).
+_ENCLAVE_REPLACED = frozenset({Code.RUN_UNKNOWN, Code.ENV_EPOCH, Code.ENV_KEY_ID})
+
+_logger = getLogger(__name__)
+
+
+class ServerConfig(NodeConfig):
+    """The server's bundle; see `NodeConfig` for its members."""
+
+
+class SealedIntake:
+    """An `Intake` whose engine runs in the attested enclave behind a gateway.
+
+    When the enclave was replaced, the run is opened again there from the last released model; what
+    the old one had buffered is gone with its key.
+
+    Parameters
+    ----------
+    config : ServerConfig or path
+        The server's bundle.
+    recipe : Recipe, optional
+        Must equal the enclave policy's recipe, which is taken when omitted.
+    clock, rng : Clock, Rng, optional
+        The system's by default.
+    watch_interval : float
+        Seconds between two looks whether the enclave was replaced.
+
+    Raises
+    ------
+    ConfigInvalid
+        The bundle is not usable.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig | Path | str,
+        recipe: Recipe | None = None,
+        *,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+        watch_interval: float = 1.0,
+    ) -> None:
+        self._config = config if isinstance(config, NodeConfig) else ServerConfig.load(config)
+        self._recipe = recipe
+        self._connection = connect(self._config, clock or SystemClock(), rng or SystemRng())
+        self._watch_interval = watch_interval
+        self._lock = threading.RLock()
+        self._stopped = threading.Event()
+        self._merges: deque[Merge] = deque()
+        self._nodes: dict[str, str] = {}
+        self._counted: set[str] = set()
+        self._witness = ChainWitness()
+        self._version = 0
+        self._run: OpenedRun
+        self._params: Vector
+        self._published: Vector
+        self._mean: PublishedMean
+        self._attested: Attested
+
+    def open(self, run_id: str, layout: Layout, params: Vector) -> None:
+        """Attest the enclave and open a run in it from initial parameters, shape (P,).
+
+        Raises
+        ------
+        EvidenceRejected
+            The enclave does not meet the bundle's demands.
+        RunRejected
+            RUN_RECIPE when the strategy differs from the enclave's policy, LEAKY_RECIPE when its
+            releases could be differenced, RUN_MANIFEST for a model that does not fit.
+        GatewayUnavailable
+            The gateway cannot be reached.
+        """
+        with self._lock:
+            self._run = OpenedRun(run_id, layout)
+            self._params = self._published = params
+            self._attested = self._connection.attestor.refresh()
+            self._recipe = self._recipe or _recipe_of(self._attested)
+            self._mean = PublishedMean(self._recipe.parts())
+            self._open_in_enclave()
+        arguments = (weakref.ref(self), self._stopped, self._watch_interval)
+        threading.Thread(target=_watch, args=arguments, name="enclave-watch", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop watching and close the connection."""
+        self._stopped.set()
+        self._connection.session.close()
+
+    @property
+    def version(self) -> int:
+        """The newest released version."""
+        return self._version
+
+    @property
+    def published(self) -> Vector:
+        """The published parameters, shape (P,): the recipe's running mean if it has one."""
+        return self._published
+
+    @property
+    def attested(self) -> Attested:
+        """The enclave the run is open in."""
+        return self._attested
+
+    def offer(
+        self, reply: RecordDict, client: str, base_version: int, base: Vector, now: float
+    ) -> Outcome:
+        """Check the receipt in a reply and fetch what was released since.
+
+        A node is bound to the first client id it presents a receipt for; no id serves two nodes.
+        """
+        with self._lock:
+            staleness = max(0, self._version - base_version)
+            record = reply.config_records.get(RECEIPT_KEY)
+            code = _member(record, "code", str)
+            if code != ACCEPTED:
+                if code in _ENCLAVE_REPLACED:
+                    self.follow_enclave()
+                return Outcome(False, code or Code.RECEIPT_INVALID.value, staleness)
+            try:
+                receipt = self._verified(record, client, base_version)
+            except ReceiptRejected as error:
+                _logger.warning("Receipt of node %s: %s", client, error)
+                return Outcome(False, error.code, staleness)
+            if receipt.update_id in self._counted:
+                return Outcome(False, Reject.DUPLICATE_UPDATE.value, staleness)
+            self._counted.add(receipt.update_id)
+            self._fetch_up_to(receipt.version)
+            return Outcome(True, ACCEPTED, receipt.staleness)
+
+    def take_merge(self) -> Merge | None:
+        """Return the oldest release not yet taken, or None."""
+        with self._lock:
+            if not self._merges:
+                return None
+            merge = self._merges.popleft()
+            self._published = self._mean.add(merge.params, len(self._nodes))
+            return merge
+
+    def follow_enclave(self) -> None:
+        """Attest the enclave now and, if it is a new one, open the run there again."""
+        with self._lock:
+            attested = self._connection.attestor.refresh()
+            if attested.epoch == self._attested.epoch:
+                return
+            _logger.warning(
+                "The enclave was replaced (epoch %d, now %d); opening run %s at version %d again",
+                self._attested.epoch,
+                attested.epoch,
+                self._run.run_id,
+                self._version,
+            )
+            self._attested, self._witness = attested, ChainWitness()
+            self._open_in_enclave()
+
+    def _open_in_enclave(self) -> None:
+        digest = digest_of(self._params)
+        reply = self._connection.session.call("OpenRun", self._open_messages)
+        if (reply.version, reply.model_digest) != (self._version, digest):
+            raise RunRejected(Code.RUN_MANIFEST)
+        if reply.epoch != self._attested.epoch:
+            self.follow_enclave()
+
+    def _open_messages(self) -> Iterator[pb.OpenRunRequest]:
+        assert self._recipe is not None
+        recipe = {"name": self._recipe.name, "options": self._recipe.options()}
+        body = memoryview(np.ascontiguousarray(self._params, dtype="<f4")).cast("B")
+        yield pb.OpenRunRequest(
+            header=pb.OpenRunHeader(
+                run_id=self._run.run_id,
+                layout_json=self._run.layout.to_json(),
+                recipe_json=json.dumps(recipe, sort_keys=True, separators=(",", ":")),
+                length=body.nbytes,
+                version=self._version,
+            )
+        )
+        for start in range(0, body.nbytes, _CHUNK):
+            yield pb.OpenRunRequest(chunk=bytes(body[start : start + _CHUNK]))
+
+    def _verified(self, record: ConfigRecord | None, client: str, base_version: int) -> Receipt:
+        signed = Signed(_member(record, "payload", bytes), _member(record, "signature", bytes))
+        try:
+            receipt = verify_receipt(signed, self._attested.receipt_key)
+        except ReceiptRejected:
+            # Perhaps signed by a successor that this side has not met yet.
+            self.follow_enclave()
+            receipt = verify_receipt(signed, self._attested.receipt_key)
+        owner = self._nodes.get(client, receipt.client_id)
+        taken = receipt.client_id in self._nodes.values() and client not in self._nodes
+        if (
+            receipt.federation != self._config.federation
+            or receipt.run_id != self._run.run_id
+            or receipt.epoch != self._attested.epoch
+            or receipt.base_version != base_version
+            or receipt.outcome != ACCEPTED
+            or receipt.client_id != owner
+            or taken
+        ):
+            raise ReceiptRejected(Code.RECEIPT_INVALID)
+        self._witness.observe(receipt, signed)
+        self._nodes[client] = receipt.client_id
+        return receipt
+
+    def _fetch_up_to(self, version: int) -> None:
+        while self._version < version:
+            try:
+                merge = fetch_release(
+                    self._connection.session,
+                    self._run,
+                    self._version + 1,
+                    self._attested,
+                    self._witness,
+                )
+            except RunRejected as error:
+                if error.code != Code.RUN_UNKNOWN:
+                    raise
+                # The enclave died between the receipt and this call; its release is lost.
+                self.follow_enclave()
+                return
+            self._merges.append(merge)
+            self._version, self._params = merge.version, merge.params
+
+
+def _member(record: ConfigRecord | None, name: str, kind: type) -> Any:
+    value = None if record is None else record.get(name)
+    return value if isinstance(value, kind) else kind()
+
+
+def _recipe_of(attested: Attested) -> Recipe:
+    recipe = attested.policy.recipe
+    try:
+        return recipe_from(recipe["name"], **recipe["options"])
+    except StrategyError as error:
+        raise RunRejected(Code.RUN_RECIPE, error.sentence) from error
+
+
+def _watch(reference: weakref.ref[SealedIntake], stopped: threading.Event, interval: float) -> None:
+    """Look for a replaced enclave while no reply would show it; ends with the intake."""
+    while not stopped.wait(interval):
+        intake = reference()
+        if intake is None:
+            return
+        # Whatever fails here fails again, visibly, in the call that needs it.
+        with contextlib.suppress(AsynclaveError, ValueError):
+            intake.follow_enclave()
+        del intake
