@@ -116,7 +116,7 @@ class SuperLink:
             env=flower_environment(self._state.flwr_home),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
             text=True,
         )
 
@@ -225,14 +225,15 @@ def _tls_options(certificate: ServerCertificate) -> tuple[str, ...]:
 
 
 def _answer(call: subprocess.Popen[str]) -> dict[str, Any]:
-    output, _ = call.communicate(timeout=_COMMAND_PATIENCE)
+    output, complaint = call.communicate(timeout=_COMMAND_PATIENCE)
     if call.returncode != 0:
         raise DeploymentError(
-            DeploymentCode.NOT_READY, f"Flower refused a request: {output.strip()}"
+            DeploymentCode.NOT_READY, f"Flower refused a request: {(output + complaint).strip()}"
         )
     answer: dict[str, Any] = json.loads(output)
     return answer
 
 
 def _joined(separator: str, *parts: str) -> str:
-    return separator.join(part for part in parts if part)
+    entries = (entry for part in parts for entry in part.split(separator) if entry)
+    return separator.join(dict.fromkeys(entries))

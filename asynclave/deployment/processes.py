@@ -66,8 +66,7 @@ class Program:
         if not self.alive():
             raise DeploymentError(
                 DeploymentCode.CHILD_DIED,
-                f"{self.name} ended with status {self._process.returncode}; "
-                f"{log_tail(self.log)}",
+                f"{self.name} ended with status {self._process.returncode}; {log_tail(self.log)}",
             )
 
     def terminate(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import LocalDisk
 
 CONNECTION = "asynclave"
@@ -31,6 +32,11 @@ class DeploymentSpec:
         Seconds that node waits in every training task.
     port : int
         Port of the SuperLink; 0 takes a free one.
+
+    Raises
+    ------
+    ConfigInvalid
+        The choices contradict each other.
     """
 
     nodes: int = 3
@@ -39,6 +45,19 @@ class DeploymentSpec:
     slow_node: int | None = None
     slow_delay: float = 2.0
     port: int = 0
+
+    def __post_init__(self) -> None:
+        if self.slow_node is not None and not 0 <= self.slow_node < self.nodes:
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID,
+                f"there is no node {self.slow_node} among {self.nodes}; the first is number 0",
+            )
+        if self.confidential and not 2 <= self.buffer_size <= self.nodes:
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID,
+                f"a released model needs updates of 2 to {self.nodes} (all) nodes, "
+                f"not {self.buffer_size}; change the buffer size or the number of nodes",
+            )
 
     def save(self, path: Path) -> None:
         """Write to a JSON file."""
@@ -67,7 +86,8 @@ class Status:
     server_config : str or None
         Path of the server's bundle for the gateway.
     pids : dict of str to int
-        Process ids by name: superlink, node-0..., launcher, gateway, enclave.
+        Process ids by name: superlink, node-0..., and in confidential mode
+        gateway and launcher.
     ended : tuple of str
         Children that ended on their own since the deployment was ready.
     code, sentence : str
@@ -96,11 +116,20 @@ class Status:
         return cls(supervisor=(pid, started), ended=tuple(fields.pop("ended")), **fields)
 
 
+@dataclass(frozen=True)
 class StateDir:
-    """Where everything of one deployment lives."""
+    """Where everything of one deployment lives.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+    Parameters
+    ----------
+    root : Path
+        Absolute path.
+    """
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", self.root.resolve())
 
     @property
     def spec(self) -> Path:

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from asynclave.canary import Needles, search_files, search_memory
+from asynclave.deployment import Deployment
+from tests.deployment.conftest import CANARY_APP, QUICKSTART, descendants
+from tests.deployment.flower_cli import submit, wait_for_file
+
+pytestmark = pytest.mark.deployment
+
+
+def test_quickstart_trains_with_sealed_updates(confidential: Deployment) -> None:
+    # given three authenticated nodes of which one is slow
+    arguments = confidential.run_arguments(QUICKSTART)
+    # when
+    run = submit(
+        confidential.environment,
+        [*arguments, "--run-config", "num-server-rounds=2 fraction-evaluate=0.0"],
+    )
+    status = run.wait(patience=150)
+    # then
+    assert status == "finished:completed", run.log()
+
+
+def test_no_update_is_readable_outside_the_enclave(
+    confidential: Deployment, tmp_path: Path
+) -> None:
+    # given clients whose updates are known tensors
+    from canary_app.planted import CONTROL, planted
+
+    updates = Needles.of(*map(planted, range(confidential.spec.nodes)))
+    control = Needles.of(planted(CONTROL))
+    # when they have trained and every server process still holds what it holds
+    run = submit(
+        confidential.environment,
+        [
+            *confidential.run_arguments(CANARY_APP),
+            *("--run-config", f'witness-dir="{tmp_path}"'),
+        ],
+    )
+    wait_for_file(tmp_path / "trained", run, patience=120)
+    pids = confidential.status.pids
+    superlink_side = descendants(pids["superlink"])
+    server_side = [*superlink_side, pids["gateway"], pids["launcher"]]
+    # then no update is found, where the control is
+    try:
+        assert any(search_memory(pid, control) for pid in superlink_side)
+        assert [pid for pid in server_side if search_memory(pid, updates)] == []
+    finally:
+        (tmp_path / "searched").touch()
+    assert run.wait(patience=60) == "finished:completed"
+    assert search_files(confidential.state.root, updates) == []
+    # and Flower carried receipts only
+    replies = json.loads((tmp_path / "replies.json").read_text())
+    assert sum(reply["receipts"] == ["accepted"] for reply in replies) >= 4
+    assert [reply for reply in replies if reply.get("arrays") != []] == []
