@@ -1,9 +1,12 @@
+import hashlib
 import math
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fl_protocol.codes import Code, EnvelopeRejected
 from fl_protocol.envelope import (
@@ -50,6 +53,24 @@ def test_enclave_opens_what_the_client_sealed(size):
     sealed = sealed_update(DELTA[:size])
     verify_signature(sealed.protected, sealed.wrap, sealed.tags, sealed.signature, CLIENT_PUBLIC)
     assert open_all(sealed) == DELTA[:size]
+
+
+def test_format_is_the_documented_one():
+    """Opens and verifies a sealed update with nothing but the module's description."""
+    sealed = sealed_update(DELTA[: SEGMENT_BYTES + 5])
+    context = hashlib.sha256(sealed.protected).digest()
+    suite = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+    key = suite.decrypt(sealed.wrap, ENCLAVE, b"asynclave/update/v1\0" + context)
+    nonces = [bytes(11) + b"\x00", bytes(10) + b"\x01\x01"]
+    opened = [
+        AESGCM(key).decrypt(nonce, bytes(segment), context)
+        for nonce, segment in zip(nonces, sealed.segments, strict=True)
+    ]
+    assert b"".join(opened) == DELTA[: SEGMENT_BYTES + 5]
+    tags = b"".join(bytes(segment[-16:]) for segment in sealed.segments)
+    assert sealed.tags == tags
+    signed = b"asynclave/sig/v1\0" + context + hashlib.sha256(sealed.wrap + tags).digest()
+    CLIENT.public_key().verify(sealed.signature, signed)
 
 
 def test_lengths_are_a_function_of_the_delta_alone():

@@ -157,7 +157,7 @@ def test_keeps_a_live_token_while_it_cannot_be_renewed(gateway, connect, clock):
     clock.sleep(TTL * 0.75)
     gateway.fail_next("IssueToken", UNAVAILABLE)
     assert ask(session) == b"nonce"
-    assert gateway.calls["GetEvidence"] == 2
+    assert gateway.calls == {"Enrol": 1, "IssueToken": 2, "GetEvidence": 2}
 
 
 def test_retries_once_after_an_expired_token(gateway, connect):
