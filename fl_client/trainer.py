@@ -96,7 +96,8 @@ def train(model: nn.Module, data: Batch, settings: TrainSettings, seed: int) -> 
     order = torch.Generator().manual_seed(seed)
     loss_sum = 0.0
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would also seed accelerators, with a stack trace for each.
+        torch.default_generator.manual_seed(seed)
         for _ in range(settings.epochs):
             loss_sum = 0.0
             for rows in _batches(len(data), settings.batch_size, order):
@@ -117,7 +118,8 @@ def _descend(model: nn.Module, loss: Tensor, lr: float) -> None:
 
 
 def _batches(num_examples: int, batch_size: int, order: torch.Generator) -> list[Tensor]:
-    rows = list(torch.randperm(num_examples, generator=order).split(batch_size))
+    shuffled = torch.randperm(num_examples, generator=order)
+    rows = [shuffled[i : i + batch_size] for i in range(0, num_examples, batch_size)]
     # BatchNorm refuses a batch of one: the odd one out joins the batch before it.
     if len(rows) > 1 and len(rows[-1]) == 1:
         last = rows.pop()

@@ -68,6 +68,10 @@ class Intake(Protocol):
         """Return the oldest merge not yet taken, or None."""
         ...
 
+    def close(self) -> None:
+        """Release connections and threads; the run has ended."""
+        ...
+
 
 @runtime_checkable
 class Publishing(Protocol):

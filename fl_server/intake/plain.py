@@ -100,6 +100,9 @@ class PlainIntake:
         now = self._clock.now()
         return self._engine.merge(now) if self._engine.ready(now) else None
 
+    def close(self) -> None:
+        """End the run; an engine holds nothing but memory."""
+
     def _delta(self, reply: RecordDict, base: Vector) -> Vector | None:
         row = self._engine.lease()
         try:

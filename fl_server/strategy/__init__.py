@@ -5,7 +5,7 @@ from fl_server.strategy.async_wa import AsyncWA
 from fl_server.strategy.events import EvaluationEvent, Event, MergeEvent, Observer, UpdateEvent
 from fl_server.strategy.fedasync import FedAsync
 from fl_server.strategy.fedbuff import FedBuff
-from fl_server.strategy.run import NoProgress
+from fl_server.strategy.pacing import NoProgress
 
 __all__ = [
     "AsyncStrategy",

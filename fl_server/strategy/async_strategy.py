@@ -13,8 +13,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Clock, SystemClock
-from fl_server.intake.base import Intake
-from fl_server.intake.plain import PlainIntake, Replies
+from fl_server.intake.plain import Replies
 from fl_server.strategy.dispatch import Fleet
 from fl_server.strategy.events import Event, Observer
 from fl_server.strategy.flwr_compat import (
@@ -24,14 +23,14 @@ from fl_server.strategy.flwr_compat import (
     require_supported,
 )
 from fl_server.strategy.hooks import EvaluateFn, RunConfig
+from fl_server.strategy.intakes import make_intake, refuse_leaks
 from fl_server.strategy.model import Model
 from fl_server.strategy.options import Gateway, MetricsAggregation
-from fl_server.strategy.run import AsyncRun, wait_for_nodes
+from fl_server.strategy.pacing import wait_for_nodes
+from fl_server.strategy.run import AsyncRun
 from fl_server.strategy.summary import log_summary
-from strategies.errors import LeakyRecipe
 from strategies.recipe import Recipe
 from strategies.screening import Limits
-from strategies.window import Buffer
 
 RecipeFactory = Callable[[int], Recipe]
 
@@ -151,7 +150,8 @@ class AsyncStrategy(Strategy):
         self._rng = random.Random(seed)
         self._stopping = False
         self._model: Model | None = None
-        self._refuse_leaks()
+        if gateway is not None:
+            refuse_leaks(self.recipe(1))
 
     @property
     def stopping(self) -> bool:
@@ -306,42 +306,20 @@ class AsyncStrategy(Strategy):
         )
         wait_for_nodes(grid, clock, fleet, self.min_available_nodes, timeout)
         self._model = Model(initial_arrays)
-        intake = self._intake(self.in_flight(len(fleet.connected)), clock)
-        intake.open(name, self._model.layout, self._model.params)
+        intake = make_intake(self, self.in_flight(len(fleet.connected)), clock)
         begin = clock.now()
         try:
+            intake.open(name, self._model.layout, self._model.params)
             AsyncRun(self, grid, clock, intake, self._model, fleet, config, self.result).run()
         finally:
             self.result.arrays = self._model.published
             self._model = None
+            intake.close()
         log(INFO, "Strategy execution finished in %.2fs", clock.now() - begin)
         log(INFO, "Final results:")
         for line in io.StringIO(str(self.result)):
             log(INFO, "\t%s", line.strip("\n"))
         return self.result
-
-    def _intake(self, in_flight: int, clock: Clock) -> Intake:
-        recipe = self.recipe(in_flight)
-        if self.gateway is not None:
-            # Plain mode must not need the gateway's dependencies.
-            from fl_server.intake.sealed import SealedIntake
-
-            return SealedIntake(self.gateway)
-        return PlainIntake(
-            recipe,
-            clock,
-            limits=self.limits or fitting_limits(recipe, in_flight),
-            weighted_by_key=self.weighted_by_key,
-            replies=self.replies,
-        )
-
-    def _refuse_leaks(self) -> None:
-        if self.gateway is not None and not self.recipe(1).disjoint:
-            raise LeakyRecipe(
-                f"{self.recipe(1).name} releases overlapping sets of updates, so single updates "
-                "could be computed by differencing its models. Use a recipe with disjoint "
-                "buffers, or leave out the gateway."
-            )
 
     def _aggregate(
         self, aggregate: MetricsAggregation, contents: list[RecordDict], what: str
@@ -354,18 +332,3 @@ class AsyncStrategy(Strategy):
             # One node's odd metrics must not end everybody's run.
             log(WARNING, "Could not aggregate %s metrics: %r", what, error)
             return None
-
-
-def fitting_limits(recipe: Recipe, in_flight: int) -> Limits:
-    """Return bounds that let slow clients take part.
-
-    Staleness counts versions. Where every upload makes a version, a client a hundred times
-    slower than the others lags a hundred times `in_flight` versions behind; the bound of 100
-    stands for as many rounds. Recipes that mix models keep every model within the bound in
-    memory, so theirs is ten rounds.
-    """
-    parts = recipe.parts()
-    if isinstance(parts.window, Buffer):
-        return Limits()
-    rounds = 10 if parts.mixes_models else 100
-    return Limits(max_staleness=max(100, rounds * in_flight))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, Union
 
 from flwr.app import MetricRecord, RecordDict
 
@@ -12,8 +12,11 @@ from fl_server.intake.plain import Replies
 from fl_server.strategy.events import Observer
 from strategies.screening import Limits
 
+if TYPE_CHECKING:
+    from fl_server.intake.sealed import ServerConfig
+
 MetricsAggregation: TypeAlias = Callable[[list[RecordDict], str], MetricRecord]
-Gateway: TypeAlias = Path | str | Any
+Gateway: TypeAlias = Union["ServerConfig", Path, str]
 
 
 class StrategyOptions(TypedDict, total=False):

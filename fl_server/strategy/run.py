@@ -4,40 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from logging import INFO, WARNING
-from typing import Protocol, runtime_checkable
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from fl_protocol.codes import AsynclaveError, Code
+from fl_protocol.codes import Code, GatewayUnavailable
 from fl_protocol.ports import Clock
-from fl_server.intake.base import Intake
+from fl_server.intake.base import Intake, Outcome
 from fl_server.strategy.dispatch import Fleet, Task
 from fl_server.strategy.evaluation import Evaluator
 from fl_server.strategy.events import MergeEvent, UpdateEvent
 from fl_server.strategy.flwr_compat import log, with_content
 from fl_server.strategy.hooks import Hooks, RunConfig
 from fl_server.strategy.model import Model
+from fl_server.strategy.pacing import REFRESH_SECONDS, NoProgress, Pacer
 from strategies.reject import Reject
 from strategies.update import Merge, Vector
-
-REFRESH_SECONDS = 1.0
-SHORTEST_POLL = 0.02
-LONGEST_POLL = 0.25
-
-
-class NoProgress(AsynclaveError):
-    """No version was merged for as long as the run's timeout."""
-
-
-@runtime_checkable
-class AlarmClock(Protocol):
-    """A clock of virtual time, which a grid may advance up to an alarm."""
-
-    def set_alarm(self, when: float) -> None:
-        """Ask not to be carried past a time in seconds."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +71,7 @@ class AsyncRun:
         self._start = clock.now()
         self._progress = self._start
         self._refresh = self._start
-        self._poll = SHORTEST_POLL
+        self._pacer = Pacer(grid, clock)
         self._version = intake.version
         self._sent: dict[int, _Snapshot] = {}
         self._merged_replies: list[Message] = []
@@ -174,20 +157,9 @@ class AsyncRun:
             self._evaluator.current.give_up(node)
 
     def _receive(self) -> list[Message]:
-        now = self._clock.now()
-        wake = min(self._fleet.next_change(now), self._refresh, self._deadline)
-        virtual = isinstance(self._clock, AlarmClock)
-        if isinstance(self._clock, AlarmClock):
-            self._clock.set_alarm(wake)
-        pending = self._fleet.pending
-        replies = list(self._grid.pull_messages(pending)) if pending else []
-        if replies:
-            self._poll = SHORTEST_POLL
-        else:
-            rest = max(0.0, wake - self._clock.now())
-            self._clock.sleep(rest if virtual else min(rest, self._poll))
-            self._poll = min(2 * self._poll, LONGEST_POLL)
-        return replies
+        change = self._fleet.next_change(self._clock.now())
+        wake = min(change, self._refresh, self._deadline)
+        return self._pacer.receive(self._fleet.pending, wake)
 
     def _handle(self, reply: Message) -> None:
         task = self._fleet.finish(reply.metadata.reply_to_message_id)
@@ -205,8 +177,7 @@ class AsyncRun:
             self._fail(task, reply.error.reason or f"error code {reply.error.code}")
             return
         now = self._clock.now()
-        base = self._sent[task.version].params
-        outcome = self._intake.offer(reply.content, str(task.node), task.version, base, now)
+        outcome = self._offer(task, reply.content, now)
         if outcome.accepted:
             self._fleet.accepted(task.node, task.version)
             self._merged_replies.append(_without_arrays(reply))
@@ -216,6 +187,15 @@ class AsyncRun:
             if outcome.code != Reject.TOO_STALE:
                 self._fleet.back_off(task.node, now)
         self._notify_update(task, outcome.accepted, outcome.code, outcome.staleness)
+
+    def _offer(self, task: Task, content: RecordDict, now: float) -> Outcome:
+        base = self._sent[task.version].params
+        try:
+            return self._intake.offer(content, str(task.node), task.version, base, now)
+        except GatewayUnavailable as error:
+            # It may come back; if it does not, the run ends for want of progress.
+            log(WARNING, "%s", error)
+            return Outcome(False, error.code, self._version - task.version)
 
     def _fail(self, task: Task, reason: str) -> None:
         rest = self._fleet.back_off(task.node, self._clock.now())
@@ -309,26 +289,3 @@ def _code_in(reason: str) -> str:
     """Return the code a client's error begins with ("CODE: sentence"), or CLIENT_FAILED."""
     head = reason.partition(":")[0].strip()
     return head if head in Code.__members__ else Code.CLIENT_FAILED.value
-
-
-def wait_for_nodes(grid: Grid, clock: Clock, fleet: Fleet, minimum: int, timeout: float) -> None:
-    """Wait until enough nodes are connected.
-
-    Raises
-    ------
-    NoProgress
-        If fewer than `minimum` nodes are connected after `timeout` seconds.
-    """
-    end = clock.now() + timeout
-    fleet.connect(grid.get_node_ids())
-    while len(fleet.connected) < max(1, minimum):
-        count = len(fleet.connected)
-        log(INFO, "Waiting for nodes to connect: %d connected (minimum %d).", count, minimum)
-        if clock.now() >= end:
-            raise NoProgress(
-                Code.NO_PROGRESS,
-                f"{count} of {minimum} nodes connected within {timeout:g} s. Start more "
-                "SuperNodes, or lower min_available_nodes.",
-            )
-        clock.sleep(REFRESH_SECONDS)
-        fleet.connect(grid.get_node_ids())

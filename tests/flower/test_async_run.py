@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    MetricRecord,
+)
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Result
 
+from fl_protocol.codes import Code, GatewayUnavailable
+from fl_server.intake.base import Outcome
+from fl_server.intake.plain import PlainIntake
 from fl_server.strategy import AsyncStrategy, AsyncWA, FedAsync, FedBuff, NoProgress
 from fl_sim.failures import Failures
 from fl_sim.grid import FIRST_NODE_ID, Presence, VirtualGrid
@@ -26,14 +39,14 @@ Make = Callable[..., AsyncStrategy]
 
 
 def train(strategy: AsyncStrategy, grid: VirtualGrid, rounds: int, **options: object) -> Result:
-    return strategy.start(grid, initial_arrays(), num_rounds=rounds, **options)  # type: ignore[arg-type]
+    return strategy.start(grid, initial_arrays(), num_rounds=rounds, **options)
 
 
 def spoiled(clients: set[int], spoil: Callable[[Message], None]) -> Mod:
     """A mod that spoils the training replies of some clients."""
 
     def mod(message: Message, context: Context, call_next: object) -> Message:
-        reply = call_next(message, context)  # type: ignore[operator]
+        reply = call_next(message, context)
         if partition(context) in clients and message.metadata.message_type == MessageType.TRAIN:
             spoil(reply)
         assert isinstance(reply, Message)
@@ -62,7 +75,7 @@ def test_accuracy_rises(make: Make, rounds: int) -> None:
     result = train(make(fraction_evaluate=0.0), virtual_grid(), rounds, evaluate_fn=central)
     series = result.evaluate_metrics_serverapp
     assert list(series) == list(range(rounds + 1))
-    assert series[rounds]["accuracy"] > series[0]["accuracy"] + 0.2  # type: ignore[operator]
+    assert series[rounds]["accuracy"] > series[0]["accuracy"] + 0.2
     assert accuracy_of(result.arrays) == series[rounds]["accuracy"]
 
 
@@ -83,10 +96,10 @@ def test_staleness_is_the_number_of_versions_between_sending_and_receiving() -> 
     def note(message: Message, context: Context, call_next: object) -> Message:
         if message.metadata.message_type == MessageType.TRAIN:
             config = message.content["config"]
-            base = config["asynclave-base-version"]  # type: ignore[call-overload, index]
+            base = config["asynclave-base-version"]
             sent[context.node_id, len(sent)] = base
-            assert config["server-round"] == base + 1  # type: ignore[call-overload, index, operator]
-        return call_next(message, context)  # type: ignore[operator, no-any-return]
+            assert config["server-round"] == base + 1
+        return call_next(message, context)
 
     recorder = Recorder()
     strategy = FedAsync(fraction_evaluate=0.0, callbacks=[recorder])
@@ -105,7 +118,7 @@ def test_a_failing_client_app_does_not_stop_the_run_and_backs_off() -> None:
     def fail(message: Message, context: Context, call_next: object) -> Message:
         if partition(context) == 0:
             raise RuntimeError("out of memory")
-        return call_next(message, context)  # type: ignore[operator, no-any-return]
+        return call_next(message, context)
 
     recorder = Recorder()
     strategy = AsyncWA(fraction_evaluate=0.0, callbacks=[recorder])
@@ -115,7 +128,7 @@ def test_a_failing_client_app_does_not_stop_the_run_and_backs_off() -> None:
     failed = [e for e in recorder.updates if not e.accepted]
     assert {(e.client, e.code) for e in failed} == {(str(FIRST_NODE_ID), "CLIENT_FAILED")}
     assert np.diff([e.time for e in failed]).tolist() == [1 + 1, 2 + 1, 4 + 1]
-    assert result.evaluate_metrics_serverapp[60]["accuracy"] > 0.8  # type: ignore[operator]
+    assert result.evaluate_metrics_serverapp[60]["accuracy"] > 0.8
 
 
 def test_refuses_update_with_nan_and_never_changes_the_model_by_it() -> None:
@@ -238,7 +251,7 @@ def test_keeps_the_wanted_share_of_nodes_in_flight_and_one_task_per_node() -> No
         busy.difference_update(r.metadata.src_node_id for r in replies)
         return replies
 
-    grid.push_messages, grid.pull_messages = counted_push, counted_pull  # type: ignore[method-assign, assignment]
+    grid.push_messages, grid.pull_messages = counted_push, counted_pull
     train(AsyncWA(fraction_train=0.4, fraction_evaluate=0.0), grid, 40)
     assert most == 4
 
@@ -271,7 +284,7 @@ def test_a_callback_can_stop_the_run() -> None:
 
 def test_train_metrics_are_weighted_by_the_number_of_examples() -> None:
     def state_client(reply: Message) -> None:
-        reply.content["metrics"]["client"] = reply.metadata.src_node_id  # type: ignore[call-overload, index]
+        reply.content["metrics"]["client"] = reply.metadata.src_node_id
 
     recorder = Recorder()
     app = client_app(mods=[spoiled(set(range(6)), state_client)])
@@ -287,7 +300,7 @@ def test_train_metrics_are_weighted_by_the_number_of_examples() -> None:
 
 def test_broken_metrics_do_not_stop_the_run() -> None:
     def unequal(reply: Message) -> None:
-        reply.content["metrics"]["extra"] = [1.0] * (reply.metadata.src_node_id % 3)  # type: ignore[call-overload, index]
+        reply.content["metrics"]["extra"] = [1.0] * (reply.metadata.src_node_id % 3)
 
     app = client_app(mods=[spoiled(set(range(6)), unequal)])
     result = train(FedBuff(buffer_size=3, fraction_evaluate=0.0), virtual_grid(app=app), 5)
@@ -296,7 +309,7 @@ def test_broken_metrics_do_not_stop_the_run() -> None:
 
 def test_clients_reply_deltas_when_asked_to() -> None:
     def digest(replies: str) -> list[float]:
-        strategy = FedBuff(replies=replies, buffer_size=3, fraction_evaluate=0.0)  # type: ignore[arg-type]
+        strategy = FedBuff(replies=replies, buffer_size=3, fraction_evaluate=0.0)
         arrays = train(strategy, virtual_grid(), 5).arrays
         return [float(v) for a in arrays.values() for v in a.numpy().ravel()]
 
@@ -307,16 +320,48 @@ def test_an_override_may_adapt_the_config_once_per_version() -> None:
     rates: list[float] = []
 
     class Decaying(FedBuff):
-        def configure_train(self, server_round, arrays, config, grid):  # type: ignore[no-untyped-def]
+        def configure_train(self, server_round, arrays, config, grid):
             config["lr"] = config["lr"] * 0.5
             return super().configure_train(server_round, arrays, config, grid)
 
     def note(message: Message, context: Context, call_next: object) -> Message:
-        rates.append(message.content["config"]["lr"])  # type: ignore[call-overload, index, arg-type]
-        return call_next(message, context)  # type: ignore[operator, no-any-return]
+        rates.append(message.content["config"]["lr"])
+        return call_next(message, context)
 
     strategy = Decaying(buffer_size=2, fraction_evaluate=0.0)
     grid = virtual_grid(app=client_app(mods=[note]))
     train(strategy, grid, 4, train_config=ConfigRecord({"lr": 0.8}))
     assert set(rates) <= {0.4, 0.2, 0.1, 0.05}
     assert {0.4, 0.2} <= set(rates)
+
+
+def test_a_gateway_out_of_reach_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer, calls = PlainIntake.offer, 0
+
+    def flaky(self: PlainIntake, *arguments: Any) -> Outcome:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            raise GatewayUnavailable(Code.GATEWAY_UNAVAILABLE)
+        return offer(self, *arguments)
+
+    monkeypatch.setattr(PlainIntake, "offer", flaky)
+    recorder = Recorder()
+    strategy = FedAsync(fraction_evaluate=0.0, callbacks=[recorder])
+    train(strategy, virtual_grid(), 20)
+    assert len(recorder.merges) == 20
+    assert {e.code for e in recorder.updates} == {"accepted", "GATEWAY_UNAVAILABLE"}
+
+
+def test_a_code_in_a_clients_error_reaches_the_observer() -> None:
+    def refuse(message: Message, context: Context, call_next: object) -> Message:
+        if partition(context) == 0:
+            error = Error(1, "EVIDENCE_DEBUG: The enclave runs with debugging on.")
+            return Message(error, reply_to=message)
+        return call_next(message, context)
+
+    recorder = Recorder()
+    strategy = FedAsync(fraction_evaluate=0.0, callbacks=[recorder])
+    train(strategy, virtual_grid(app=client_app(mods=[refuse])), 20)
+    codes = {e.code for e in recorder.updates if e.client == str(FIRST_NODE_ID)}
+    assert codes == {"EVIDENCE_DEBUG"}

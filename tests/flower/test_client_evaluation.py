@@ -22,7 +22,7 @@ def test_the_last_version_is_always_evaluated_by_clients() -> None:
     result = strategy.start(virtual_grid(), initial_arrays(), num_rounds=20)
     assert recorder.evaluations[-1].version == 20
     assert recorder.evaluations[-1].num_replies == 6
-    assert 0.0 <= result.evaluate_metrics_clientapp[20]["eval-acc"] <= 1.0  # type: ignore[operator]
+    assert 0.0 <= result.evaluate_metrics_clientapp[20]["eval-acc"] <= 1.0
 
 
 def test_rounds_of_evaluation_go_on_beside_training_one_at_a_time() -> None:
@@ -40,27 +40,27 @@ def test_clients_evaluate_the_published_model() -> None:
 
     def note(message: Message, context: Context, call_next: object) -> Message:
         if message.metadata.message_type == MessageType.EVALUATE:
-            version = message.content["config"]["server-round"]  # type: ignore[call-overload, index]
+            version = message.content["config"]["server-round"]
             arrays = next(iter(message.content.array_records.values()))
-            seen[version] = accuracy_of(arrays)  # type: ignore[index]
-        return call_next(message, context)  # type: ignore[operator, no-any-return]
+            seen[version] = accuracy_of(arrays)
+        return call_next(message, context)
 
     def central(version: int, arrays: object) -> None:
-        published[version] = accuracy_of(arrays)  # type: ignore[arg-type]
+        published[version] = accuracy_of(arrays)
 
     published: dict[int, float] = {}
     grid = virtual_grid(app=client_app(mods=[note]))
-    AsyncWA().start(grid, initial_arrays(), num_rounds=20, evaluate_fn=central)  # type: ignore[arg-type]
+    AsyncWA().start(grid, initial_arrays(), num_rounds=20, evaluate_fn=central)
     assert seen
     assert seen == {version: published[version] for version in seen}
 
 
 def test_metrics_are_weighted_by_the_number_of_examples() -> None:
     def state(message: Message, context: Context, call_next: object) -> Message:
-        reply: Message = call_next(message, context)  # type: ignore[operator]
+        reply: Message = call_next(message, context)
         if message.metadata.message_type == MessageType.EVALUATE:
             number = partition(context)
-            reply.content["metrics"].update({"value": number, "num-examples": 1 + number})  # type: ignore[union-attr]
+            reply.content["metrics"].update({"value": number, "num-examples": 1 + number})
         return reply
 
     grid = virtual_grid(3, client_app(mods=[state]))

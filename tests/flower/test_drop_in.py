@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import OrderedDict
-from typing import get_type_hints
 
 import pytest
 import torch
@@ -34,16 +33,16 @@ app = ClientApp()
 
 def load_model(message: Message) -> nn.Module:
     model = nn.Sequential(nn.Linear(INPUTS, CLASSES))
-    model.load_state_dict(message.content["arrays"].to_torch_state_dict())  # type: ignore[union-attr]
+    model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     return model
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     model, data = load_model(message), blobs(40, int(context.node_config["partition-id"]))
-    optimizer = torch.optim.SGD(model.parameters(), lr=message.content["config"]["lr"])  # type: ignore[call-overload, index, arg-type]
+    optimizer = torch.optim.SGD(model.parameters(), lr=message.content["config"]["lr"])
     loss = nn.functional.cross_entropy(model(data.inputs), data.labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     content = RecordDict(
         {
@@ -73,7 +72,7 @@ def test_an_app_for_fedavg_runs_unchanged(strategy_class: type[Strategy]) -> Non
 
         return MetricRecord({"accuracy": accuracy_of(arrays, model)})
 
-    strategy = strategy_class(fraction_train=0.7, fraction_evaluate=0.5, min_available_nodes=2)  # type: ignore[call-arg]
+    strategy = strategy_class(fraction_train=0.7, fraction_evaluate=0.5, min_available_nodes=2)
     result = strategy.start(
         grid=virtual_grid(app=app),
         initial_arrays=initial,
@@ -82,7 +81,7 @@ def test_an_app_for_fedavg_runs_unchanged(strategy_class: type[Strategy]) -> Non
         evaluate_fn=global_evaluate,
     )
     accuracy = result.evaluate_metrics_serverapp
-    assert accuracy[30]["accuracy"] > max(0.7, accuracy[0]["accuracy"])  # type: ignore[call-overload, type-var]
+    assert accuracy[30]["accuracy"] > max(0.7, accuracy[0]["accuracy"])
     assert list(result.train_metrics_clientapp) == list(range(1, 31))
     assert "train_loss" in result.train_metrics_clientapp[1]
     assert "eval_acc" in result.evaluate_metrics_clientapp[30]
@@ -97,7 +96,7 @@ def batch_norm_model() -> nn.Module:
 def test_integer_counters_of_batch_norm_are_carried(strategy_class: type[AsyncStrategy]) -> None:
     grid = virtual_grid(app=client_app(model=batch_norm_model))
     initial = initial_arrays(batch_norm_model)
-    result = strategy_class(fraction_evaluate=0.0).start(grid, initial, num_rounds=120)  # type: ignore[call-arg]
+    result = strategy_class(fraction_evaluate=0.0).start(grid, initial, num_rounds=120)
     state = result.arrays.to_torch_state_dict()
     assert list(state) == list(batch_norm_model().state_dict())
     assert state["1.num_batches_tracked"].dtype == torch.int64
@@ -115,14 +114,14 @@ def test_all_parameters_of_fedavg_are_understood_with_the_same_defaults() -> Non
 
 def test_the_shared_options_are_those_of_the_base_class() -> None:
     signature = inspect.signature(AsyncStrategy.__init__)
-    hints = get_type_hints(StrategyOptions)
-    assert set(hints) == set(signature.parameters) - {"self", "recipe"}
+    shared = set(StrategyOptions.__annotations__)
+    assert shared == set(signature.parameters) - {"self", "recipe"}
 
 
 @pytest.mark.parametrize("strategy", [FedAsync, lambda **o: AsyncWA(disjoint=False, **o)])
 def test_refuses_a_leaky_recipe_in_confidential_mode(strategy: type[AsyncStrategy]) -> None:
     with pytest.raises(LeakyRecipe) as caught:
-        strategy(gateway="server.json")  # type: ignore[call-arg]
+        strategy(gateway="server.json")
     assert caught.value.code == "LEAKY_RECIPE"
 
 

@@ -30,7 +30,7 @@ def task(node: int, ttl: float = 1000.0, **config: int) -> Message:
 
 def echo_grid(*seconds: float, **options: object) -> VirtualGrid:
     devices = Devices(seconds=seconds, jitter=0.0)
-    return VirtualGrid(echo_app(), len(seconds), devices, **options)  # type: ignore[arg-type]
+    return VirtualGrid(echo_app(), len(seconds), devices, **options)
 
 
 A, B = FIRST_NODE_ID, FIRST_NODE_ID + 1
@@ -112,9 +112,9 @@ def test_a_message_changed_after_sending_arrives_as_it_was_sent() -> None:
     grid = echo_grid(1.0)
     message = task(A, lr=1)
     ids = grid.push_messages([message])
-    message.content["config"]["lr"] = 2  # type: ignore[call-overload, index]
+    message.content["config"]["lr"] = 2
     (reply,) = grid.pull_messages(ids)
-    assert reply.content["config"]["lr"] == 1  # type: ignore[call-overload, index]
+    assert reply.content["config"]["lr"] == 1
 
 
 def test_context_state_survives_between_messages_of_a_node() -> None:
@@ -123,13 +123,13 @@ def test_context_state_survives_between_messages_of_a_node() -> None:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         seen = context.state.get("seen", ConfigRecord({"count": 0}))
-        context.state["seen"] = ConfigRecord({"count": int(seen["count"]) + 1})  # type: ignore[arg-type, index, call-overload]
+        context.state["seen"] = ConfigRecord({"count": int(seen["count"]) + 1})
         return Message(RecordDict({"seen": context.state["seen"]}), reply_to=message)
 
     grid = VirtualGrid(app, 2)
     replies = grid.send_and_receive([task(A), task(A), task(B)])
-    counts = [(r.metadata.src_node_id, r.content["seen"]["count"]) for r in replies]  # type: ignore[call-overload, index]
-    assert sorted(counts) == [(A, 1), (A, 2), (B, 1)]  # type: ignore[type-var]
+    counts = [(r.metadata.src_node_id, r.content["seen"]["count"]) for r in replies]
+    assert sorted(counts) == [(A, 1), (A, 2), (B, 1)]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -140,7 +140,7 @@ def test_drives_flowers_own_fedavg_unchanged(seed: int) -> None:
         result = FedAvg(fraction_train=0.5).start(
             grid, initial_arrays(), num_rounds=8, evaluate_fn=central
         )
-        series = [float(m["accuracy"]) for m in result.evaluate_metrics_serverapp.values()]  # type: ignore[arg-type]
+        series = [float(m["accuracy"]) for m in result.evaluate_metrics_serverapp.values()]
         assert sorted(result.evaluate_metrics_clientapp) == list(range(1, 9))
         return grid, result.arrays, series
 

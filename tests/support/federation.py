@@ -64,7 +64,7 @@ def virtual_grid(
     num_nodes: int = 6, app: ClientApp | None = None, **options: object
 ) -> VirtualGrid:
     devices = lognormal_devices(num_nodes, sigma=0.8, seed=3)
-    return VirtualGrid(app or client_app(), num_nodes, devices, **options)  # type: ignore[arg-type]
+    return VirtualGrid(app or client_app(), num_nodes, devices, **options)
 
 
 def accuracy_of(arrays: ArrayRecord, model: Callable[[], nn.Module] = small_model) -> float:

@@ -1,0 +1,58 @@
+"""The intake a strategy needs: an engine here, or an enclave behind a gateway."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fl_protocol.ports import Clock
+from fl_server.intake.base import Intake
+from fl_server.intake.plain import PlainIntake
+from strategies.errors import LeakyRecipe
+from strategies.recipe import Recipe
+from strategies.screening import Limits
+from strategies.window import Buffer
+
+if TYPE_CHECKING:
+    from fl_server.strategy.async_strategy import AsyncStrategy
+
+
+def make_intake(strategy: AsyncStrategy, in_flight: int, clock: Clock) -> Intake:
+    """Build the intake of a run that keeps so many tasks in flight."""
+    recipe = strategy.recipe(in_flight)
+    if strategy.gateway is not None:
+        # Plain mode must not need what attestation and gateway calls need.
+        from fl_server.intake.sealed import SealedIntake
+
+        return SealedIntake(strategy.gateway, recipe)
+    return PlainIntake(
+        recipe,
+        clock,
+        limits=strategy.limits or fitting_limits(recipe, in_flight),
+        weighted_by_key=strategy.weighted_by_key,
+        replies=strategy.replies,
+    )
+
+
+def refuse_leaks(recipe: Recipe) -> None:
+    """Raise LeakyRecipe if a recipe's releases can be differenced into single updates."""
+    if not recipe.disjoint:
+        raise LeakyRecipe(
+            f"{recipe.name} releases overlapping sets of updates, so single updates could be "
+            "computed by differencing its models. Use a recipe with disjoint buffers, or leave "
+            "out the gateway."
+        )
+
+
+def fitting_limits(recipe: Recipe, in_flight: int) -> Limits:
+    """Return bounds that let slow clients take part.
+
+    Staleness counts versions. Where every upload makes a version, a client a hundred times
+    slower than the others lags a hundred times `in_flight` versions behind; the bound of 100
+    stands for as many rounds. Recipes that mix models keep every model within the bound in
+    memory, so theirs is ten rounds.
+    """
+    parts = recipe.parts()
+    if isinstance(parts.window, Buffer):
+        return Limits()
+    rounds = 10 if parts.mixes_models else 100
+    return Limits(max_staleness=max(100, rounds * in_flight))
