@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from strategies.recipe import Parts
 from strategies.release import ReleaseRule
-from strategies.update import Vector
+from strategies.update import ClientUpdate, Vector
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,13 @@ class Pending:
     num_examples: int
     update_id: str
     staleness: int
+
+    @classmethod
+    def of(cls, update: ClientUpdate, staleness: int) -> Pending:
+        """Keep what is left to know once the delta has been stored."""
+        return cls(
+            update.client, update.base_version, update.num_examples, update.update_id, staleness
+        )
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,7 @@ class DeltaCache:
         self.weight = 0.0
         self._corrections: list[tuple[np.float32, Vector]] = []
         self._fresh: set[str] = set()
-        self._level = float("inf")
         self._mean_weight = 0.0
-        self._emptied = False
 
     def plan(
         self,
@@ -105,16 +103,16 @@ class DeltaCache:
         for client, volume in uploads:
             if client in self.entries:
                 self.entries[client].volume = volume
-        self._level = self._share_level(rule)
+        level = self._share_level(rule)
         if rule is None:
             for client, _ in uploads:
                 if client in self.entries:
                     self._correct(self.entries[client], self.entries[client].volume)
         else:
             for entry in self.entries.values():
-                self._correct(entry, min(entry.volume, self._level))
-        self._emptied = not self.entries
-        if self._emptied:
+                self._correct(entry, min(entry.volume, level))
+        if not self.entries:
+            # A rest of rounding errors must not pass for the weight of a client.
             self.weight = 0.0
         too_few = rule is not None and len(self.entries) < rule.k
         self._mean_weight = 0.0 if too_few else self.weight
@@ -122,9 +120,6 @@ class DeltaCache:
 
     def settle(self, columns: slice, scratch: Vector) -> None:
         """Bring H up to date with departures and changed weights."""
-        if self._emptied:
-            self.total[columns] = 0.0
-            return
         for change, row in self._corrections:
             np.multiply(row[columns], change, out=scratch)
             self.total[columns] += scratch
@@ -160,11 +155,10 @@ class DeltaCache:
     def _admit(self, uploads: Sequence[tuple[str, float]]) -> None:
         for client, volume in uploads:
             if client not in self.entries:
-                used = min(volume, self._level)
                 row = np.empty(self.num_params, np.float32)
-                self.entries[client] = Entry(row, volume, used)
+                self.entries[client] = Entry(row, volume, volume)
                 self._fresh.add(client)
-                self.weight += used
+                self.weight += volume
 
     def _correct(self, entry: Entry, used: float) -> None:
         if used != entry.used:

@@ -33,7 +33,6 @@ from strategies.update import (
     frozen,
     initial_model,
 )
-from strategies.window import Buffer
 
 __all__ = ["Engine", "Limits"]
 
@@ -84,14 +83,14 @@ class Engine:
         refuse_leaky(recipe, release_rule)
         self.recipe, self.limits, self.rule = recipe, limits, release_rule
         self.parts = recipe.parts()
-        self.version = self.first_version = version
+        self.version = version
         self.params = initial_model(params)
         size = self.params.size
         self.slab = Slab(capacity(self.parts.window, release_rule), size)
         self.waiting: list[Pending] = []
         self.opened_at = 0.0
         self.merges = 0
-        self.ledger = Ledger()
+        self.ledger = Ledger(version)
         drift = self.parts.drift or CachedDeltas()
         self.population = Population(drift.max_age, drift.max_clients, self.parts.num_clients)
         self.models = {version: self.params} if self.parts.mixes_models else {}
@@ -129,7 +128,7 @@ class Engine:
         Returns
         -------
         Vector
-            Writable row with arbitrary content, shape ``(P,)``.
+            Writable, arbitrary content, shape ``(P,)``.
         """
         return self.slab.lease()
 
@@ -161,15 +160,7 @@ class Engine:
         self.slab.store(update.delta)
         if not self.waiting:
             self.opened_at = now
-        self.waiting.append(
-            Pending(
-                update.client,
-                update.base_version,
-                update.num_examples,
-                update.update_id,
-                staleness,
-            )
-        )
+        self.waiting.append(Pending.of(update, staleness))
         self.ledger.add(update.client, update.base_version, update.update_id)
         return Accepted(staleness, self.pending)
 
@@ -185,7 +176,7 @@ class Engine:
         -------
         bool
         """
-        if not self.waiting or not self._window_due(now):
+        if not self.waiting or not self.parts.window.due(self.pending, now - self.opened_at):
             return False
         return self.rule is None or self.rule.enough_clients([u.client for u in self.waiting])
 
@@ -249,29 +240,19 @@ class Engine:
         return self.models[version]
 
     def _screen(self, update: ClientUpdate) -> Reject | None:
-        code = screen_form(update, self.limits, self.params.size)
-        if code is None:
-            code = self._screen_history(update)
-        return code or screen_values(update.delta, self.limits)
+        # Reading the values costs most and comes last.
+        return (
+            screen_form(update, self.limits, self.params.size)
+            or self.ledger.screen(update, self.version, self.limits.max_staleness)
+            or self._screen_quota(update.client)
+            or screen_values(update.delta, self.limits)
+        )
 
-    def _screen_history(self, update: ClientUpdate) -> Reject | None:
-        base = update.base_version
-        if type(base) is not int or not self.first_version <= base <= self.version:
-            return Reject.UNKNOWN_BASE_VERSION
-        if self.version - base > self.limits.max_staleness:
-            return Reject.TOO_STALE
-        if self.ledger.knows(update.client, base, update.update_id):
-            return Reject.DUPLICATE_UPDATE
-        sent = sum(waiting.client == update.client for waiting in self.waiting)
-        if self.rule is not None and sent >= self.rule.max_per_client:
-            return Reject.CLIENT_QUOTA
-        return None
-
-    def _window_due(self, now: float) -> bool:
-        window = self.parts.window
-        if not isinstance(window, Buffer) or self.pending >= window.size:
-            return True
-        return window.max_wait is not None and now - self.opened_at >= window.max_wait
+    def _screen_quota(self, client: str) -> Reject | None:
+        if self.rule is None:
+            return None
+        sent = sum(waiting.client == client for waiting in self.waiting)
+        return Reject.CLIENT_QUOTA if sent >= self.rule.max_per_client else None
 
     def _batch(self) -> Batch:
         clients = [update.client for update in self.waiting]

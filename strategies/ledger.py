@@ -4,20 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from strategies.reject import Reject
+from strategies.update import ClientUpdate
+
 
 class Ledger:
     """Accepted updates by base version, as long as that version is not too old to be refused.
 
     Memory is bounded by the updates accepted from the live base versions.
+
+    Parameters
+    ----------
+    first_version : int
+        Version of the model the run started from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_version: int) -> None:
+        self.first_version = first_version
         self._by_base: dict[int, dict[str, str]] = {}
         self._ids: set[str] = set()
 
-    def knows(self, client: str, base_version: int, update_id: str) -> bool:
-        """Whether the id, or an update of this client from this version, was counted."""
-        return update_id in self._ids or client in self._by_base.get(base_version, ())
+    def screen(self, update: ClientUpdate, version: int, max_staleness: int) -> Reject | None:
+        """Check an update's base version and that it was not counted yet.
+
+        Parameters
+        ----------
+        update : ClientUpdate
+            The update.
+        version : int
+            The current version.
+        max_staleness : int
+            Versions an update may lag behind.
+
+        Returns
+        -------
+        Reject or None
+            UNKNOWN_BASE_VERSION, TOO_STALE, DUPLICATE_UPDATE or None.
+        """
+        base = update.base_version
+        if type(base) is not int or not self.first_version <= base <= version:
+            return Reject.UNKNOWN_BASE_VERSION
+        if version - base > max_staleness:
+            return Reject.TOO_STALE
+        if update.update_id in self._ids or update.client in self._by_base.get(base, ()):
+            return Reject.DUPLICATE_UPDATE
+        return None
 
     def add(self, client: str, base_version: int, update_id: str) -> None:
         """Note an accepted update."""
@@ -36,8 +67,9 @@ class Ledger:
             for client, update_id in clients.items()
         ]
 
-    def restore(self, rows: Iterable[tuple[int, str, str]]) -> None:
+    def restore(self, first_version: int, rows: Iterable[tuple[int, str, str]]) -> None:
         """Continue from a saved state."""
+        self.first_version = first_version
         self._by_base, self._ids = {}, set()
         for base, client, update_id in rows:
             self.add(client, base, update_id)

@@ -38,7 +38,7 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
     meta: dict[str, Any] = {
         **_configuration(engine),
         "version": engine.version,
-        "first_version": engine.first_version,
+        "first_version": engine.ledger.first_version,
         "merges": engine.merges,
         "opened_at": engine.opened_at,
         "waiting": [astuple(update) for update in engine.waiting],
@@ -148,10 +148,10 @@ def _assign(
 ) -> None:
     params = frozen(arrays["params"].copy())
     engine.population.restore(meta["population"]["uploads"], meta["population"]["last"])
-    engine.ledger.restore(meta["ledger"])
+    engine.ledger.restore(meta["first_version"], meta["ledger"])
     engine.params, engine.waiting = params, waiting
-    engine.version, engine.first_version = meta["version"], meta["first_version"]
-    engine.merges, engine.opened_at = meta["merges"], meta["opened_at"]
+    engine.version, engine.merges = meta["version"], meta["merges"]
+    engine.opened_at = meta["opened_at"]
     engine.slab.clear()
     for row in arrays["rows"]:
         engine.slab.store(row)

@@ -31,6 +31,10 @@ class Buffer:
         if self.max_wait is not None and not 0 < self.max_wait < float("inf"):
             raise BadOption("The longest wait must be a positive number of seconds.")
 
+    def due(self, pending: int, waited: float) -> bool:
+        """Whether ``pending`` updates, the first of ``waited`` seconds ago, are to be merged."""
+        return pending >= self.size or (self.max_wait is not None and waited >= self.max_wait)
+
 
 @dataclass(frozen=True)
 class Sliding:
@@ -49,6 +53,10 @@ class Sliding:
 
     def __post_init__(self) -> None:
         check_size(self.size)
+
+    def due(self, pending: int, waited: float) -> bool:
+        """Every upload is merged at once."""
+        return True
 
 
 Window: TypeAlias = Buffer | Sliding

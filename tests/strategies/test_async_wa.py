@@ -142,6 +142,33 @@ def test_last_word_of_a_client_in_one_buffer_is_from_its_newest_base():
         np.testing.assert_allclose(engine.params - before, [4 / 3], rtol=1e-5)
 
 
+def test_all_updates_of_a_client_in_one_buffer_are_compared_with_its_word_before_it():
+    recipe = AsyncWA(buffer_size=2, disjoint=True, volume_exponent=0.0, staleness_exponent=0.0)
+    engine = engine_of(recipe)
+    accept(engine, update([4], client="a"), update([0], client="b"))
+    accept(engine, update([0], client="b", base=1), update([0], client="c", base=1))
+    before = engine.params.copy()
+
+    # r = 6 - 4 and 8 - 4; cached mean 4 / 3
+    accept(engine, update([6], client="a", base=1), update([8], client="a", base=2))
+
+    np.testing.assert_allclose(engine.params - before, [3 + 4 / 3], rtol=1e-5)
+
+
+def test_cache_that_was_emptied_has_no_mean():
+    recipe = AsyncWA(buffer_size=2, disjoint=True, max_clients=2)
+    engine = engine_of(recipe)
+
+    for base in range(40):
+        merge = merge_of(
+            engine,
+            update([1], client=f"even-{base}", base=base, examples=2 + base),
+            update([1], client=f"odd-{base}", base=base, examples=3 + 2 * base),
+        )
+
+        np.testing.assert_allclose(merge.params, [base + 1], rtol=1e-5)
+
+
 def test_changed_number_of_examples_changes_the_cached_weight():
     engine = engine_of(AsyncWA(buffer_size=2, disjoint=True, volume_exponent=1.0))
     accept(engine, update([6], client="a", examples=1), update([0], client="b", examples=1))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from strategies import FedAsync
+from strategies import FedAsync, Limits
 from tests.strategies.helpers import accept, advance, engine_of, merge_of, update
 
 
@@ -48,3 +48,13 @@ def test_client_model_is_taken_from_the_version_it_trained_from():
     accept(engine, update([8], client="a", base=0), update([2], client="b", base=0))
 
     np.testing.assert_allclose(engine.params, [3.0])
+
+
+def test_models_are_kept_exactly_as_long_as_updates_from_them_are_accepted():
+    engine = engine_of(FedAsync(staleness="constant"), limits=Limits(max_staleness=3))
+    advance(engine, 10)
+
+    merge = merge_of(engine, update([1], client="late", base=7))
+
+    np.testing.assert_allclose(merge.params, [0.6], rtol=1e-6)
+    assert len(engine.models) == 4

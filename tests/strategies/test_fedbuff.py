@@ -64,10 +64,11 @@ def test_published_mean_averages_the_versions():
 
 
 def test_waits_for_a_full_buffer_unless_a_longest_wait_is_set():
-    patient = engine_of(FedBuff(buffer_size=2))
-    hurried = engine_of(FedBuff(buffer_size=2, max_wait=60.0))
+    patient = engine_of(FedBuff(buffer_size=3))
+    hurried = engine_of(FedBuff(buffer_size=3, max_wait=60.0))
     for engine in (patient, hurried):
-        engine.offer(update([1]), now=100.0)
+        engine.offer(update([1], client="first"), now=100.0)
+        engine.offer(update([1], client="second"), now=150.0)
 
     assert not patient.ready(1e9)
     assert not hurried.ready(159.0)

@@ -80,6 +80,28 @@ def test_lease_taken_before_a_merge_is_still_good_after_it():
     np.testing.assert_array_equal(engine.merge(0.0).params, vector(6))
 
 
+def test_lease_outlives_merges_of_other_updates():
+    engine = Engine(FedBuff(2), np.zeros(1, np.float32))
+    row = engine.lease()
+    accept(engine, update([1], client="a"), update([1], client="b"))
+    row[:] = 5
+
+    engine.offer(update([3], client="c", base=1), 0.0)
+    engine.offer(ClientUpdate("d", 1, row, 1, "d"), 0.0)
+
+    np.testing.assert_array_equal(engine.merge(0.0).params, vector(1 + 4))
+
+
+def test_broadcast_of_the_leased_row_is_copied_as_it_reads():
+    engine = Engine(FedBuff(1), np.zeros(2, np.float32))
+    row = engine.lease()
+    row[:] = [1, 2]
+
+    engine.offer(ClientUpdate("a", 0, np.broadcast_to(row[:1], 2), 1, "u"), 0.0)
+
+    np.testing.assert_array_equal(engine.merge(0.0).params, vector(1, 1))
+
+
 def test_poison_in_an_unused_row_never_reaches_the_model():
     engine = Engine(FedBuff(2), np.zeros(1, np.float32))
     engine.lease()[:] = np.nan

@@ -1,5 +1,8 @@
 """Algebra that holds for every recipe, and bit-identical continuation after a restart."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -116,6 +119,38 @@ def test_damaged_state_is_refused_and_changes_nothing(damage):
     assert_same_state(before, engine.state())
 
 
+def test_state_with_more_updates_than_the_buffer_holds_is_refused():
+    engine = engine_of(FedBuff(2))
+    accept(engine, update([1], client="a", id="u"))
+    state = engine.state()
+    meta = json.loads(state["meta"])
+    state["meta"] = json.dumps({**meta, "waiting": meta["waiting"] * 3})
+    state["rows"] = np.repeat(state["rows"], 3, axis=0)
+
+    with pytest.raises(BadState):
+        engine.restore(state)
+
+
+def test_published_model_is_the_restored_one():
+    recipe = FedBuff(1, published_rounds=3.0)
+    engine = engine_of(recipe)
+    state = engine.state()
+    accept(engine, update([1]))
+    assert engine.published[0] == 1.0
+
+    engine.restore(state)
+
+    assert engine.published[0] == 0.0
+
+
+def test_memory_of_counted_updates_is_bounded_by_the_staleness_limit():
+    engine = engine_of(FedBuff(1), limits=Limits(max_staleness=3))
+
+    accept(engine, *(update([0], client="a", base=base) for base in range(30)))
+
+    assert len(engine.ledger.state()) == 3
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -199,8 +234,6 @@ def test_every_accepted_update_is_consumed_exactly_once(recipe, seed):
 
 
 def test_merge_digest_is_the_sha256_of_the_little_endian_model():
-    import hashlib
-
     engine = Engine(FedBuff(1), np.zeros(SIZE, np.float32))
 
     merge = accept(engine, update([1, 2, 3, 4, 5]))

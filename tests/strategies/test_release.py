@@ -165,3 +165,19 @@ def test_cached_mean_is_capped_as_well_as_the_buffer():
     step = engine.params - before
 
     np.testing.assert_allclose(step, [1 / 2, 1 / 6, 1 / 6, 1 / 6], rtol=1e-5)
+
+
+def test_cached_mean_of_fewer_than_k_clients_is_not_released():
+    recipe = AsyncWA(buffer_size=3, disjoint=True, max_clients=3, volume_exponent=0.0)
+    engine = engine_of(recipe, release_rule=ReleaseRule(k=3))
+    accept(engine, update([9], client="a"), *(update([0], client=name) for name in "bc"))
+    before = engine.params.copy()
+
+    # b and c leave the cache for d and e; a repeats itself, so its word alone is the mean
+    accept(
+        engine,
+        update([9], client="a", base=1),
+        *(update([0], client=name, base=1) for name in "de"),
+    )
+
+    np.testing.assert_array_equal(engine.params, before)
