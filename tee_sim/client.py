@@ -1,0 +1,195 @@
+"""The gateway's asyncio side of the channel to the enclave."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fl_protocol.codes import Code, GatewayUnavailable, error_for
+from fl_protocol.encoding import b64url, b64url_decode
+from fl_protocol.signatures import Signed
+from tee_sim.channel import (
+    BODY_LENGTH,
+    HEADER_LENGTH,
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
+    ChannelClosed,
+    checked_length,
+    decode_header,
+    encode_head,
+)
+
+_BUFFER_BYTES = 1 << 20
+
+Chunk = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An open run: its version, the hex SHA-256 of its model, and the enclave's epoch."""
+
+    version: int
+    model_digest: str
+    epoch: int
+
+
+class EnclaveClient:
+    """Requests to one enclave, one at a time.
+
+    A request that was interrupted or failed on the way leaves the frames out of step, so the
+    client counts as `broken` from then on and the caller attaches to a fresh enclave.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._turn = asyncio.Lock()
+        self.broken = False
+
+    @classmethod
+    async def over(cls, stream: socket.socket) -> EnclaveClient:
+        """Take over the socket that the launcher handed out."""
+        stream.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=stream, limit=_BUFFER_BYTES)
+        return cls(reader, writer)
+
+    async def open_run(
+        self,
+        run_id: str,
+        layout_json: str,
+        recipe_json: str,
+        params: Sequence[Chunk],
+        version: int = 0,
+    ) -> Opened:
+        """Open a run, discarding the one before.
+
+        Parameters
+        ----------
+        run_id : str
+            Name of the run.
+        layout_json : str
+            `strategies.layout.Layout.to_json` of the model.
+        recipe_json : str
+            ``{"name", "options"}`` of the recipe asked for, as JSON.
+        params : sequence of bytes-like
+            First model, little-endian float32, in pieces.
+        version : int
+            Its version; above 0 when a run goes on after its enclave died.
+
+        Raises
+        ------
+        RunRejected
+            ``RUN_MANIFEST``, ``RUN_RECIPE`` or ``LEAKY_RECIPE``.
+        GatewayUnavailable
+            ``ENCLAVE_UNAVAILABLE``: the enclave is gone.
+        """
+        header = {
+            "op": "OPEN_RUN",
+            "run_id": run_id,
+            "version": version,
+            "layout_json": layout_json,
+            "recipe_json": recipe_json,
+        }
+        reply, _ = await self.request(header, params)
+        return Opened(reply["version"], reply["model_digest"], reply["epoch"])
+
+    async def submit(
+        self,
+        protected: bytes,
+        wrap: bytes,
+        tags: bytes,
+        signature: bytes,
+        membership: bytes,
+        segments: Sequence[Chunk],
+    ) -> Signed:
+        """Hand in a sealed update whose body is the concatenated segments.
+
+        Returns
+        -------
+        Signed
+            The receipt; the stored one when this very update was accepted before.
+
+        Raises
+        ------
+        EnvelopeRejected or UpdateRejected
+            The update was refused and changed nothing.
+        """
+        parts = {
+            "protected": protected,
+            "wrap": wrap,
+            "tags": tags,
+            "signature": signature,
+            "membership": membership,
+        }
+        header = {"op": "SUBMIT", **{name: b64url(part) for name, part in parts.items()}}
+        reply, _ = await self.request(header, segments)
+        return _signed(reply)
+
+    async def get_release(self, run_id: str, version: int) -> tuple[Signed, bytes]:
+        """Fetch a signed release record and its model (little-endian float32).
+
+        Raises
+        ------
+        RunRejected
+            ``RUN_UNKNOWN`` or ``RELEASE_NOT_READY``.
+        """
+        header = {"op": "GET_RELEASE", "run_id": run_id, "version": version}
+        reply, body = await self.request(header)
+        return _signed(reply), body
+
+    async def status(self) -> dict[str, Any]:
+        """Return ``epoch``, ``run_id`` (empty when none is open), ``version``, ``pending``."""
+        reply, _ = await self.request({"op": "STATUS"})
+        return reply
+
+    async def request(
+        self, header: dict[str, Any], body: Sequence[Chunk] = ()
+    ) -> tuple[dict[str, Any], bytes]:
+        """Send one frame and return the reply's header and body.
+
+        Raises
+        ------
+        AsynclaveError
+            The typed refusal in the reply, or ``ENCLAVE_UNAVAILABLE``.
+        """
+        async with self._turn:
+            if self.broken:
+                raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE)
+            self.broken = True
+            try:
+                reply, content = await self._exchange(header, body)
+            except (OSError, EOFError, ChannelClosed) as error:
+                raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from error
+            self.broken = False
+        if not reply.get("ok"):
+            raise error_for(reply["code"], reply["sentence"])
+        return reply, content
+
+    def close(self) -> None:
+        """Close the socket; the enclave ends."""
+        self.broken = True
+        self._writer.close()
+
+    async def _exchange(
+        self, header: dict[str, Any], body: Sequence[Chunk]
+    ) -> tuple[dict[str, Any], bytes]:
+        self._writer.write(encode_head(header, sum(len(chunk) for chunk in body)))
+        for chunk in body:
+            self._writer.write(chunk)
+            await self._writer.drain()
+        await self._writer.drain()
+        head = await self._read(await self._length(HEADER_LENGTH.size, MAX_HEADER_BYTES))
+        content = await self._read(await self._length(BODY_LENGTH.size, MAX_BODY_BYTES))
+        return decode_header(head), content
+
+    async def _length(self, size: int, bound: int) -> int:
+        return checked_length(int.from_bytes(await self._read(size), "big"), bound)
+
+    async def _read(self, count: int) -> bytes:
+        return await self._reader.readexactly(count)
+
+
+def _signed(reply: dict[str, Any]) -> Signed:
+    return Signed(b64url_decode(reply["payload"]), b64url_decode(reply["signature"]))

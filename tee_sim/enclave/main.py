@@ -1,0 +1,71 @@
+"""The enclave process: warm up, hide, make keys, lock down, announce itself, serve until told off.
+
+Started by the launcher as ``python IMAGE SOCKET_FD LAUNCHER_PID DEPENDENCY_PATH...``; the first
+frame on the socket tells the epoch, the policy and how to lock down.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Sequence
+
+from fl_protocol.codes import AsynclaveError
+from fl_protocol.encoding import b64url
+from fl_protocol.ports import SystemClock
+from tee_sim.channel import Channel, ChannelClosed
+from tee_sim.enclave.rehearsal import rehearse
+from tee_sim.enclave.service import EnclaveService, Keys
+from tee_sim.lockdown import Lockdown
+from tee_sim.policy import EnclavePolicy
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the enclave; never returns.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Archive path, number of the channel's descriptor, process id of the launcher, paths of the
+        dependencies.
+    """
+    # Showing a warning reads source files, which ends a locked-down process.
+    warnings.simplefilter("ignore")
+    descriptor, parent = int(arguments[1]), int(arguments[2])
+    channel = Channel(socket.socket(fileno=descriptor))
+    try:
+        service = _boot(channel, descriptor, parent)
+        while True:
+            reply = service.answer(channel.receive())
+            channel.send(reply.header, reply.body)
+    except ChannelClosed:
+        os._exit(0)
+    except BaseException:
+        # A traceback would read source files and could show content.
+        os._exit(1)
+
+
+def _boot(channel: Channel, descriptor: int, parent: int) -> EnclaveService:
+    boot = channel.receive().header
+    try:
+        policy = EnclavePolicy.from_members(boot["policy"])
+    except AsynclaveError as error:
+        channel.send({"ok": False, "sentence": error.sentence})
+        raise
+    rehearse()
+    user = boot["user"]
+    lockdown = Lockdown(descriptor, parent, user if user >= 0 else None, boot["skip"])
+    lockdown.conceal()
+    keys = Keys()
+    report = lockdown.confine()
+    public = keys.public()
+    channel.send(
+        {
+            "ok": True,
+            "hpke_key": b64url(public.hpke),
+            "receipt_key": b64url(public.receipt),
+            "isolation": report,
+        }
+    )
+    return EnclaveService(boot["epoch"], policy, keys, SystemClock())

@@ -1,0 +1,186 @@
+"""One open run inside the enclave: its engine and the models it released."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fl_protocol import canonical
+from fl_protocol.canonical import CanonicalError
+from fl_protocol.codes import Code, RunRejected
+from fl_protocol.signatures import Signed
+from strategies.catalog import recipe_from
+from strategies.confidential import refuse_leaky
+from strategies.engine import Engine
+from strategies.errors import BadOption, LeakyRecipe, ManifestMismatch, StrategyError, UnknownRecipe
+from strategies.layout import Layout
+from strategies.recipe import Recipe
+from strategies.release import ReleaseRule
+from strategies.screening import Limits
+from strategies.update import Merge, Vector, digest_of
+from tee_sim.enclave.checks import History
+from tee_sim.policy import EnclavePolicy
+
+_MAX_RECIPE_BYTES = 8192
+# A server that asks late still finds its releases, within this much memory.
+_KEPT_RELEASES, _KEPT_BYTES = 64, 256 << 20
+
+
+@dataclass(frozen=True)
+class Released:
+    """A merge with its signed record."""
+
+    merge: Merge
+    record: Signed
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merge and the number of distinct clients in it."""
+
+    merge: Merge
+    num_clients: int
+
+
+class Run:
+    """The engine under the policy's release rule, and what it released.
+
+    Parameters
+    ----------
+    run_id : str
+        Name of the run.
+    layout : Layout
+        The model's arrays.
+    recipe : Recipe
+        The aggregation rule, `agreed_recipe`.
+    params : Vector
+        First model, shape ``(layout.num_params,)``.
+    policy : EnclavePolicy
+        Limits and release rule.
+    version : int
+        Version of that model; above 0 when a run goes on after its enclave died.
+
+    Raises
+    ------
+    RunRejected
+        ``LEAKY_RECIPE``, ``RUN_RECIPE`` or ``RUN_MANIFEST``.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        layout: Layout,
+        recipe: Recipe,
+        params: Vector,
+        policy: EnclavePolicy,
+        version: int = 0,
+    ) -> None:
+        self.run_id, self.layout = run_id, layout
+        self._max_staleness = policy.max_staleness
+        try:
+            limits = Limits(policy.max_staleness, policy.max_norm, policy.max_examples)
+            self.engine = Engine(
+                recipe, params, limits=limits, release_rule=rule_of(policy), version=version
+            )
+        except LeakyRecipe as error:
+            raise RunRejected(Code.LEAKY_RECIPE, error.sentence) from error
+        except StrategyError as error:
+            raise RunRejected(Code.RUN_RECIPE, error.sentence) from error
+        except ValueError as error:
+            raise RunRejected(Code.RUN_MANIFEST, str(error)) from error
+        self._digests = {version: digest_of(self.engine.params)}
+        self._released: deque[Released] = deque()
+
+    def history(self) -> History:
+        """Return what an update's base version is checked against."""
+        return History(
+            self.engine.version,
+            self._digests,
+            self.layout.digest,
+            self.layout.num_params,
+            self._max_staleness,
+        )
+
+    def model_digest(self) -> str:
+        """Return the hex SHA-256 of the current model."""
+        return self._digests[self.engine.version]
+
+    def merge_if_ready(self, now: float) -> Merged | None:
+        """Merge a full buffer; a merge that cannot be made now is tried again later."""
+        if not self.engine.ready(now):
+            return None
+        num_clients = len({update.client for update in self.engine.waiting})
+        try:
+            merge = self.engine.merge(now)
+        except (StrategyError, MemoryError):
+            return None
+        self._digests[merge.version] = merge.digest
+        self._digests.pop(merge.version - self._max_staleness - 1, None)
+        return Merged(merge, num_clients)
+
+    def keep(self, released: Released) -> None:
+        """Keep a release for the server to fetch, dropping the oldest beyond the bounds."""
+        self._released.append(released)
+        size = released.merge.params.nbytes
+        while len(self._released) > 2 and (
+            len(self._released) > _KEPT_RELEASES or len(self._released) * size > _KEPT_BYTES
+        ):
+            self._released.popleft()
+
+    def release(self, version: int) -> Released:
+        """Return a release; raises RunRejected ``RELEASE_NOT_READY``."""
+        for released in self._released:
+            if released.merge.version == version:
+                return released
+        if self._released and 0 < version <= self.engine.version:
+            raise RunRejected(
+                Code.RELEASE_NOT_READY,
+                f"Release {version} is not kept any more; the oldest kept is "
+                f"{self._released[0].merge.version}.",
+            )
+        raise RunRejected(Code.RELEASE_NOT_READY)
+
+
+def rule_of(policy: EnclavePolicy) -> ReleaseRule:
+    """Return the policy's release rule; raises BadOption."""
+    return ReleaseRule(policy.k, policy.max_per_client, policy.max_share, policy.min_effective)
+
+
+def agreed_recipe(recipe_json: str, policy: EnclavePolicy) -> Recipe:
+    """Read the recipe asked for and insist that it is safe and the policy's.
+
+    Raises
+    ------
+    RunRejected
+        ``LEAKY_RECIPE`` when its releases could be differenced, ``RUN_RECIPE`` otherwise.
+    """
+    try:
+        members = canonical.parse_object(recipe_json.encode(), _MAX_RECIPE_BYTES)
+        recipe = _recipe(members)
+        agreed = _recipe(policy.recipe)
+        refuse_leaky(recipe, rule_of(policy))
+    except LeakyRecipe as error:
+        raise RunRejected(Code.LEAKY_RECIPE, error.sentence) from error
+    except (UnknownRecipe, BadOption) as error:
+        raise RunRejected(Code.RUN_RECIPE, error.sentence) from error
+    except (CanonicalError, KeyError, TypeError) as error:
+        raise RunRejected(Code.RUN_RECIPE, "The recipe asked for could not be read.") from error
+    if (recipe.name, recipe.options()) != (agreed.name, agreed.options()):
+        raise RunRejected(Code.RUN_RECIPE)
+    return recipe
+
+
+def read_layout(layout_json: str) -> Layout:
+    """Read a layout strictly; raises RunRejected ``RUN_MANIFEST``."""
+    try:
+        return Layout.from_json(layout_json)
+    except ManifestMismatch as error:
+        raise RunRejected(Code.RUN_MANIFEST, error.sentence) from error
+
+
+def _recipe(members: Mapping[str, object]) -> Recipe:
+    name, options = members["name"], members["options"]
+    if type(name) is not str or not isinstance(options, Mapping):
+        raise TypeError("a recipe has a name and options")
+    return recipe_from(name, **options)

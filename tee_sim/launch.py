@@ -1,0 +1,176 @@
+"""Starting one enclave process from the sealed image and learning its keys."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fl_protocol.codes import Code, GatewayUnavailable
+from fl_protocol.encoding import b64url_decode
+from tee_sim.channel import Channel, ChannelClosed
+from tee_sim.evidence import EnclaveKeys
+from tee_sim.platform import RunningEnclave
+from tee_sim.policy import EnclavePolicy
+
+# Up to this many seconds from spawn to the enclave's first word.
+_BOOT_SECONDS = 60.0
+_SOCKET_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class BootOptions:
+    """How to confine an enclave.
+
+    Parameters
+    ----------
+    user : int, optional
+        User id to run as; None keeps the launcher's.
+    skip_layers : tuple of str
+        Layers of `lockdown.LAYERS` to leave out.
+    debug : bool
+        Leave its memory readable; evidence says so.
+    """
+
+    user: int | None
+    skip_layers: tuple[str, ...] = ()
+    debug: bool = False
+
+
+class EnclaveProcess:
+    """One running enclave and the socket to it.
+
+    Call `start` from a thread that lives as long as the launcher: the enclave is killed when the
+    thread that started it ends.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], stream: socket.socket, facts: RunningEnclave
+    ) -> None:
+        self._process = process
+        self._stream: socket.socket | None = stream
+        self.facts = facts
+
+    @classmethod
+    def start(
+        cls,
+        image: int,
+        measurement: str,
+        dependencies: Sequence[str],
+        epoch: int,
+        policy: EnclavePolicy,
+        options: BootOptions,
+    ) -> EnclaveProcess:
+        """Spawn an enclave from a sealed image and wait for its keys.
+
+        Parameters
+        ----------
+        image : int
+            Descriptor of the sealed image.
+        measurement : str
+            Its hexadecimal SHA-384.
+        dependencies : sequence of str
+            Folders to import dependencies from.
+        epoch : int
+            Boot count.
+        policy : EnclavePolicy
+            What to enforce.
+        options : BootOptions
+            How to confine it.
+
+        Raises
+        ------
+        GatewayUnavailable
+            ``ENCLAVE_UNAVAILABLE``: it did not come up.
+        """
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
+        with theirs:
+            process = _spawn(image, theirs, dependencies)
+        skip = {*options.skip_layers, *(("not_dumpable",) if options.debug else ())}
+        boot: dict[str, Any] = {
+            "epoch": epoch,
+            "policy": policy.to_members(),
+            "user": -1 if options.user is None else options.user,
+            "skip": sorted(skip),
+        }
+        try:
+            reply = _handshake(ours, boot)
+        except GatewayUnavailable:
+            _end(process)
+            ours.close()
+            raise
+        keys = EnclaveKeys(b64url_decode(reply["hpke_key"]), b64url_decode(reply["receipt_key"]))
+        facts = RunningEnclave(epoch, measurement, keys, policy, reply["isolation"], options.debug)
+        return cls(process, ours, facts)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def unattached(self) -> bool:
+        """Whether nobody was given its socket yet."""
+        return self._stream is not None
+
+    def alive(self) -> bool:
+        """Tell whether the process still runs."""
+        return self._process.poll() is None
+
+    def hand_over(self) -> socket.socket:
+        """Give the socket away, once; the receiver closes it."""
+        if self._stream is None:
+            raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE)
+        stream, self._stream = self._stream, None
+        return stream
+
+    def end(self) -> None:
+        """Kill the process: its keys and buffered updates are gone with it."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        _end(self._process)
+
+
+def _spawn(image: int, channel: socket.socket, dependencies: Sequence[str]) -> Any:
+    arguments = [str(channel.fileno()), str(os.getpid()), *dependencies]
+    # Isolated, without site-packages hooks and without writing bytecode: only the image runs.
+    command = [sys.executable, "-I", "-S", "-B", f"/proc/self/fd/{image}", *arguments]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(image, channel.fileno()),
+        cwd="/",
+        # A second BLAS thread could not be started after lockdown.
+        env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        start_new_session=True,
+    )
+
+
+def _handshake(stream: socket.socket, boot: dict[str, Any]) -> dict[str, Any]:
+    stream.settimeout(_BOOT_SECONDS)
+    channel = Channel(stream)
+    try:
+        channel.send(boot)
+        reply = channel.receive().header
+    except ChannelClosed as error:
+        raise GatewayUnavailable(
+            Code.ENCLAVE_UNAVAILABLE, "The enclave ended before it was ready."
+        ) from error
+    if not reply["ok"]:
+        raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE, reply["sentence"])
+    stream.settimeout(None)
+    return reply
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()

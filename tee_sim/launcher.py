@@ -1,0 +1,164 @@
+"""The simulated platform: ``python -m tee_sim.launcher CONFIG.json``.
+
+It measures the enclave's image, starts one enclave per epoch from it, signs evidence about the
+running one, and hands its socket to whoever connects to the launcher's own Unix socket. The
+enclave whose receiver went away is killed, and the next to attach gets a fresh one under a new
+epoch: buffered updates die with their key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fl_protocol.codes import AsynclaveError
+from fl_protocol.ports import Disk, LocalDisk, SystemClock
+from tee_sim import image
+from tee_sim.control import ControlServer
+from tee_sim.launch import BootOptions, EnclaveProcess
+from tee_sim.launcher_config import LauncherConfig
+from tee_sim.platform import SimulatedPlatform, TeePlatform
+from tee_sim.policy import EnclavePolicy
+
+
+class EpochCounter:
+    """Counts boots in a file; it gives no protection against whoever can write the file."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self._path, self._disk = path, disk
+
+    def next(self) -> int:
+        """Return an epoch that was never returned before, from 1."""
+        last = int(self._disk.read(self._path)) if self._disk.exists(self._path) else 0
+        self._disk.write_atomic(self._path, str(last + 1).encode())
+        return last + 1
+
+
+class Launcher:
+    """Keeps at most one enclave running.
+
+    Parameters
+    ----------
+    platform : TeePlatform
+        Signs evidence.
+    policy : EnclavePolicy
+        What every enclave enforces.
+    options : BootOptions
+        How enclaves are confined.
+    epochs : EpochCounter
+        Source of epochs.
+    pid_file : Path
+        Receives the process id of the present enclave.
+    """
+
+    def __init__(
+        self,
+        platform: TeePlatform,
+        policy: EnclavePolicy,
+        options: BootOptions,
+        epochs: EpochCounter,
+        pid_file: Path,
+    ) -> None:
+        self._platform, self._policy, self._options = platform, policy, options
+        self._epochs, self._pid_file = epochs, pid_file
+        self._image = image.build().seal()
+        # Measured after sealing: what is hashed is what will run.
+        self.measurement = image.measurement_of(self._image)
+        self._dependencies = image.dependency_paths()
+        self._enclave: EnclaveProcess | None = None
+
+    def attach(self) -> EnclaveProcess:
+        """Return an enclave that nobody is attached to, starting one when needed."""
+        enclave = self._running()
+        return enclave if enclave.unattached else self._replace()
+
+    def evidence(self, nonce: bytes) -> bytes:
+        """Return evidence about the present enclave, starting one when there is none."""
+        return self._platform.attest(self._running().facts, nonce)
+
+    def end_enclave(self) -> None:
+        """Kill the present enclave."""
+        if self._enclave is not None:
+            self._enclave.end()
+            self._enclave = None
+            self._pid_file.unlink(missing_ok=True)
+
+    def _running(self) -> EnclaveProcess:
+        if self._enclave is None or not self._enclave.alive():
+            return self._replace()
+        return self._enclave
+
+    def _replace(self) -> EnclaveProcess:
+        self.end_enclave()
+        self._enclave = EnclaveProcess.start(
+            self._image,
+            self.measurement,
+            self._dependencies,
+            self._epochs.next(),
+            self._policy,
+            self._options,
+        )
+        LocalDisk().write_atomic(self._pid_file, str(self._enclave.pid).encode())
+        return self._enclave
+
+
+async def serve(config: LauncherConfig) -> None:
+    """Run a launcher until SIGTERM, SIGINT or the end of the process named in the configuration."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if config.parent_pid is not None:
+        _watch_process(config.parent_pid, stopping)
+    disk = LocalDisk()
+    state = Path(config.state_dir)
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    launcher = Launcher(
+        SimulatedPlatform(
+            Ed25519PrivateKey.from_private_bytes(disk.read(Path(config.platform_key))),
+            (disk.read(Path(config.platform_chain)).decode(),),
+            config.security_version,
+            SystemClock(),
+        ),
+        EnclavePolicy.from_members(config.policy),
+        BootOptions(config.enclave_user(), config.skip_layers, config.debug),
+        EpochCounter(state / "epoch", disk),
+        state / "enclave.pid",
+    )
+    try:
+        # Started before the socket exists, so that a socket means an enclave is ready.
+        launcher.attach()
+        async with ControlServer(Path(config.socket), launcher):
+            await stopping.wait()
+    finally:
+        launcher.end_enclave()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the launcher; returns the exit status."""
+    try:
+        asyncio.run(serve(LauncherConfig.load(Path(arguments[0]))))
+    except (AsynclaveError, OSError, IndexError) as error:
+        print(f"tee_sim.launcher: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _watch_process(pid: int, stopping: asyncio.Event) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        stopping.set()
+        return
+    # Unlike a parent-death signal this does not fire when only a thread of the process ends.
+    asyncio.get_running_loop().add_reader(handle, stopping.set)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
