@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 
 from asynclave._version import __version__
+from asynclave.deployment.commands import down_command, up_command
 from fl_protocol.codes import AsynclaveError
+from strategies.errors import StrategyError
 
 app = typer.Typer(
     name="asynclave",
@@ -71,10 +73,14 @@ def run(
     raise typer.Exit(run_job(loaded, plain=plain, as_json=json))
 
 
+app.command("up")(up_command)
+app.command("down")(down_command)
+
+
 def main() -> None:
     """Run the command line; a typed error prints its code and sentence and exits with 2."""
     try:
         app()
-    except AsynclaveError as error:
+    except (AsynclaveError, StrategyError) as error:
         Console(stderr=True).print(f"[bold red]{error.code}[/]: {error.sentence}", highlight=False)
         sys.exit(2)

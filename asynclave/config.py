@@ -26,35 +26,35 @@ class DataConfig(_Section):
 
     name: Literal["mnist-5k"] = "mnist-5k"
     partition: Literal["dirichlet"] = "dirichlet"
-    alpha: float = Field(0.3, gt=0)
+    alpha: float = Field(default=0.3, gt=0)
 
 
 class DevicesConfig(_Section):
     """The simulated edge devices. Durations are in median task durations."""
 
-    clients: int = Field(20, ge=2, le=10_000)
-    in_flight: float = Field(1.0, gt=0, le=1)
+    clients: int = Field(default=20, ge=2, le=10_000)
+    in_flight: float = Field(default=1.0, gt=0, le=1)
     speed: Literal["lognormal"] = "lognormal"
-    sigma: float = Field(1.2, ge=0)
-    jitter: float = Field(0.1, ge=0)
+    sigma: float = Field(default=1.2, ge=0)
+    jitter: float = Field(default=0.1, ge=0)
     slow_hold_rare: bool = True
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class TrainConfig(_Section):
     """Local training on each client."""
 
-    hidden: int = Field(64, ge=1)
-    local_epochs: int = Field(2, ge=1)
-    batch_size: int = Field(32, ge=1)
-    lr: float = Field(0.05, gt=0)
+    hidden: int = Field(default=64, ge=1)
+    local_epochs: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    lr: float = Field(default=0.05, gt=0)
 
 
 class StrategyConfig(_Section):
     """The aggregation recipe; ``buffer_size`` is the K of the window or buffer."""
 
     name: Literal["async-wa", "fedbuff", "fedasync"] = "async-wa"
-    buffer_size: int = Field(5, ge=1)
+    buffer_size: int = Field(default=5, ge=1)
 
 
 class TrustConfig(_Section):
@@ -64,18 +64,18 @@ class TrustConfig(_Section):
     strategy's buffer size.
     """
 
-    k: int | None = Field(None, ge=2)
-    max_staleness: int = Field(200, ge=0)
-    max_norm: float = Field(100.0, gt=0)
+    k: int | None = Field(default=None, ge=2)
+    max_staleness: int = Field(default=200, ge=0)
+    max_norm: float = Field(default=100.0, gt=0)
     max_examples: int = Field(100_000, ge=1)
 
 
 class RunSection(_Section):
     """How long, from which seed, and where the results go."""
 
-    merges: int = Field(300, ge=1)
-    seed: int = Field(1, ge=0)
-    target_accuracy: float | None = Field(None, gt=0, lt=1)
+    merges: int = Field(default=300, ge=1)
+    seed: int = Field(default=1, ge=0)
+    target_accuracy: float | None = Field(default=None, gt=0, lt=1)
     baseline: bool = True
     output: Path = Path("runs")
 
@@ -132,7 +132,7 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> RunC
     class FromFile(RunConfig):
         model_config = SettingsConfigDict(toml_file=path)
 
-    given = {
+    given: dict[str, Any] = {
         section: kept
         for section, values in overrides.items()
         if (kept := {key: value for key, value in values.items() if value is not None})
@@ -140,9 +140,7 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> RunC
     try:
         return FromFile(**given)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-        ]
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise ConfigInvalid("CONFIG_INVALID", "; ".join(lines)) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigInvalid("CONFIG_INVALID", f"{path} is not valid TOML: {error}.") from None

@@ -33,9 +33,7 @@ class CanaryMod:
             np.random.default_rng((seed, 0xCA)).normal(scale=_SCALE, size=_LENGTH)
         ).astype(np.float32)
 
-    def __call__(
-        self, message: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Pass the message on and plant the tensor in the first reply of the chosen client."""
         reply = call_next(message, context)
         chosen = context.node_config["partition-id"] == self.client

@@ -72,7 +72,8 @@ class LiveProgress:
         table.add_row("model version", str(version))
         table.add_row("accuracy", f"{history.final_accuracy:.1%}")
         table.add_row(
-            "staleness", f"mean {sum(recent) / max(1, len(recent)):.1f}, max {max(recent, default=0)}"
+            "staleness",
+            f"mean {sum(recent) / max(1, len(recent)):.1f}, max {max(recent, default=0)}",
         )
         for code, count in sorted(history.codes.items()):
             table.add_row(code, str(count))

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from asynclave.config import RunConfig
 from fl_protocol.codes import ConfigInvalid
+from fl_server.strategy.events import Event, MergeEvent, UpdateEvent
 
 
 class RunDirectory:
@@ -43,9 +44,9 @@ class RunDirectory:
         self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8", buffering=1)
         self._receipts = (self.path / "receipts.jsonl").open("w", encoding="utf-8", buffering=1)
 
-    def metric(self, kind: str, **values: Any) -> None:
-        """Append one line to ``metrics.jsonl``."""
-        self._metrics.write(json.dumps({"kind": kind, **values}) + "\n")
+    def event(self, event: Event) -> None:
+        """Append one update, merge or evaluation to ``metrics.jsonl``."""
+        self._metrics.write(json.dumps(_line(event)) + "\n")
 
     def receipt(self, payload: bytes, signature: bytes) -> None:
         """Append one signed record to ``receipts.jsonl``."""
@@ -72,3 +73,25 @@ class RunDirectory:
         """Close the line files; idempotent."""
         self._metrics.close()
         self._receipts.close()
+
+
+def _line(event: Event) -> dict[str, Any]:
+    if isinstance(event, UpdateEvent):
+        return {"kind": "update", **vars(event)}
+    if isinstance(event, MergeEvent):
+        return {
+            "kind": "merge",
+            "time": event.time,
+            "version": event.version,
+            "digest": event.digest,
+            "num_updates": event.num_updates,
+            "train": dict(event.train_metrics or {}),
+            "server": dict(event.server_metrics or {}),
+        }
+    return {
+        "kind": "evaluation",
+        "time": event.time,
+        "version": event.version,
+        "num_replies": event.num_replies,
+        "metrics": dict(event.metrics or {}),
+    }

@@ -37,6 +37,7 @@ class Report:
     tables: tuple[Table, ...]
     config: str
     images: Sequence[Path] = ()
+    confidential: bool = True
 
 
 def render(report: Report) -> str:

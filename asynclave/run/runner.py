@@ -63,7 +63,7 @@ def run_asynchronous(
         if on_event is not None:
             on_event(event)
 
-    strategy.observers.append(observe)
+    strategy.callbacks = (*strategy.callbacks, observe)
     started = time.perf_counter()
     try:
         with quiet_flower():

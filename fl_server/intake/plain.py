@@ -15,6 +15,7 @@ from strategies.errors import ManifestMismatch
 from strategies.layout import Layout
 from strategies.recipe import Recipe
 from strategies.reject import Reject
+from strategies.release import ReleaseRule
 from strategies.screening import Limits
 from strategies.update import ClientUpdate, Merge, Rejected, Vector
 
@@ -35,6 +36,8 @@ class PlainIntake:
         Clock of the run, for buffers that are merged after a longest wait.
     limits : Limits, optional
         Bounds on what is accepted.
+    release_rule : ReleaseRule, optional
+        What every merge must satisfy, as in an enclave.
     weighted_by_key : str (default: "num-examples")
         Metric that holds the number of examples.
     replies : {"weights", "deltas"} (default: "weights")
@@ -48,12 +51,14 @@ class PlainIntake:
         clock: Clock,
         *,
         limits: Limits | None = None,
+        release_rule: ReleaseRule | None = None,
         weighted_by_key: str = "num-examples",
         replies: Replies = "weights",
     ) -> None:
         self._recipe = recipe
         self._clock = clock
         self._limits = limits or Limits()
+        self._release_rule = release_rule
         self._weighted_by_key = weighted_by_key
         self._replies = replies
         self._num_offers = 0
@@ -63,7 +68,9 @@ class PlainIntake:
     def open(self, run_id: str, layout: Layout, params: Vector) -> None:
         """Begin a run from the initial parameters, shape (P,)."""
         self._layout = layout
-        self._engine = Engine(self._recipe, params, limits=self._limits)
+        self._engine = Engine(
+            self._recipe, params, limits=self._limits, release_rule=self._release_rule
+        )
 
     @property
     def version(self) -> int:

@@ -30,6 +30,7 @@ from fl_server.strategy.pacing import wait_for_nodes
 from fl_server.strategy.run import AsyncRun
 from fl_server.strategy.summary import log_summary
 from strategies.recipe import Recipe
+from strategies.release import ReleaseRule
 from strategies.screening import Limits
 
 RecipeFactory = Callable[[int], Recipe]
@@ -76,6 +77,8 @@ class AsyncStrategy(Strategy):
     limits : Limits, optional
         Bounds on staleness, norm and number of examples of an update, in plain mode. If unset,
         see `fitting_limits`.
+    release_rule : ReleaseRule, optional
+        What every merge must satisfy, in plain mode; an enclave has its own.
     seed : int (default: 0)
         Seed of the choice among idle nodes.
     gateway : ServerConfig or path, optional
@@ -116,6 +119,7 @@ class AsyncStrategy(Strategy):
         evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
         replies: Replies = "weights",
         limits: Limits | None = None,
+        release_rule: ReleaseRule | None = None,
         seed: int = 0,
         gateway: Gateway | None = None,
         run_name: str | None = None,
@@ -141,6 +145,7 @@ class AsyncStrategy(Strategy):
         self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn or aggregate_metricrecords
         self.replies = replies
         self.limits = limits
+        self.release_rule = release_rule
         self.seed = seed
         self.gateway = gateway
         self.run_name = run_name

@@ -28,6 +28,7 @@ def make_intake(strategy: AsyncStrategy, in_flight: int, clock: Clock) -> Intake
         recipe,
         clock,
         limits=strategy.limits or fitting_limits(recipe, in_flight),
+        release_rule=strategy.release_rule,
         weighted_by_key=strategy.weighted_by_key,
         replies=strategy.replies,
     )

@@ -10,6 +10,7 @@ from flwr.app import MetricRecord, RecordDict
 
 from fl_server.intake.plain import Replies
 from fl_server.strategy.events import Observer
+from strategies.release import ReleaseRule
 from strategies.screening import Limits
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class StrategyOptions(TypedDict, total=False):
     evaluate_metrics_aggr_fn: MetricsAggregation | None
     replies: Replies
     limits: Limits | None
+    release_rule: ReleaseRule | None
     seed: int
     gateway: Gateway | None
     run_name: str | None
