@@ -308,6 +308,7 @@ class AsyncStrategy(Strategy):
             },
             configrecord_key=self.configrecord_key,
             evaluate_fn=evaluate_fn,
+            rests_until_merge=self.gateway is not None or self.release_rule is not None,
         )
         wait_for_nodes(grid, clock, fleet, self.min_available_nodes, timeout)
         self._model = Model(initial_arrays)

@@ -73,6 +73,9 @@ class RunConfig:
         Key of the ConfigRecord in messages.
     evaluate_fn : callable or None
         Central evaluation.
+    rests_until_merge : bool
+        Whether a node that has contributed to a buffer waits for its merge, because a release
+        rule would refuse a second update of it.
     """
 
     num_versions: int
@@ -82,3 +85,4 @@ class RunConfig:
     task_entries: dict[str, str]
     configrecord_key: str
     evaluate_fn: EvaluateFn | None
+    rests_until_merge: bool

@@ -179,7 +179,8 @@ class AsyncRun:
         now = self._clock.now()
         outcome = self._offer(task, reply.content, now)
         if outcome.accepted:
-            self._fleet.accepted(task.node, task.version)
+            counted = self._version if self._config.rests_until_merge else task.version
+            self._fleet.accepted(task.node, counted)
             self._merged_replies.append(_without_arrays(reply))
         else:
             self._last_failure = f"{outcome.code} (node {task.node})"
