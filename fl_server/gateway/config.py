@@ -37,6 +37,8 @@ class GatewayConfig:
         Life of a refresh family, seconds.
     limits : Limits
         Load bounds.
+    parent_pid : int, optional
+        End when this process ends.
     """
 
     federation: str
@@ -53,6 +55,7 @@ class GatewayConfig:
     token_ttl: int = 300
     refresh_ttl: int = 7 * 24 * 3600
     limits: Limits = field(default_factory=Limits)
+    parent_pid: int | None = None
 
     def save(self, path: Path) -> None:
         """Write the configuration as JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
@@ -68,7 +69,7 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     port = server.add_secure_port(f"{config.host}:{config.port}", _credentials(config))
-    stopped = _stop_signal()
+    stopped = _stop_signal(config.parent_pid)
     await link.attach()
     await server.start()
     await status.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -88,11 +89,18 @@ def run(path: Path) -> None:
     asyncio.run(serve(GatewayConfig.load(path), SystemClock(), SystemRng()))
 
 
-def _stop_signal() -> asyncio.Event:
+def _stop_signal(parent_pid: int | None) -> asyncio.Event:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    if parent_pid is not None:
+        try:
+            # Unlike a parent-death signal, a process handle is not bound to the thread that
+            # started this process.
+            loop.add_reader(os.pidfd_open(parent_pid), stopped.set)
+        except ProcessLookupError:
+            stopped.set()
     return stopped
 
 

@@ -1,91 +1,58 @@
-"""Child processes of a stack: started so that none outlives it, stopped so that none remains."""
+"""Child processes of a stack: what they are started with, and how they are waited for and ended."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 
-from fl_protocol.codes import AsynclaveError, Code
+from fl_protocol.codes import AsynclaveError, Code, error_for
 from fl_protocol.ports import Clock
 
-_CHILD = Path(__file__).with_name("child.py")
 _LOG_TAIL = 2000
-
-
-class Spawner:
-    """Starts children from one thread that lives as long as the stack.
-
-    The kernel sends the parent-death signal when the *thread* that forked a child ends, so a
-    short-lived worker thread must not be the one that forks.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="asynclave-spawner", daemon=True)
-        self._thread.start()
-
-    def start(self, name: str, arguments: list[str], log: Path) -> Child:
-        """Run `python ARGUMENTS` in its own process group with its output in `log`."""
-        result: Future[Child] = Future()
-
-        def job() -> None:
-            try:
-                result.set_result(self._popen(name, arguments, log))
-            except BaseException as error:
-                result.set_exception(error)
-
-        self._jobs.put(job)
-        return result.result()
-
-    def close(self) -> None:
-        """End the thread; children still alive receive SIGTERM."""
-        self._jobs.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-
-    @staticmethod
-    def _popen(name: str, arguments: list[str], log: Path) -> Child:
-        command = [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid())]
-        # Children import the very packages this process uses, wherever it was started.
-        root = str(Path(__file__).resolve().parents[2])
-        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "GRPC_VERBOSITY": "ERROR",
-        }
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [*command, sys.executable, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment,
-                start_new_session=True,
-            )
-        return Child(name, process, log)
+_POLL_SECONDS = 0.02
 
 
 class Child:
-    """One running child and its log."""
+    """A Python module running as a process of its own group, with its output in a log.
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.name = name
-        self._process = process
-        self._log = log
+    Parameters
+    ----------
+    name : str
+        What errors call it.
+    module : str
+        Module to run; its one argument is the configuration's path. It must end by itself when
+        this process does.
+    config : Path
+        Configuration file.
+    log : Path
+        Receives its output.
+    """
+
+    def __init__(self, name: str, module: str, config: Path, log: Path) -> None:
+        self.name, self._log = name, log
+        # Children import the very packages this process uses, wherever it was started.
+        root = str(Path(__file__).resolve().parents[2])
+        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+                    "OMP_NUM_THREADS": "1",
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "GRPC_VERBOSITY": "ERROR",
+                },
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:
@@ -97,16 +64,21 @@ class Child:
         return self._process.poll() is None
 
     def wait_until(self, ready: Callable[[], bool], patience: float, clock: Clock) -> None:
-        """Block until `ready()`; raise with the log's tail when the child dies or takes too long.
+        """Block until it is ready.
 
         Parameters
         ----------
         ready : callable
-            Cheap check, called every 20 ms.
+            Cheap check.
         patience : float
             Seconds to wait.
         clock : Clock
             Time source.
+
+        Raises
+        ------
+        GatewayUnavailable
+            The process ended or took too long; the sentence ends with its log's last lines.
         """
         deadline = clock.now() + patience
         while not ready():
@@ -114,7 +86,7 @@ class Child:
                 raise self._failure(f"ended with status {self._process.returncode}")
             if clock.now() > deadline:
                 raise self._failure(f"was not ready after {patience:g} s")
-            clock.sleep(0.02)
+            clock.sleep(_POLL_SECONDS)
 
     def stop(self, patience: float = 5.0) -> None:
         """Ask the process to end, then end its whole group; returns when it is reaped."""
@@ -129,7 +101,8 @@ class Child:
 
     def _failure(self, what: str) -> AsynclaveError:
         tail = self._log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip()
-        return AsynclaveError(
-            Code.ENCLAVE_UNAVAILABLE if self.name == "launcher" else Code.GATEWAY_UNAVAILABLE,
+        launcher = self.name == "launcher"
+        return error_for(
+            Code.ENCLAVE_UNAVAILABLE if launcher else Code.GATEWAY_UNAVAILABLE,
             f"the {self.name} {what}; its log {self._log} ends with:\n{tail or '(empty)'}",
         )

@@ -1,0 +1,116 @@
+"""The gateway's way to the enclave: attach through the launcher, attach again when it died."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fl_protocol.codes import Code, GatewayUnavailable
+from fl_protocol.proto import gateway_pb2 as pb
+from tee_sim.client import EnclaveClient
+from tee_sim.control import LauncherClient
+
+# A request that takes longer means a hung enclave; it is abandoned and replaced.
+_REQUEST_SECONDS = 60.0
+
+_Result = TypeVar("_Result")
+
+
+class EnclaveLink:
+    """Requests to whichever enclave is running, one at a time.
+
+    Nothing is repeated here: after a failure the caller, who alone knows which enclave its update
+    was sealed to, decides.
+
+    Parameters
+    ----------
+    launcher_socket : Path
+        The launcher's Unix socket.
+    """
+
+    def __init__(self, launcher_socket: Path) -> None:
+        self._launcher = LauncherClient(launcher_socket)
+        self._client: EnclaveClient | None = None
+        self._attaching = asyncio.Lock()
+        self._requests: set[asyncio.Task[Any]] = set()
+
+    async def attach(self) -> EnclaveClient:
+        """Return the attached enclave, attaching to a fresh one when there is none.
+
+        Raises
+        ------
+        GatewayUnavailable
+            ENCLAVE_UNAVAILABLE: the launcher is gone or cannot start an enclave.
+        """
+        async with self._attaching:
+            if self._client is None or self._client.broken:
+                if self._client is not None:
+                    self._client.close()
+                self._client = (await self._launcher.attach()).client
+            return self._client
+
+    async def evidence(self, nonce: bytes) -> bytes:
+        """Have the platform answer a challenge about the running enclave."""
+        await self.attach()
+        return await self._undisturbed(self._launcher.evidence(nonce))
+
+    async def open_run(self, header: pb.OpenRunHeader, body: list[bytes]) -> pb.OpenRunReply:
+        """Open a run from its parameters; raises RunRejected."""
+        opened = await self._ask(
+            lambda enclave: enclave.open_run(
+                header.run_id, header.layout_json, header.recipe_json, body, header.version
+            )
+        )
+        return pb.OpenRunReply(
+            version=opened.version, model_digest=opened.model_digest, epoch=opened.epoch
+        )
+
+    async def submit(self, header: pb.SubmitHeader, body: list[bytes]) -> pb.SubmitReply:
+        """Hand a sealed update in; raises EnvelopeRejected or UpdateRejected."""
+        signed = await self._ask(
+            lambda enclave: enclave.submit(
+                header.protected,
+                header.wrap,
+                header.tags,
+                header.signature,
+                header.membership,
+                body,
+            )
+        )
+        return pb.SubmitReply(payload=signed.payload, signature=signed.signature)
+
+    async def get_release(self, run_id: str, version: int) -> tuple[pb.ReleaseHeader, bytes]:
+        """Fetch a signed release and its parameters; raises RunRejected."""
+        signed, body = await self._ask(lambda enclave: enclave.get_release(run_id, version))
+        header = pb.ReleaseHeader(
+            payload=signed.payload, signature=signed.signature, length=len(body)
+        )
+        return header, body
+
+    async def close(self) -> None:
+        """Let go of the enclave, which ends it."""
+        if self._client is not None:
+            self._client.close()
+        self._launcher.close()
+
+    async def _ask(self, request: Callable[[EnclaveClient], Awaitable[_Result]]) -> _Result:
+        enclave = await self.attach()
+        return await self._undisturbed(_within_time(request(enclave)))
+
+    async def _undisturbed(self, request: Coroutine[Any, Any, _Result]) -> _Result:
+        # A caller that hangs up must not tear an exchange apart: the half-read channel would
+        # have to be given up, and with it the enclave and everybody's buffered updates.
+        task = asyncio.get_running_loop().create_task(request)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        return await asyncio.shield(task)
+
+
+async def _within_time(request: Awaitable[_Result]) -> _Result:
+    try:
+        async with asyncio.timeout(_REQUEST_SECONDS):
+            return await request
+    except TimeoutError:
+        raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from None

@@ -1,0 +1,276 @@
+"""Gateway and simulated enclave on one machine: keys, processes, and bundles for the nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from fl_protocol.codes import AsynclaveError, Code, error_for
+from fl_protocol.encoding import b64url
+from fl_protocol.ports import Clock, LocalDisk, Rng, SystemClock, SystemRng
+from fl_server.gateway.config import GatewayConfig
+from fl_server.gateway.issuer import create_ticket
+from fl_server.gateway.registry import Registry
+from fl_server.stack.pki import ServerCertificate, create_server_certificate
+from fl_server.stack.platform import StackPlatform
+from fl_server.stack.processes import Child
+from fl_server.stack.settings import StackSettings
+from tee_sim.node_config import NodeConfig
+
+_HOST = "127.0.0.1"
+_HOSTS = ("localhost", _HOST, "::1")
+_START_PATIENCE = 30.0
+
+
+class LocalStack:
+    """Launcher, enclave and gateway as child processes; none outlives this process.
+
+    Parameters
+    ----------
+    state_dir : Path
+        Receives keys, registry, logs and bundles; created when missing.
+    settings : StackSettings, optional
+        The enclave's policy and the gateway's bounds.
+    gateway_port : int
+        Port to listen on; 0 lets the kernel choose.
+    clock, rng : Clock, Rng, optional
+        The system's by default.
+
+    Examples
+    --------
+    >>> with LocalStack(Path("state")) as stack:  # doctest: +SKIP
+    ...     bundle = stack.client_config("node-1")
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        settings: StackSettings | None = None,
+        *,
+        gateway_port: int = 0,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+    ) -> None:
+        self.state_dir = state_dir.resolve()
+        self.settings = settings or StackSettings()
+        self._clock, self._rng = clock or SystemClock(), rng or SystemRng()
+        self._port = gateway_port
+        self._launcher: Child | None = None
+        self._gateway: Child | None = None
+        self._platform: StackPlatform | None = None
+        self._certificate: ServerCertificate
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Create keys and start both processes; returns when the gateway serves.
+
+        Raises
+        ------
+        GatewayUnavailable
+            A process did not come up; the sentence ends with its log's last lines.
+        """
+        if self._gateway is not None:
+            return
+        try:
+            self._create_keys()
+            self._start_launcher()
+            self._start_gateway()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End both processes and the enclave; calling it again does nothing."""
+        for child in (self._gateway, self._launcher):
+            if child is not None:
+                child.stop()
+        self._gateway = self._launcher = None
+        if self._platform is not None:
+            self._platform.close()
+
+    def restart_gateway(self) -> None:
+        """Start the gateway again on its port, ending it first if it still runs.
+
+        Its successor attaches to a fresh enclave, because the old one ends with its gateway.
+        """
+        _running(self._gateway).stop()
+        self._start_gateway()
+
+    @property
+    def address(self) -> str:
+        """The gateway's "host:port"."""
+        _running(self._gateway)
+        return f"{_HOST}:{self._port}"
+
+    @property
+    def ca_pem(self) -> bytes:
+        """Certificate of the authority behind the gateway's certificate."""
+        return self._certificate.ca.read_bytes()
+
+    @property
+    def gateway_pid(self) -> int:
+        """Process id of the gateway."""
+        return _running(self._gateway).pid
+
+    @property
+    def launcher_pid(self) -> int:
+        """Process id of the launcher."""
+        return _running(self._launcher).pid
+
+    @property
+    def enclave_pid(self) -> int:
+        """Process id of the present enclave.
+
+        Raises
+        ------
+        AsynclaveError
+            ENCLAVE_UNAVAILABLE when there is none at the moment.
+        """
+        return self._files.enclave_pid()
+
+    def ticket(self, role: str, name: str) -> str:
+        """Create a single-use enrolment ticket for a "client" or "server"."""
+        with contextlib.closing(Registry(self._registry_path)) as registry:
+            return create_ticket(registry, role, name, clock=self._clock, rng=self._rng)
+
+    def revoke(self, kind: str, value: str) -> None:
+        """Revoke a "client", "family" or "jti"; the gateway refuses it from the next call on."""
+        with contextlib.closing(Registry(self._registry_path)) as registry:
+            registry.revoke(kind, value)
+
+    def client_config(self, name: str) -> Path:
+        """Write the bundle of a client and return its path.
+
+        Parameters
+        ----------
+        name : str
+            Beginning of its client id.
+        """
+        return self._bundle("client", name)
+
+    def server_config(self, name: str = "server") -> Path:
+        """Write the bundle of a server and return its path."""
+        return self._bundle("server", name)
+
+    @property
+    def _files(self) -> StackPlatform:
+        if self._platform is None:
+            raise _not_started()
+        return self._platform
+
+    @property
+    def _registry_path(self) -> Path:
+        return self.state_dir / "registry.sqlite"
+
+    def _bundle(self, role: str, name: str) -> Path:
+        folder = self.state_dir / "nodes" / name
+        path = folder / f"{role}.json"
+        config = NodeConfig(
+            gateway=self.address,
+            ca_pem=self.ca_pem.decode(),
+            federation=self.settings.federation,
+            identity_dir=str(folder / "identity"),
+            ticket=self.ticket(role, name),
+            roots_of_trust=("simulated",),
+            simulated_root_pem=self._files.root_pem,
+            measurements=(self._files.measurement,),
+            guardrails={
+                "k_min": self.settings.k,
+                "max_per_client": self.settings.max_per_client,
+                "max_staleness": self.settings.max_staleness,
+            },
+            patience=self.settings.node_patience,
+            run_patience=self.settings.run_patience,
+        )
+        config.save(path)
+        return path
+
+    def _create_keys(self) -> None:
+        self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
+        self._certificate = create_server_certificate(self.state_dir, _HOSTS, now)
+        issuer_key = self._key_file("issuer.key")
+        self._key_file("token.key")
+        policy = self.settings.policy(b64url(issuer_key.public_key().public_bytes_raw()))
+        self._platform = StackPlatform(self.state_dir / "platform", policy)
+        Registry(self._registry_path).close()
+
+    def _key_file(self, name: str) -> Ed25519PrivateKey:
+        path, disk = self.state_dir / name, LocalDisk()
+        # A stack started again in its folder keeps its members enrolled.
+        if not disk.exists(path):
+            disk.write_atomic(path, self._rng.bytes(32), 0o600)
+        return Ed25519PrivateKey.from_private_bytes(disk.read(path))
+
+    def _start_launcher(self) -> None:
+        self._launcher = self._spawn("launcher", "tee_sim.launcher", self._files.config_path)
+        self._launcher.wait_until(self._files.ready, _START_PATIENCE, self._clock)
+
+    def _start_gateway(self) -> None:
+        port_file = self.state_dir / "gateway.port"
+        port_file.unlink(missing_ok=True)
+        config = GatewayConfig(
+            federation=self.settings.federation,
+            host=_HOST,
+            port=self._port,
+            tls_certificate=str(self._certificate.certificate),
+            tls_key=str(self._certificate.key),
+            issuer_key=str(self.state_dir / "issuer.key"),
+            token_key=str(self.state_dir / "token.key"),
+            registry=str(self._registry_path),
+            audit_log=str(self.state_dir / "audit.jsonl"),
+            launcher_socket=str(self._files.socket_path),
+            port_file=str(port_file),
+            token_ttl=self.settings.token_ttl,
+            limits=self.settings.limits,
+            parent_pid=os.getpid(),
+        )
+        path = self.state_dir / "gateway.json"
+        config.save(path)
+        self._gateway = self._spawn("gateway", "fl_server.gateway", path)
+        self._gateway.wait_until(port_file.exists, _START_PATIENCE, self._clock)
+        self._port = int(port_file.read_text())
+        self._gateway.wait_until(self._healthy, _START_PATIENCE, self._clock)
+
+    def _spawn(self, name: str, module: str, config: Path) -> Child:
+        return Child(name, module, config, self.state_dir / f"{name}.log")
+
+    def _healthy(self) -> bool:
+        credentials = grpc.ssl_channel_credentials(self.ca_pem)
+        options = [("grpc.enable_http_proxy", 0)]
+        with grpc.secure_channel(f"{_HOST}:{self._port}", credentials, options) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            try:
+                reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+            except grpc.RpcError:
+                return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _running(child: Child | None) -> Child:
+    if child is None:
+        raise _not_started()
+    return child
+
+
+def _not_started() -> AsynclaveError:
+    return error_for(Code.GATEWAY_UNAVAILABLE, "the stack is not started; call start() first")

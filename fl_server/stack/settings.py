@@ -1,0 +1,73 @@
+"""What a local stack is told: the enclave's policy and the gateway's bounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from fl_server.gateway.limits import Limits
+from strategies.recipe import Recipe
+from strategies.recipes.async_wa import AsyncWA
+from tee_sim.policy import EnclavePolicy
+
+
+def _default_recipe() -> Recipe:
+    return AsyncWA(buffer_size=4, disjoint=True)
+
+
+@dataclass(frozen=True)
+class StackSettings:
+    """Settings of a local stack.
+
+    Attributes
+    ----------
+    recipe : Recipe
+        The only aggregation recipe the enclave will run.
+    k : int
+        Fewest distinct clients in a release.
+    federation : str
+        Federation name.
+    max_per_client, max_share, min_effective, max_staleness, max_norm, max_examples
+        See `EnclavePolicy`.
+    token_ttl : int
+        Life of access tokens, seconds.
+    limits : Limits
+        Load bounds of the gateway.
+    node_patience, run_patience : float
+        Written into the bundles; see `NodeConfig`.
+    """
+
+    recipe: Recipe = field(default_factory=_default_recipe)
+    k: int = 4
+    federation: str = "local"
+    max_per_client: int = 1
+    max_share: float | None = None
+    min_effective: float | None = None
+    max_staleness: int = 100
+    max_norm: float = math.inf
+    max_examples: int = 1_000_000
+    token_ttl: int = 300
+    limits: Limits = field(default_factory=Limits)
+    node_patience: float = 30.0
+    run_patience: float = 10.0
+
+    def policy(self, issuer_key: str) -> EnclavePolicy:
+        """Return the enclave's policy.
+
+        Parameters
+        ----------
+        issuer_key : str
+            Raw Ed25519 public key that signs memberships, base64url.
+        """
+        return EnclavePolicy(
+            federation=self.federation,
+            recipe={"name": self.recipe.name, "options": self.recipe.options()},
+            k=self.k,
+            issuer_key=issuer_key,
+            max_per_client=self.max_per_client,
+            max_share=self.max_share,
+            min_effective=self.min_effective,
+            max_staleness=self.max_staleness,
+            max_norm=self.max_norm,
+            max_examples=self.max_examples,
+        )

@@ -1,0 +1,199 @@
+"""The mod: what leaves a node in Flower's messages, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp import ClientApp
+
+from fl_client.mods import sealed_uploads
+from fl_server.stack import LocalStack
+from fl_server.strategy import FedBuff
+from fl_sim.grid import VirtualGrid
+from tests.support.federation import (
+    Recorder,
+    accuracy_of,
+    client_app,
+    initial_arrays,
+    partition,
+    virtual_grid,
+)
+from tests.support.sealed import ARRAYS, open_run
+
+CONFIG = {
+    "asynclave-run-id": "mod",
+    "asynclave-base-version": 0,
+    "asynclave-weighted-by": "num-examples",
+    "asynclave-replies": "weights",
+}
+App = Callable[[Message, Context], Message]
+
+
+def task(config: dict[str, Any] | None = None, kind: str = MessageType.TRAIN) -> Message:
+    arrays = ArrayRecord({name: Array(array) for name, array in ARRAYS.items()})
+    entries = ConfigRecord(CONFIG if config is None else config)
+    return Message(RecordDict({"arrays": arrays, "config": entries}), 1, kind)
+
+
+def context(config: Path | None) -> Context:
+    node_config = {} if config is None else {"asynclave-config": str(config)}
+    return Context(1, 1, node_config, RecordDict(), {})
+
+
+def app(change: Callable[[dict[str, Any]], None] = lambda arrays: None, examples: Any = 10) -> App:
+    def train(message: Message, context: Context) -> Message:
+        arrays = {name: array + 1 if name != "steps" else array for name, array in ARRAYS.items()}
+        change(arrays)
+        record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+        metrics = MetricRecord({"num-examples": examples, "loss": 0.5})
+        extra = ConfigRecord({"note": b"anything"})
+        content = RecordDict({"arrays": record, "metrics": metrics, "extra": extra})
+        return Message(content, reply_to=message)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def config(stack: LocalStack) -> Path:
+    return stack.client_config("mod-node")
+
+
+def receipt_in(reply: Message) -> ConfigRecord:
+    assert not reply.has_error(), reply.error.reason
+    return reply.content.config_records["asynclave-receipt"]
+
+
+def test_a_training_reply_carries_metrics_and_receipt_only(stack: LocalStack, config: Path) -> None:
+    intake = open_run(stack, "mod")
+    reply = sealed_uploads()(task(), context(config), app())
+    assert set(reply.content) == {"metrics", "asynclave-receipt"}
+    assert reply.content.metric_records["metrics"]["num-examples"] == 10
+    record = receipt_in(reply)
+    assert record["code"] == "accepted"
+    assert intake.offer(reply.content, "node", 0, np.zeros(16, np.float32), 0.0).accepted
+    intake.close()
+
+
+def test_the_sealed_delta_is_reply_minus_model_or_the_reply_itself(
+    stack: LocalStack, config: Path
+) -> None:
+    intake = open_run(stack, "mod")
+    deltas = {**CONFIG, "asynclave-replies": "deltas"}
+    other = stack.client_config("mod-node-2")
+    # Weights + 1 are a delta of 1; the second node states its weights + 1 to be the delta.
+    for node, (path, settings) in enumerate([(config, CONFIG), (other, deltas)]):
+        reply = sealed_uploads(path)(task(settings), context(None), app())
+        assert intake.offer(reply.content, str(node), 0, np.zeros(16, np.float32), 0.0).accepted
+    merge = intake.take_merge()
+    assert merge is not None
+    base = np.concatenate([ARRAYS["weight"].ravel(), ARRAYS["bias"]])
+    np.testing.assert_allclose(merge.params, base + (1 + base + 1) / 2, rtol=1e-6)
+    intake.close()
+
+
+def _nan(arrays: dict[str, Any]) -> None:
+    arrays["bias"] = np.full(4, np.nan, np.float32)
+
+
+def _extra(arrays: dict[str, Any]) -> None:
+    arrays["extra"] = np.zeros(2, np.float32)
+
+
+def _reshaped(arrays: dict[str, Any]) -> None:
+    arrays["weight"] = arrays["weight"].reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "code"),
+    [
+        (app(_nan), "NONFINITE"),
+        (app(_extra), "ENV_MANIFEST"),
+        (app(_reshaped), "ENV_MANIFEST"),
+        (app(examples=0), "BAD_NUM_EXAMPLES"),
+        (app(examples=1.5), "BAD_NUM_EXAMPLES"),
+    ],
+)
+def test_a_refusal_travels_as_a_code_and_raises_nothing(
+    stack: LocalStack, config: Path, spoiled: App, code: str
+) -> None:
+    intake = open_run(stack, "mod")
+    reply = sealed_uploads(config)(task(), context(None), spoiled)
+    assert receipt_in(reply)["code"] == code
+    assert not reply.content.array_records
+    outcome = intake.offer(reply.content, "node", 0, np.zeros(16, np.float32), 0.0)
+    assert (outcome.accepted, outcome.code) == (False, code)
+    intake.close()
+
+
+def test_a_training_task_without_a_run_never_sends_plain_arrays(config: Path) -> None:
+    def must_not_train(message: Message, context: Context) -> Message:
+        raise AssertionError("trained although the update could not be sent")
+
+    reply = sealed_uploads(config)(task({}), context(None), must_not_train)
+    assert reply.has_error()
+    assert reply.error.reason.startswith("CONFIG_INVALID: ")
+
+
+def test_other_messages_pass_untouched(config: Path) -> None:
+    message = task({}, MessageType.EVALUATE)
+    reply = sealed_uploads(config)(message, context(None), app())
+    assert set(reply.content) == {"arrays", "metrics", "extra"}
+
+
+def test_a_node_without_a_bundle_says_how_to_give_it_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASYNCLAVE_CLIENT_CONFIG", raising=False)
+    reply = sealed_uploads()(task(), context(None), app())
+    assert "CONFIG_INVALID" in reply.error.reason
+    assert "ASYNCLAVE_CLIENT_CONFIG" in reply.error.reason
+
+
+def test_an_unknown_run_is_a_code_the_server_can_act_on(stack: LocalStack, config: Path) -> None:
+    open_run(stack, "some-run").close()
+    reply = sealed_uploads(config)(task(), context(None), app())
+    assert receipt_in(reply)["code"] == "ENV_RUN"
+
+
+def test_a_federation_trains_confidentially(stack: LocalStack) -> None:
+    bundles = {number: stack.client_config(f"digit-{number}") for number in range(4)}
+    seal = sealed_uploads()
+    plain_arrays_sent: list[str] = []
+
+    def with_bundle(message: Message, context: Context, call_next: App) -> Message:
+        context.node_config["asynclave-config"] = str(bundles[partition(context)])
+        reply = call_next(message, context)
+        if message.metadata.message_type == MessageType.TRAIN:
+            plain_arrays_sent.extend(reply.content.array_records)
+        return reply
+
+    def grid() -> VirtualGrid:
+        application: ClientApp = client_app(mods=[with_bundle, seal])
+        return virtual_grid(4, application)
+
+    recorder = Recorder()
+    # The stack's policy allows this recipe and no other.
+    strategy = FedBuff(
+        buffer_size=2,
+        staleness_exponent=0.0,
+        server_lr=1.0,
+        gateway=stack.server_config(),
+        callbacks=[recorder],
+    )
+    result = strategy.start(grid(), initial_arrays(), num_rounds=6)
+    assert plain_arrays_sent == []
+    assert len(recorder.merges) == 6
+    assert all(update.accepted for update in recorder.updates)
+    assert accuracy_of(result.arrays) > 0.9

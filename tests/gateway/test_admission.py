@@ -1,0 +1,167 @@
+"""Who is let in: tokens, proofs, scopes, tickets and refresh tokens over the real gateway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fl_protocol.identity import Identity
+from fl_protocol.ports import SystemClock, SystemRng
+from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.tokens import TokenSigner
+from fl_server.stack import LocalStack
+from tests.support.sealed import RawGateway, audit_lines
+
+NONCE = bytes(32)
+Token = Callable[[str], str]
+
+
+def evidence() -> pb.EvidenceRequest:
+    return pb.EvidenceRequest(nonce=NONCE)
+
+
+def test_an_enrolled_client_is_let_in(raw: RawGateway, token: Token) -> None:
+    assert raw.call("GetEvidence", evidence(), token("client")).evidence
+
+
+def test_keys_are_public(raw: RawGateway) -> None:
+    keys = json.loads(raw.call("GetKeys", pb.KeysRequest()).jwks_json)["keys"]
+    assert [key["alg"] for key in keys] == ["EdDSA"]
+    assert "d" not in keys[0]
+
+
+def test_refuses_a_call_without_a_token(raw: RawGateway) -> None:
+    assert raw.call("GetEvidence", evidence()) == "TOKEN_MISSING"
+    assert raw.call("GetEvidence", evidence(), metadata=[("authorization", "Bearer x")]) == (
+        "TOKEN_MISSING"
+    )
+
+
+def test_refuses_garbage_for_a_token(raw: RawGateway) -> None:
+    assert raw.call("GetEvidence", evidence(), "a.b.c") == "TOKEN_MALFORMED"
+
+
+@pytest.mark.parametrize(("kid", "code"), [(None, "TOKEN_SIGNATURE"), ("x", "TOKEN_UNKNOWN_KEY")])
+def test_refuses_a_token_of_another_issuer(raw: RawGateway, kid: str | None, code: str) -> None:
+    published = json.loads(raw.call("GetKeys", pb.KeysRequest()).jwks_json)["keys"][0]["kid"]
+    signer = TokenSigner(Ed25519PrivateKey.generate(), kid or published)
+    forged = signer.issue(
+        issuer="asynclave:local",
+        audience="asynclave-gateway:local",
+        client_id="raw",
+        scope="attest:read",
+        jkt=raw.identity.jkt,
+        clock=SystemClock(),
+        rng=SystemRng(),
+    )
+    assert raw.call("GetEvidence", evidence(), forged) == code
+
+
+def test_refuses_a_token_with_one_changed_character(raw: RawGateway, token: Token) -> None:
+    good = token("client")
+    head, payload, signature = good.split(".")
+    flipped = ("A" if payload[10] != "A" else "B").join((payload[:10], payload[11:]))
+    assert raw.call("GetEvidence", evidence(), f"{head}.{flipped}.{signature}") == (
+        "TOKEN_SIGNATURE"
+    )
+
+
+def test_refuses_a_call_outside_the_tokens_scope(raw: RawGateway, token: Token) -> None:
+    client = token("client")
+    header = pb.OpenRunRequest(header=pb.OpenRunHeader(run_id="r", length=0))
+    assert raw.call("OpenRun", iter([header]), client) == "TOKEN_SCOPE"
+
+
+def test_a_server_may_not_submit_updates(raw: RawGateway, token: Token) -> None:
+    server = token("server")
+    assert raw.call("SubmitUpdate", iter([pb.SubmitRequest()]), server) == "TOKEN_SCOPE"
+
+
+def test_refuses_a_stolen_token_without_its_key(raw: RawGateway, token: Token) -> None:
+    stolen = token("client")
+    thief = Identity.generate(SystemRng())
+    proof = raw.proof("GetEvidence", stolen, thief)
+    assert raw.call("GetEvidence", evidence(), stolen, proof=proof) == "PROOF_INVALID"
+    bare = [("authorization", f"DPoP {stolen}")]
+    assert raw.call("GetEvidence", evidence(), metadata=bare) == "PROOF_MISSING"
+
+
+def test_refuses_a_replayed_proof(raw: RawGateway, token: Token) -> None:
+    good = token("client")
+    proof = raw.proof("GetEvidence", good)
+    assert raw.call("GetEvidence", evidence(), good, proof=proof).evidence
+    assert raw.call("GetEvidence", evidence(), good, proof=proof) == "PROOF_REPLAYED"
+
+
+def test_refuses_a_proof_made_for_another_method(raw: RawGateway, token: Token) -> None:
+    good = token("client")
+    proof = raw.proof("GetRelease", good)
+    assert raw.call("GetEvidence", evidence(), good, proof=proof) == "PROOF_INVALID"
+
+
+def test_a_ticket_admits_one_identity(stack: LocalStack, raw: RawGateway) -> None:
+    ticket = stack.ticket("client", "once")
+    first = raw.enrol(ticket)
+    assert first.client_id.startswith("once-")
+    assert raw.enrol(ticket).client_id == first.client_id
+    raw.identity = Identity.generate(SystemRng())
+    assert raw.enrol(ticket) == "ENROL_TICKET_USED"
+    assert raw.enrol("no-such-ticket") == "ENROL_TICKET_INVALID"
+
+
+def test_refuses_an_enrolment_signed_by_another_key(stack: LocalStack, raw: RawGateway) -> None:
+    ticket, other = stack.ticket("client", "x"), Identity.generate(SystemRng())
+    request = pb.EnrolRequest(
+        ticket=ticket,
+        identity_key=other.public_identity_key,
+        proof_key=raw.identity.public_proof_key,
+        signature=raw.identity.sign_enrolment(ticket),
+    )
+    assert raw.call("Enrol", request) == "IDENTITY_INVALID"
+
+
+def test_reusing_a_refresh_token_revokes_its_family(stack: LocalStack, raw: RawGateway) -> None:
+    enrolled = raw.enrol(stack.ticket("client", "family"))
+    first = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    assert raw.call("GetEvidence", evidence(), first.access_token).evidence
+    assert raw.refresh(enrolled.client_id, enrolled.refresh_token) == "REFRESH_REUSED"
+    assert raw.refresh(enrolled.client_id, first.refresh_token) == "TOKEN_REVOKED"
+    assert raw.call("GetEvidence", evidence(), first.access_token) == "TOKEN_REVOKED"
+    # The rightful owner still has the identity key.
+    assert raw.by_identity(enrolled.client_id, bytes(16)).access_token
+
+
+def test_an_identity_proof_serves_once_and_only_now(stack: LocalStack, raw: RawGateway) -> None:
+    client_id = raw.enrol(stack.ticket("client", "proof")).client_id
+    assert raw.by_identity(client_id, b"n" * 16).access_token
+    assert raw.by_identity(client_id, b"n" * 16) == "IDENTITY_INVALID"
+    assert raw.by_identity(client_id, b"m" * 16, iat=1) == "IDENTITY_INVALID"
+    assert raw.by_identity("somebody-else", b"o" * 16) == "IDENTITY_INVALID"
+
+
+def test_a_revoked_client_is_refused_at_once(stack: LocalStack, raw: RawGateway) -> None:
+    enrolled = raw.enrol(stack.ticket("client", "revoked"))
+    reply = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    stack.revoke("client", enrolled.client_id)
+    assert raw.call("GetEvidence", evidence(), reply.access_token) == "TOKEN_REVOKED"
+    assert raw.by_identity(enrolled.client_id, bytes(16)) == "TOKEN_REVOKED"
+
+
+def test_the_audit_log_names_codes_and_clients_but_no_secret(
+    stack: LocalStack, raw: RawGateway
+) -> None:
+    ticket = stack.ticket("client", "audited")
+    enrolled = raw.enrol(ticket)
+    reply = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    raw.call("OpenRun", iter([pb.OpenRunRequest()]), reply.access_token)
+    log = audit_lines(stack)
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert {"client": enrolled.client_id, "event": "IssueToken", "code": "OK"}.items() <= (
+        lines[-2].items()
+    )
+    assert lines[-1]["code"] == "TOKEN_SCOPE"
+    for secret in (ticket, enrolled.refresh_token, reply.refresh_token, reply.access_token):
+        assert secret not in log

@@ -1,0 +1,192 @@
+"""What happens when processes die, tokens run out or somebody floods the gateway."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fl_client.config import ClientConfig
+from fl_client.uploader import SealedUploader
+from fl_protocol.codes import AsynclaveError, GatewayUnavailable
+from fl_protocol.ports import SystemClock
+from fl_protocol.proto import gateway_pb2 as pb
+from fl_server.gateway.limits import Limits
+from fl_server.stack import LocalStack, StackSettings
+from tests.support.sealed import RECIPE, K, RawGateway, client, initial, offer, open_run, trained
+
+SETTINGS = StackSettings(recipe=RECIPE, k=K, node_patience=20.0, run_patience=10.0)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[LocalStack]:
+    with LocalStack(tmp_path, SETTINGS) as stack:
+        yield stack
+
+
+def processes_of(stack: LocalStack) -> list[int]:
+    return [stack.gateway_pid, stack.launcher_pid, stack.enclave_pid]
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    clock = SystemClock()
+    deadline = clock.now() + 10
+    while any(lives(pid) for pid in pids) and clock.now() < deadline:
+        clock.sleep(0.05)
+    assert [pid for pid in pids if lives(pid)] == []
+
+
+def test_stop_leaves_no_process_and_may_be_called_twice(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path, SETTINGS)
+    stack.start()
+    pids = processes_of(stack)
+    assert all(lives(pid) for pid in pids)
+    stack.stop()
+    stack.stop()
+    wait_until_gone(pids)
+
+
+def test_a_stack_started_again_keeps_its_members(tmp_path: Path) -> None:
+    with LocalStack(tmp_path, SETTINGS) as stack:
+        first = client(stack, "member")._session.enrol()
+    with LocalStack(tmp_path, SETTINGS, gateway_port=0) as stack:
+        open_run(stack, "again").close()
+        config = ClientConfig.load(stack.client_config("member"))
+        again = SealedUploader(dataclasses.replace(config, ticket=None))
+        uploaded = again.upload(trained("again", 1.0))
+        assert uploaded.receipt.client_id == first.client_id
+
+
+def test_a_child_that_cannot_start_is_reported_with_its_log(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        stack = LocalStack(tmp_path, SETTINGS, gateway_port=taken.getsockname()[1])
+        with pytest.raises(AsynclaveError, match="the gateway ended") as failure:
+            stack.start()
+    assert "bind" in str(failure.value).lower()
+    with pytest.raises(GatewayUnavailable, match="not started"):
+        _ = stack.address
+
+
+def test_a_gateway_that_is_down_gives_a_clear_error(stack: LocalStack) -> None:
+    config = ClientConfig.load(stack.client_config("early"))
+    stack.stop()
+    uploader = SealedUploader(dataclasses.replace(config, patience=1.0))
+    with pytest.raises(GatewayUnavailable, match=r"^GATEWAY_UNAVAILABLE: .*127\.0\.0\.1"):
+        uploader.upload(trained("down", 1.0))
+
+
+def test_a_killed_gateway_is_waited_for_and_the_run_goes_on(stack: LocalStack) -> None:
+    intake = open_run(stack, "gateway-killed", watch_interval=0.1)
+    uploaders = [client(stack, f"node-{number}") for number in range(3)]
+    for node, uploader in enumerate(uploaders[:2]):
+        offer(intake, str(node), uploader.upload(trained("gateway-killed", 1.0)))
+    merge = intake.take_merge()
+    assert merge is not None
+    os.kill(stack.gateway_pid, signal.SIGKILL)
+    restart = threading.Thread(target=stack.restart_gateway)
+    restart.start()
+    for node, uploader in enumerate(uploaders[1:], start=1):
+        update = trained("gateway-killed", 1.0, version=1, base=merge.params)
+        outcome = offer(intake, str(node), uploader.upload(update), version=1)
+        assert outcome.accepted, outcome
+    restart.join()
+    again = intake.take_merge()
+    assert again is not None and again.version == 2
+    np.testing.assert_allclose(again.params, initial() + 2.0)
+    intake.close()
+
+
+def test_a_killed_enclave_is_replaced_and_the_update_sealed_again_under_its_id(
+    stack: LocalStack,
+) -> None:
+    intake = open_run(stack, "enclave-killed", watch_interval=0.1)
+    uploaders = [client(stack, f"node-{number}") for number in range(2)]
+    for node, uploader in enumerate(uploaders):
+        offer(intake, str(node), uploader.upload(trained("enclave-killed", 1.0)))
+    merge = intake.take_merge()
+    assert merge is not None
+    old_enclave, old_epoch = stack.enclave_pid, intake.attested.epoch
+    # The client has attested the old enclave and still holds that appraisal.
+    os.kill(old_enclave, signal.SIGKILL)
+    update = trained("enclave-killed", 1.0, version=1, base=merge.params)
+    uploaded = uploaders[0].upload(update, update_id="kept-across-enclaves")
+    assert uploaded.receipt.update_id == "kept-across-enclaves"
+    assert uploaded.receipt.epoch > old_epoch
+    assert stack.enclave_pid != old_enclave
+    assert offer(intake, "0", uploaded, version=1).accepted
+    assert offer(intake, "1", uploaders[1].upload(update), version=1).accepted
+    again = intake.take_merge()
+    assert again is not None and again.version == 2
+    np.testing.assert_allclose(again.params, merge.params + 1.0)
+    intake.close()
+
+
+def test_a_reply_naming_an_unknown_run_makes_the_server_open_it_again(stack: LocalStack) -> None:
+    # Nothing watches here: only the client's refusal tells the server.
+    intake = open_run(stack, "told-by-reply", watch_interval=3600)
+    hasty = ClientConfig.load(stack.client_config("hasty"))
+    uploader = SealedUploader(dataclasses.replace(hasty, run_patience=0.0))
+    uploader.upload(trained("told-by-reply", 1.0))
+    os.kill(stack.enclave_pid, signal.SIGKILL)
+    with pytest.raises(AsynclaveError, match=r"^RUN_UNKNOWN"):
+        uploader.upload(trained("told-by-reply", 1.0))
+    from flwr.app import ConfigRecord, RecordDict
+
+    record = ConfigRecord({"payload": b"", "signature": b"", "code": "RUN_UNKNOWN"})
+    outcome = intake.offer(RecordDict({"asynclave-receipt": record}), "1", 0, initial(), 0.0)
+    assert not outcome.accepted
+    assert offer(intake, "1", uploader.upload(trained("told-by-reply", 1.0))).accepted
+    intake.close()
+
+
+def test_an_access_token_is_renewed_in_time(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, token_ttl=2)
+    with LocalStack(tmp_path, settings) as stack:
+        intake = open_run(stack, "renewal")
+        uploader = client(stack, "long-lived")
+        uploader.upload(trained("renewal", 1.0))
+        first = uploader._session._credentials._current
+        SystemClock().sleep(2.5)
+        with pytest.raises(AsynclaveError, match=r"^DUPLICATE_UPDATE"):
+            uploader.upload(trained("renewal", 1.0))
+        assert uploader._session._credentials._current != first
+        intake.close()
+
+
+def test_a_flood_is_refused_while_others_are_served(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, limits=Limits(rate=0.01, burst=10))
+    with LocalStack(tmp_path, settings) as stack:
+        raw = RawGateway(stack)
+        enrolled = raw.enrol(stack.ticket("client", "flood"))
+        token = raw.refresh(enrolled.client_id, enrolled.refresh_token).access_token
+        request = pb.EvidenceRequest(nonce=bytes(32))
+        answers = [raw.call("GetEvidence", request, token) for _ in range(12)]
+        assert answers[-1] == "OVERLOADED"
+        assert sum(answer != "OVERLOADED" for answer in answers) == 10
+        raw.close()
+        open_run(stack, "others").close()
+
+
+def test_the_gateway_stays_small_and_loads_no_framework(stack: LocalStack) -> None:
+    status = Path(f"/proc/{stack.gateway_pid}/status").read_text()
+    resident = next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmRSS"))
+    assert resident < 150 * 1024
+    maps = Path(f"/proc/{stack.gateway_pid}/maps").read_text()
+    assert "/torch/" not in maps and "/flwr/" not in maps
