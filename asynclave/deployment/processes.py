@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from asynclave.deployment.errors import DeploymentCode, DeploymentError
-from fl_server.stack import child as die_with_parent
 
+_DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 _PR_SET_CHILD_SUBREAPER = 36
 _LOG_TAIL = 2000
 
@@ -41,7 +41,7 @@ class Program:
     ) -> None:
         self.name = name
         self.log = log
-        wrapper = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())]
+        wrapper = [sys.executable, "-I", "-S", str(_DIE_WITH_PARENT), str(os.getpid())]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [*wrapper, *command],

@@ -18,6 +18,7 @@ from asynclave.config import RunConfig
 from asynclave.run.federation import Federation
 from asynclave.run.history import History
 from asynclave.run.outcome import Outcome
+from asynclave.run.planted import canary_of
 from asynclave.run.presentation import show, write
 from asynclave.run.progress import LiveProgress
 from asynclave.run.record import RunDirectory
@@ -101,14 +102,14 @@ class _Job:
         self._console.print(f"[bold]Asynclave[/] run {self.outcome.run_id}", highlight=False)
         federation = Federation.build(self._config)
         if self._plain:
-            self.outcome.arrays = self._train(
-                federation, federation.grid(), self.outcome.asynchronous
-            )
+            grid = federation.grid([canary_of(self._config)])
+            self.outcome.arrays = self._train(federation, grid, self.outcome.asynchronous)
         else:
             self._train_confidentially(federation)
             self._console.print("The same run without the trust path, to see what it costs …")
             twin = History(f"{self._config.strategy.name}, plain")
-            self._train(federation, federation.grid(), twin)
+            # The canary is part of the sealed run's training, so the twin plants it as well.
+            self._train(federation, federation.grid([canary_of(self._config)]), twin)
             self.outcome.twin = twin
         if self._config.run.baseline:
             self._run_baseline(federation)

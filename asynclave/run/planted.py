@@ -7,6 +7,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 
 from asynclave.canary import Needles
+from asynclave.config import RunConfig
 
 _LENGTH = 256
 _SCALE = 1e-3
@@ -50,6 +51,11 @@ class CanaryMod:
         weights.ravel()[: start.size] = planted
         reply[key] = Array(weights)
         self.needles = Needles.of(planted - start, planted)
+
+
+def canary_of(config: RunConfig) -> CanaryMod:
+    """Return the canary of a run: the same in every run of a seed."""
+    return CanaryMod(client=config.devices.clients // 2, seed=config.run.seed)
 
 
 def _arrays(message: Message) -> ArrayRecord:

@@ -15,13 +15,14 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from asynclave.canary import search_files, search_memory
 from asynclave.config import RunConfig
-from asynclave.run.planted import CanaryMod
+from asynclave.run.planted import canary_of
 from asynclave.run.record import RunDirectory
+from asynclave.run.tap import TapConfig
 from fl_client.config import NODE_CONFIG_KEY, ClientConfig
 from fl_client.mods import RECEIPT_KEY, sealed_uploads
 from fl_protocol.ports import SystemClock
 from fl_server.stack import LocalStack, StackSettings
-from fl_server.stack.processes import Child, Spawner
+from fl_server.stack.processes import Child
 from strategies.recipe import Recipe
 
 _TAP_PATIENCE = 20.0
@@ -85,8 +86,7 @@ class TrustPath:
             max_examples=config.trust.max_examples,
         )
         self.stack = LocalStack(self._state / "stack", self._settings)
-        self.canary = CanaryMod(client=config.devices.clients // 2, seed=config.run.seed)
-        self._spawner = Spawner()
+        self.canary = canary_of(config)
         self._tap: Child | None = None
         self._leaks: set[str] = set()
         self._in_enclave: bool | None = None
@@ -113,7 +113,6 @@ class TrustPath:
         if self._tap is not None:
             self._tap.stop()
         self.stack.stop()
-        self._spawner.close()
         logs = self._directory.path / "logs"
         logs.mkdir(exist_ok=True)
         for log in self._state.rglob("*.log"):
@@ -167,11 +166,9 @@ class TrustPath:
 
     def _start_tap(self) -> None:
         port_file = self._wire / "port"
-        self._tap = self._spawner.start(
-            "wire",
-            ["-m", "asynclave.run.tap", self.stack.address, str(self._wire)],
-            self._state / "wire.log",
-        )
+        config = self._state / "wire.json"
+        TapConfig(self.stack.address, str(self._wire), os.getpid()).save(config)
+        self._tap = Child("wire", "asynclave.run.tap", config, self._state / "wire.log")
         self._tap.wait_until(port_file.exists, _TAP_PATIENCE, SystemClock())
 
     def _keep_receipt(
