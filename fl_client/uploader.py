@@ -14,7 +14,8 @@ from fl_protocol.header import SUITE, Header
 from fl_protocol.identity import Enrolment
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.receipts import Receipt, Signed, verify_receipt
+from fl_protocol.receipts import Receipt, verify_receipt
+from fl_protocol.signatures import Signed
 from strategies.update import Vector
 from tee_sim.appraisal import Attested
 from tee_sim.node_config import connect
@@ -133,7 +134,7 @@ class SealedUploader:
         self, update: LocalUpdate, update_id: str, enrolment: Enrolment, attested: Attested
     ) -> Uploaded:
         header = self._header(update, update_id, enrolment, attested)
-        delta = memoryview(np.ascontiguousarray(update.delta, dtype="<f4"))
+        delta = np.ascontiguousarray(update.delta, dtype="<f4").data
         sealed = seal(header, delta, attested.hpke_key, self._identity.identity_key, self._rng)
         reply = self._session.call(
             "SubmitUpdate",

@@ -94,6 +94,7 @@ class NodeConfig:
             measurements=self.measurements,
             min_security_version=self.min_security_version,
             guardrails=guardrails,
+            federation=self.federation,
         )
 
 

@@ -65,7 +65,8 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
             ("grpc.so_reuseport", 0),
         ),
     )
-    add_GatewayServicer_to_server(GatewayService(issuer, link, config.limits), server)
+    service = GatewayService(issuer, link, config.limits)
+    add_GatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     port = server.add_secure_port(f"{config.host}:{config.port}", _credentials(config))

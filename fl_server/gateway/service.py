@@ -17,7 +17,7 @@ from fl_server.gateway.limits import Limits, UploadSlots, read_body
 _CHUNK = 1 << 20
 
 
-class GatewayService(GatewayServicer):  # type: ignore[misc]
+class GatewayService(GatewayServicer):
     """Implements ``asynclave.v1.Gateway``; `Gatekeeper` has admitted the caller already."""
 
     def __init__(self, issuer: Issuer, link: EnclaveLink, limits: Limits) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 
 from fl_protocol.codes import Code, ReceiptRejected
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.receipts import Release, Signed, verify_release
+from fl_protocol.receipts import Release, verify_release
 from fl_protocol.session import Session
+from fl_protocol.signatures import Signed
 from fl_server.intake.witness import ChainWitness
 from strategies.layout import Layout
 from strategies.update import Merge, Vector

@@ -18,7 +18,8 @@ from flwr.app import ConfigRecord, RecordDict
 from fl_protocol.codes import AsynclaveError, Code, ReceiptRejected, RunRejected
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.receipts import ACCEPTED, Receipt, Signed, verify_receipt
+from fl_protocol.receipts import ACCEPTED, Receipt, verify_receipt
+from fl_protocol.signatures import Signed
 from fl_server.intake.base import Outcome
 from fl_server.intake.published import PublishedMean
 from fl_server.intake.releases import OpenedRun, fetch_release
@@ -199,7 +200,7 @@ class SealedIntake:
     def _open_messages(self) -> Iterator[pb.OpenRunRequest]:
         assert self._recipe is not None
         recipe = {"name": self._recipe.name, "options": self._recipe.options()}
-        body = memoryview(np.ascontiguousarray(self._params, dtype="<f4")).cast("B")
+        body = np.ascontiguousarray(self._params, dtype="<f4").data.cast("B")
         yield pb.OpenRunRequest(
             header=pb.OpenRunHeader(
                 run_id=self._run.run_id,

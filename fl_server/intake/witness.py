@@ -7,7 +7,8 @@ is checked as soon as both of its ends are known.
 from __future__ import annotations
 
 from fl_protocol.codes import Code, ReceiptRejected
-from fl_protocol.receipts import GENESIS, Receipt, Release, Signed, record_digest
+from fl_protocol.receipts import GENESIS, Receipt, Release, record_digest
+from fl_protocol.signatures import Signed
 
 
 class ChainWitness:

@@ -18,18 +18,15 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
-from flwr.clientapp import ClientApp
 
 from fl_client.mods import sealed_uploads
 from fl_server.stack import LocalStack
 from fl_server.strategy import FedBuff
-from fl_sim.grid import VirtualGrid
 from tests.support.federation import (
     Recorder,
     accuracy_of,
     client_app,
     initial_arrays,
-    partition,
     virtual_grid,
 )
 from tests.support.sealed import ARRAYS, open_run
@@ -168,20 +165,17 @@ def test_an_unknown_run_is_a_code_the_server_can_act_on(stack: LocalStack, confi
 
 
 def test_a_federation_trains_confidentially(stack: LocalStack) -> None:
-    bundles = {number: stack.client_config(f"digit-{number}") for number in range(4)}
-    seal = sealed_uploads()
+    bundles = {
+        number: {"asynclave-config": str(stack.client_config(f"digit-{number}"))}
+        for number in range(4)
+    }
     plain_arrays_sent: list[str] = []
 
-    def with_bundle(message: Message, context: Context, call_next: App) -> Message:
-        context.node_config["asynclave-config"] = str(bundles[partition(context)])
+    def outside(message: Message, context: Context, call_next: App) -> Message:
         reply = call_next(message, context)
         if message.metadata.message_type == MessageType.TRAIN:
             plain_arrays_sent.extend(reply.content.array_records)
         return reply
-
-    def grid() -> VirtualGrid:
-        application: ClientApp = client_app(mods=[with_bundle, seal])
-        return virtual_grid(4, application)
 
     recorder = Recorder()
     # The stack's policy allows this recipe and no other.
@@ -192,8 +186,9 @@ def test_a_federation_trains_confidentially(stack: LocalStack) -> None:
         gateway=stack.server_config(),
         callbacks=[recorder],
     )
-    result = strategy.start(grid(), initial_arrays(), num_rounds=6)
+    grid = virtual_grid(4, client_app(mods=[outside, sealed_uploads()]), node_configs=bundles)
+    result = strategy.start(grid, initial_arrays(), num_rounds=40)
     assert plain_arrays_sent == []
-    assert len(recorder.merges) == 6
-    assert all(update.accepted for update in recorder.updates)
+    assert len(recorder.merges) == 40
+    assert all(update.accepted for update in recorder.updates), recorder.updates
     assert accuracy_of(result.arrays) > 0.9
