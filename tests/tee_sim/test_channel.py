@@ -1,0 +1,128 @@
+"""Frames: bounded, exact, and out of step never."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fl_protocol.codes import Code, GatewayUnavailable, RunRejected
+from tee_sim.channel import (
+    BODY_LENGTH,
+    HEADER_LENGTH,
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
+    Channel,
+    ChannelClosed,
+    encode_head,
+)
+from tee_sim.client import EnclaveClient
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    here, there = socket.socketpair()
+    with here, there:
+        yield here, there
+
+
+def test_carries_header_and_body(pair: Pair) -> None:
+    Channel(pair[0]).send({"op": "X", "n": 1}, b"body")
+    request = Channel(pair[1]).receive()
+    content = bytearray(request.body.remaining)
+    request.body.read_into(memoryview(content))
+    assert (request.header, bytes(content)) == ({"op": "X", "n": 1}, b"body")
+
+
+def test_discarding_a_body_leads_to_the_next_frame(pair: Pair) -> None:
+    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    writer = threading.Thread(target=lambda: sender.send({"n": 1}, b"x" * 300_000))
+    writer.start()
+    receiver.receive().body.discard()
+    writer.join()
+    sender.send({"n": 2})
+    assert receiver.receive().header == {"n": 2}
+
+
+def test_refuses_to_read_past_the_body(pair: Pair) -> None:
+    Channel(pair[0]).send({}, b"abc")
+    body = Channel(pair[1]).receive().body
+    with pytest.raises(ValueError, match="shorter"):
+        body.read_into(memoryview(bytearray(4)))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        HEADER_LENGTH.pack(MAX_HEADER_BYTES + 1),
+        HEADER_LENGTH.pack(2) + b"{}" + BODY_LENGTH.pack(MAX_BODY_BYTES + 1),
+        HEADER_LENGTH.pack(2) + b"[]" + BODY_LENGTH.pack(0),
+        HEADER_LENGTH.pack(3) + b"{ }" + BODY_LENGTH.pack(0),
+        HEADER_LENGTH.pack(8) + b'{"a"',
+        b"\0\0",
+        b"",
+    ],
+)
+def test_closes_on_what_is_no_frame(pair: Pair, frame: bytes) -> None:
+    pair[0].sendall(frame)
+    pair[0].close()
+    with pytest.raises(ChannelClosed):
+        Channel(pair[1]).receive()
+
+
+async def test_client_raises_the_typed_refusal(pair: Pair) -> None:
+    client = await EnclaveClient.over(pair[0])
+    refusal = {"ok": False, "code": "RUN_UNKNOWN", "sentence": "Open it first."}
+    pair[1].sendall(encode_head(refusal, 0))
+    with pytest.raises(RunRejected) as caught:
+        await client.status()
+    assert str(caught.value) == "RUN_UNKNOWN: Open it first."
+    assert not client.broken
+
+
+async def test_client_of_a_dead_enclave_says_unavailable(pair: Pair) -> None:
+    client = await EnclaveClient.over(pair[0])
+    pair[1].close()
+    for _ in range(2):
+        with pytest.raises(GatewayUnavailable) as caught:
+            await client.status()
+        assert caught.value.code == Code.ENCLAVE_UNAVAILABLE
+    assert client.broken
+
+
+async def test_interrupted_request_breaks_the_client(pair: Pair) -> None:
+    """Its reply may still come and must not be taken for the next request's."""
+    client = await EnclaveClient.over(pair[0])
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(client.status(), 0.05)
+    pair[1].sendall(encode_head({"ok": True}, 0))
+    with pytest.raises(GatewayUnavailable):
+        await client.status()
+
+
+async def test_requests_wait_for_their_turn(pair: Pair) -> None:
+    def echo() -> None:
+        channel = Channel(pair[1])
+        for _ in range(20):
+            request = channel.receive()
+            content = bytearray(request.body.remaining)
+            request.body.read_into(memoryview(content))
+            channel.send({"ok": True, **request.header}, bytes(content))
+
+    thread = threading.Thread(target=echo)
+    thread.start()
+    client = await EnclaveClient.over(pair[0])
+
+    async def ask(number: int) -> tuple[dict[str, Any], bytes]:
+        return await client.request({"n": number}, [b"a" * number, b"b" * 100_000])
+
+    replies = await asyncio.gather(*(ask(number) for number in range(20)))
+    thread.join()
+    assert [header["n"] for header, _ in replies] == list(range(20))
+    assert all(len(body) == number + 100_000 for number, (_, body) in enumerate(replies))

@@ -1,0 +1,233 @@
+"""The launcher as a real process: attach, attest, replace, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected, GatewayUnavailable
+from fl_protocol.ports import SystemClock
+from tee_sim import image
+from tee_sim.appraisal import Attested, TrustPolicy
+from tee_sim.certificates import create_root
+from tee_sim.control import LauncherClient
+from tee_sim.launcher_config import LauncherConfig
+from tests.support.enclave import INITIAL, LAYOUT, RECIPE, described, policy_for
+
+NONCE = b"n" * 32
+PATIENCE = 30.0
+
+
+class Platform:
+    """A launcher process and what a relying party needs to check it."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        files = create_root(folder)
+        self.policy = policy_for(Ed25519PrivateKey.generate())
+        self.socket = folder / "launcher.sock"
+        self.config = LauncherConfig(
+            state_dir=str(folder / "state"),
+            socket=str(self.socket),
+            policy=self.policy.to_members(),
+            platform_key=str(files.platform_key),
+            platform_chain=str(files.platform_chain),
+            **settings,  # type: ignore[arg-type]
+        )
+        self.trust = TrustPolicy(
+            roots_of_trust=("simulated",),
+            simulated_root_pem=files.root.read_text(),
+            measurements=(image.measure(),),
+        )
+        self.path = folder / "launcher.json"
+        self.config.save(self.path)
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tee_sim.launcher", str(self.path)]
+        process = subprocess.Popen(command)
+        wait_for(lambda: self.socket.exists() or process.poll() is not None)
+        assert process.poll() is None
+        return process
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+    @property
+    def enclave_pid(self) -> int:
+        return int(Path(self.config.state_dir, "enclave.pid").read_text())
+
+    def appraise(self, evidence: bytes, last_epoch: int = 0) -> Attested:
+        return self.trust.appraise(evidence, NONCE, last_epoch, SystemClock())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    platform = Platform(tmp_path)
+    yield platform
+    platform.stop()
+
+
+async def test_attached_enclave_is_the_attested_one(platform: Platform) -> None:
+    launcher = LauncherClient(platform.socket)
+    attachment = await launcher.attach()
+    attested = platform.appraise(await launcher.evidence(NONCE))
+    assert attested.epoch == attachment.epoch == 1
+    assert attested.policy == platform.policy
+    opened = await attachment.client.open_run(
+        "run-1", LAYOUT.to_json(), json.dumps(described(RECIPE)), [INITIAL.tobytes()]
+    )
+    assert (opened.epoch, opened.version) == (1, 0)
+    assert attachment.pid == platform.enclave_pid
+    launcher.close()
+
+
+async def test_measurement_is_the_one_clients_compute(platform: Platform) -> None:
+    launcher = LauncherClient(platform.socket)
+    assert platform.appraise(await launcher.evidence(NONCE)).measurement == image.measure()
+    launcher.close()
+
+
+async def test_attaching_again_gives_a_fresh_enclave(platform: Platform) -> None:
+    launcher = LauncherClient(platform.socket)
+    first = await launcher.attach()
+    before = platform.appraise(await launcher.evidence(NONCE))
+    second = await launcher.attach()
+    after = platform.appraise(await launcher.evidence(NONCE), before.epoch)
+    assert (first.epoch, second.epoch) == (1, 2)
+    assert after.hpke_key != before.hpke_key
+    assert after.receipt_key != before.receipt_key
+    assert gone(first.pid)
+    with pytest.raises(GatewayUnavailable):
+        await first.client.status()
+    assert (await second.client.status())["epoch"] == 2
+    launcher.close()
+
+
+async def test_killed_enclave_is_replaced_under_a_new_epoch(platform: Platform) -> None:
+    launcher = LauncherClient(platform.socket)
+    first = await launcher.attach()
+    os.kill(first.pid, signal.SIGKILL)
+    wait_for(lambda: gone(first.pid))
+    with pytest.raises(GatewayUnavailable):
+        await first.client.status()
+    second = await launcher.attach()
+    assert second.epoch == 2
+    assert (await second.client.status())["run_id"] == ""
+    launcher.close()
+
+
+async def test_closing_the_control_connection_ends_the_enclave(platform: Platform) -> None:
+    launcher = LauncherClient(platform.socket)
+    first = await launcher.attach()
+    launcher.close()
+    wait_for(lambda: gone(first.pid))
+    again = LauncherClient(platform.socket)
+    assert (await again.attach()).epoch == 2
+    again.close()
+
+
+async def test_onlookers_leave_the_enclave_alone(platform: Platform) -> None:
+    launcher, onlooker = LauncherClient(platform.socket), LauncherClient(platform.socket)
+    attachment = await launcher.attach()
+    await onlooker.evidence(NONCE)
+    onlooker.close()
+    await launcher.evidence(NONCE)
+    assert (await attachment.client.status())["epoch"] == attachment.epoch
+    launcher.close()
+
+
+async def test_unsuitable_challenge_is_refused(platform: Platform) -> None:
+    launcher = LauncherClient(platform.socket)
+    with pytest.raises(EvidenceRejected) as caught:
+        await launcher.evidence(b"short")
+    assert caught.value.code == Code.EVIDENCE_NONCE
+    assert platform.appraise(await launcher.evidence(NONCE)).epoch == 1
+    launcher.close()
+
+
+async def test_nonsense_on_the_control_socket_is_answered(platform: Platform) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as raw:
+        raw.connect(str(platform.socket))
+        for packet in (b"nonsense", b'{"op":"DUMP"}', b'{"op":"EVIDENCE"}'):
+            raw.send(packet)
+            assert b'"ok":false' in raw.recv(4096)
+
+
+def test_control_socket_is_its_owners_only(platform: Platform) -> None:
+    assert platform.socket.stat().st_mode & 0o777 == 0o600
+
+
+async def test_epochs_go_on_after_a_restart_of_the_launcher(platform: Platform) -> None:
+    platform.stop()
+    platform.process = platform.start()
+    launcher = LauncherClient(platform.socket)
+    assert (await launcher.attach()).epoch == 2
+    launcher.close()
+
+
+async def test_no_launcher_means_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(GatewayUnavailable) as caught:
+        await LauncherClient(tmp_path / "nobody.sock").attach()
+    assert caught.value.code == Code.ENCLAVE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_takes_the_enclave_along(platform: Platform, number: int) -> None:
+    enclave = platform.enclave_pid
+    platform.process.send_signal(number)
+    assert platform.process.wait(10) == 0
+    assert gone(enclave)
+    assert not platform.socket.exists()
+
+
+def test_enclave_dies_with_a_killed_launcher(platform: Platform) -> None:
+    enclave = platform.enclave_pid
+    platform.process.kill()
+    platform.process.wait(10)
+    wait_for(lambda: gone(enclave))
+
+
+def test_launcher_ends_with_the_process_it_was_told_to_watch(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "600"]) as parent:
+        platform = Platform(tmp_path, parent_pid=parent.pid)
+        enclave = platform.enclave_pid
+        parent.kill()
+    assert platform.process.wait(20) == 0
+    assert gone(enclave)
+
+
+def test_launcher_with_bad_settings_names_them(tmp_path: Path) -> None:
+    path = tmp_path / "launcher.json"
+    path.write_text('{"sockets": 3}')
+    with pytest.raises(ConfigInvalid, match="state_dir"):
+        LauncherConfig.load(path)
+    command = [sys.executable, "-m", "tee_sim.launcher", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "CONFIG_INVALID" in result.stderr
