@@ -43,7 +43,6 @@ LAYERS = (
 _NAMESPACES = {"network": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000}
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _MDWE_REFUSE_EXEC_GAIN = 1
-_ALL_DESCRIPTORS = 0xFFFFFFFF
 
 
 @dataclass
@@ -141,7 +140,7 @@ class Lockdown:
 
     def _change_user(self) -> None:
         if self.user is None:
-            raise OSError(errno.EINVAL, "no user given")
+            raise OSError(errno.EPERM, "no user to change to")
         os.setgroups([])
         os.setresgid(self.user, self.user, self.user)
         os.setresuid(self.user, self.user, self.user)
@@ -153,9 +152,4 @@ class Lockdown:
 
     def _close_files(self) -> None:
         os.closerange(0, self.channel)
-        self._libc.call(
-            "close_range",
-            ctypes.c_uint(self.channel + 1),
-            ctypes.c_uint(_ALL_DESCRIPTORS),
-            ctypes.c_int(0),
-        )
+        os.closerange(self.channel + 1, os.sysconf("SC_OPEN_MAX"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 from collections.abc import Mapping
@@ -61,9 +62,12 @@ class Libc:
         self._library = ctypes.CDLL(None, use_errno=True)
 
     def call(self, name: str, *arguments: object) -> int:
-        """Call a function that returns -1 on failure."""
+        """Call a function that returns -1 on failure; one the library lacks fails, too."""
+        function = getattr(self._library, name, None)
+        if function is None:
+            raise OSError(errno.ENOSYS, f"{name}: {os.strerror(errno.ENOSYS)}")
         ctypes.set_errno(0)
-        result = int(getattr(self._library, name)(*arguments))
+        result = int(function(*arguments))
         if result < 0:
             number = ctypes.get_errno()
             raise OSError(number, f"{name}: {os.strerror(number)}")

@@ -15,7 +15,8 @@ from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.envelope import SUITE, Header, SealedUpdate, key_id, seal
 from fl_protocol.membership import Membership, sign_membership
 from fl_protocol.ports import SystemRng
-from fl_protocol.receipts import Receipt, Release, Signed, verify_receipt, verify_release
+from fl_protocol.receipts import Receipt, Release, verify_receipt, verify_release
+from fl_protocol.signatures import Signed
 from strategies import FedBuff, Layout, Recipe
 from strategies.update import digest_of
 from tee_sim import image

@@ -1,0 +1,93 @@
+"""The enclave's service on a clock the test moves; the same code as in the process."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fl_protocol.codes import Code
+from tee_sim.channel import Channel
+from tee_sim.enclave.service import EnclaveService, Keys
+from tests.support.enclave import EPOCH, Lab, Update, policy_for
+
+START = 1_800_000_000
+
+
+class TurnedClock:
+    def __init__(self) -> None:
+        self.moment = float(START)
+
+    def now(self) -> float:
+        return self.moment
+
+    def sleep(self, seconds: float) -> None:
+        self.moment += seconds
+
+
+class LocalLab(Lab):
+    """The service in this process, its host's clock in the test's hand."""
+
+    def __init__(self) -> None:
+        self.issuer = Ed25519PrivateKey.generate()
+        self.policy = policy_for(self.issuer)
+        self.clock = TurnedClock()
+        private = Keys()
+        self.keys = private.public()
+        self.service = EnclaveService(EPOCH, self.policy, private, self.clock)
+
+    def ask_all(self, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        here, there = socket.socketpair()
+        with here, there:
+            Channel(here).send(header, body)
+            reply = self.service.answer(Channel(there).receive())
+        return reply.header, bytes(reply.body)
+
+
+@pytest.fixture
+def local() -> LocalLab:
+    lab = LocalLab()
+    assert lab.open_run()["ok"]
+    return lab
+
+
+def lasting(lab: LocalLab, name: str, seconds: int) -> Update:
+    return lab.update(lab.member(name), iat=START, exp=START + seconds)
+
+
+def test_update_accepted_in_time_keeps_its_receipt_for_late_retries(local: LocalLab) -> None:
+    update = lasting(local, "a", 600)
+    first = local.submit(update)
+    local.clock.moment += 500
+    assert local.submit(update) == first
+
+
+def test_update_forgotten_as_expired_stays_refused_when_the_clock_turns_back(
+    local: LocalLab,
+) -> None:
+    update = lasting(local, "a", 600)
+    assert local.submit(update)["ok"]
+    local.clock.moment += 2000
+    other = local.update(local.member("b"), iat=START + 2000, exp=START + 2600)
+    assert local.submit(other)["ok"]
+    assert local.status()["version"] == 1
+    local.clock.moment = START
+    assert local.submit(update)["code"] == Code.ENV_EXPIRED
+
+
+def test_unexpected_failure_tells_nothing_and_serves_on(
+    local: LocalLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode() -> float:
+        raise RuntimeError("the secret is 42")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(local.clock, "now", explode)
+        reply = local.submit(lasting(local, "a", 600))
+    assert reply["code"] == Code.INTERNAL
+    assert "42" not in json.dumps(reply)
+    assert local.status()["pending"] == 0
+    assert local.submit(lasting(local, "a", 600))["ok"]
