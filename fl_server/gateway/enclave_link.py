@@ -14,6 +14,8 @@ from tee_sim.control import LauncherClient
 
 # A request that takes longer means a hung enclave; it is abandoned and replaced.
 _REQUEST_SECONDS = 60.0
+# Bodies of callers that hung up wait here, too, so their number is bounded.
+_MAX_REQUESTS = 64
 
 _Result = TypeVar("_Result")
 
@@ -33,28 +35,23 @@ class EnclaveLink:
     def __init__(self, launcher_socket: Path) -> None:
         self._launcher = LauncherClient(launcher_socket)
         self._client: EnclaveClient | None = None
-        self._attaching = asyncio.Lock()
+        self._turn = asyncio.Lock()
         self._requests: set[asyncio.Task[Any]] = set()
 
-    async def attach(self) -> EnclaveClient:
-        """Return the attached enclave, attaching to a fresh one when there is none.
+    async def attach(self) -> None:
+        """Attach to an enclave unless one is attached.
 
         Raises
         ------
         GatewayUnavailable
             ENCLAVE_UNAVAILABLE: the launcher is gone or cannot start an enclave.
         """
-        async with self._attaching:
-            if self._client is None or self._client.broken:
-                if self._client is not None:
-                    self._client.close()
-                self._client = (await self._launcher.attach()).client
-            return self._client
+        async with self._turn:
+            await self._attached()
 
     async def evidence(self, nonce: bytes) -> bytes:
         """Have the platform answer a challenge about the running enclave."""
-        await self.attach()
-        return await self._undisturbed(self._launcher.evidence(nonce))
+        return await self._undisturbed(self._evidence(nonce))
 
     async def open_run(self, header: pb.OpenRunHeader, body: list[bytes]) -> pb.OpenRunReply:
         """Open a run from its parameters; raises RunRejected."""
@@ -96,21 +93,37 @@ class EnclaveLink:
         self._launcher.close()
 
     async def _ask(self, request: Callable[[EnclaveClient], Awaitable[_Result]]) -> _Result:
-        enclave = await self.attach()
-        return await self._undisturbed(_within_time(request(enclave)))
+        return await self._undisturbed(self._exchange(request))
+
+    async def _exchange(self, request: Callable[[EnclaveClient], Awaitable[_Result]]) -> _Result:
+        async with self._turn:
+            enclave = await self._attached()
+            try:
+                async with asyncio.timeout(_REQUEST_SECONDS):
+                    return await request(enclave)
+            except TimeoutError:
+                raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from None
+
+    async def _evidence(self, nonce: bytes) -> bytes:
+        async with self._turn:
+            await self._attached()
+            return await self._launcher.evidence(nonce)
+
+    async def _attached(self) -> EnclaveClient:
+        # Only to be called in turn: a client in the middle of an exchange looks broken.
+        if self._client is None or self._client.broken:
+            if self._client is not None:
+                self._client.close()
+            self._client = (await self._launcher.attach()).client
+        return self._client
 
     async def _undisturbed(self, request: Coroutine[Any, Any, _Result]) -> _Result:
         # A caller that hangs up must not tear an exchange apart: the half-read channel would
         # have to be given up, and with it the enclave and everybody's buffered updates.
+        if len(self._requests) >= _MAX_REQUESTS:
+            request.close()
+            raise GatewayUnavailable(Code.OVERLOADED)
         task = asyncio.get_running_loop().create_task(request)
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
         return await asyncio.shield(task)
-
-
-async def _within_time(request: Awaitable[_Result]) -> _Result:
-    try:
-        async with asyncio.timeout(_REQUEST_SECONDS):
-            return await request
-    except TimeoutError:
-        raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from None

@@ -125,9 +125,6 @@ class EnclaveService:
             raise RunRejected(Code.RUN_MANIFEST)
         params = np.empty(layout.num_params, np.float32)
         body.read_into(params.data.cast("B"))
-        version = header.get("version", 0)
-        if type(version) is not int or version < 0:
-            raise RunRejected(Code.RUN_MANIFEST, "The request has no valid version.")
         run = Run(_text(header, "run_id"), layout, recipe, params, self._policy, version)
         self._ledger.discard_unreleased()
         self._run = run

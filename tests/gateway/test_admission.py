@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fl_protocol.encoding import b64url_decode
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
@@ -58,6 +59,19 @@ def test_refuses_a_token_of_another_issuer(raw: RawGateway, kid: str | None, cod
         rng=SystemRng(),
     )
     assert raw.call("GetEvidence", evidence(), forged) == code
+
+
+@pytest.mark.parametrize(("age", "code"), [(1000, "TOKEN_EXPIRED"), (-1000, "TOKEN_NOT_YET_VALID")])
+def test_refuses_a_token_outside_its_time(
+    stack: LocalStack, raw: RawGateway, token: Token, age: int, code: str
+) -> None:
+    head, payload, _ = token("client").split(".")
+    claims = json.loads(b64url_decode(payload))
+    for name in ("iat", "nbf", "exp"):
+        claims[name] -= age
+    key = Ed25519PrivateKey.from_private_bytes((stack.state_dir / "token.key").read_bytes())
+    kid = json.loads(b64url_decode(head))["kid"]
+    assert raw.call("GetEvidence", evidence(), TokenSigner(key, kid).sign(claims)) == code
 
 
 def test_refuses_a_token_with_one_changed_character(raw: RawGateway, token: Token) -> None:

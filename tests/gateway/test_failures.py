@@ -6,12 +6,16 @@ import dataclasses
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, RecordDict
 
 from fl_client.config import ClientConfig
 from fl_client.uploader import SealedUploader
@@ -20,7 +24,18 @@ from fl_protocol.ports import SystemClock
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.gateway.limits import Limits
 from fl_server.stack import LocalStack, StackSettings
-from tests.support.sealed import RECIPE, K, RawGateway, client, initial, offer, open_run, trained
+from tests.support.sealed import (
+    RECIPE,
+    K,
+    RawGateway,
+    client,
+    initial,
+    offer,
+    open_run,
+    sealed_by,
+    submit,
+    trained,
+)
 
 SETTINGS = StackSettings(recipe=RECIPE, k=K, node_patience=20.0, run_patience=10.0)
 
@@ -59,6 +74,50 @@ def test_stop_leaves_no_process_and_may_be_called_twice(tmp_path: Path) -> None:
     stack.stop()
     stack.stop()
     wait_until_gone(pids)
+
+
+def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from fl_server.stack import LocalStack\n"
+        "stack = LocalStack(Path(sys.argv[1])); stack.start()\n"
+        "print(stack.gateway_pid, stack.launcher_pid, stack.enclave_pid, flush=True)\n"
+        "time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 3
+        parent.kill()
+    wait_until_gone(pids)
+
+
+def test_a_client_that_hangs_up_does_not_cost_the_others_their_enclave(stack: LocalStack) -> None:
+    intake = open_run(stack, "hang-up")
+    client(stack, "patient").upload(trained("hang-up", 1.0))
+    epoch = intake.attested.epoch
+    raw = RawGateway(stack)
+    enrolled = raw.enrol(stack.ticket("server", "hasty"))
+    token = raw.refresh(enrolled.client_id, enrolled.refresh_token).access_token
+    for timeout in (0.001, 0.002, 0.004, 0.008):
+        raw.call("GetEvidence", pb.EvidenceRequest(nonce=bytes(32)), token, timeout=timeout)
+        raw.call("GetRelease", pb.GetReleaseRequest(run_id="x"), token, timeout=timeout)
+    second = client(stack, "second").upload(trained("hang-up", 1.0))
+    assert (second.receipt.epoch, second.receipt.version) == (epoch, 1)
+    raw.close()
+    intake.close()
+
+
+def test_of_many_identical_updates_at_once_exactly_one_counts(stack: LocalStack) -> None:
+    intake = open_run(stack, "identical")
+    uploader = client(stack, "eager")
+    sealed, membership = sealed_by(uploader, trained("identical", 1.0))
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: submit(uploader, sealed, membership), range(40)))
+    assert len({(reply.payload, reply.signature) for reply in replies}) == 1
+    assert client(stack, "other").upload(trained("identical", 3.0)).receipt.version == 1
+    intake.close()
 
 
 def test_a_stack_started_again_keeps_its_members(tmp_path: Path) -> None:
@@ -147,8 +206,6 @@ def test_a_reply_naming_an_unknown_run_makes_the_server_open_it_again(stack: Loc
     os.kill(stack.enclave_pid, signal.SIGKILL)
     with pytest.raises(AsynclaveError, match=r"^RUN_UNKNOWN"):
         uploader.upload(trained("told-by-reply", 1.0))
-    from flwr.app import ConfigRecord, RecordDict
-
     record = ConfigRecord({"payload": b"", "signature": b"", "code": "RUN_UNKNOWN"})
     outcome = intake.offer(RecordDict({"asynclave-receipt": record}), "1", 0, initial(), 0.0)
     assert not outcome.accepted

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fl_client.config import ClientConfig
-from fl_client.uploader import SealedUploader, _messages
+from fl_client.uploader import SealedUploader
 from fl_protocol.codes import (
     AsynclaveError,
     EnvelopeRejected,
@@ -20,7 +20,6 @@ from fl_protocol.codes import (
     RunRejected,
     UpdateRejected,
 )
-from fl_protocol.envelope import SealedUpdate, seal
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.intake.sealed import SealedIntake, ServerConfig
 from fl_server.stack import LocalStack
@@ -35,6 +34,9 @@ from tests.support.sealed import (
     initial,
     offer,
     open_run,
+    reply_with,
+    sealed_by,
+    submit,
     trained,
 )
 
@@ -44,21 +46,6 @@ Token = Callable[[str], str]
 @pytest.fixture(scope="module")
 def clients(stack: LocalStack) -> list[SealedUploader]:
     return [client(stack, f"node-{number}") for number in range(2)]
-
-
-def sealed_by(uploader: SealedUploader, update: Any, **changes: Any) -> tuple[SealedUpdate, bytes]:
-    """Seal as the uploader does, with header members changed before signing."""
-    enrolment = uploader._session.enrol()
-    attested = uploader._connection.attestor.current()
-    header = uploader._header(update, uploader._rng.bytes(8).hex(), enrolment, attested)
-    header = dataclasses.replace(header, **changes)
-    delta = memoryview(update.delta)
-    key = uploader._identity.identity_key
-    return seal(header, delta, attested.hpke_key, key, uploader._rng), enrolment.membership
-
-
-def submit(uploader: SealedUploader, sealed: SealedUpdate, membership: bytes) -> Any:
-    return uploader._session.call("SubmitUpdate", lambda: _messages(sealed, membership))
 
 
 def test_two_sealed_updates_become_one_verified_release(
@@ -107,18 +94,16 @@ def test_releases_missed_by_lost_replies_are_fetched_in_order(
         base = base + np.float32(1.0)
     assert last.receipt.version == 2
     outcome = intake.offer(
-        _reply(third.upload(trained("lost-replies", 1.0, version=2, base=base))), "3", 2, base, 0.0
+        reply_with(third.upload(trained("lost-replies", 1.0, version=2, base=base))),
+        "3",
+        2,
+        base,
+        0.0,
     )
     assert outcome.accepted
     versions = [merge.version for merge in iter(intake.take_merge, None)]
     assert versions == [1, 2]
     intake.close()
-
-
-def _reply(uploaded: Any) -> Any:
-    from tests.support.sealed import reply_with
-
-    return reply_with(uploaded)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
 from fl_client.config import ClientConfig
-from fl_client.uploader import LocalUpdate, SealedUploader, Uploaded
+from fl_client.uploader import LocalUpdate, SealedUploader, Uploaded, _messages
+from fl_protocol.envelope import SealedUpdate, seal
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proof import make_proof
@@ -64,6 +66,21 @@ def trained(
     return LocalUpdate(run_id, version, base_digest, LAYOUT.digest, vector, num_examples)
 
 
+def sealed_by(uploader: SealedUploader, update: Any, **changes: Any) -> tuple[SealedUpdate, bytes]:
+    """Seal as the uploader does, with header members changed before signing."""
+    enrolment = uploader._session.enrol()
+    attested = uploader._connection.attestor.current()
+    header = uploader._header(update, uploader._rng.bytes(8).hex(), enrolment, attested)
+    header = dataclasses.replace(header, **changes)
+    delta = memoryview(update.delta)
+    key = uploader._identity.identity_key
+    return seal(header, delta, attested.hpke_key, key, uploader._rng), enrolment.membership
+
+
+def submit(uploader: SealedUploader, sealed: SealedUpdate, membership: bytes) -> Any:
+    return uploader._session.call("SubmitUpdate", lambda: _messages(sealed, membership))
+
+
 def reply_with(uploaded: Uploaded) -> RecordDict:
     record = ConfigRecord(
         {
@@ -105,6 +122,7 @@ class RawGateway:
         *,
         proof: str | None = None,
         metadata: Sequence[tuple[str, str]] | None = None,
+        timeout: float = 20,
     ) -> Any:
         """Return the reply, or the refusal's code."""
         if metadata is None:
@@ -112,7 +130,7 @@ class RawGateway:
             if token is not None:
                 metadata.append(("authorization", f"DPoP {token}"))
         try:
-            reply = getattr(self._stub, method)(request, metadata=metadata, timeout=20)
+            reply = getattr(self._stub, method)(request, metadata=metadata, timeout=timeout)
             return list(reply) if method == "GetRelease" else reply
         except grpc.RpcError as error:
             trailing = dict(error.trailing_metadata() or ())
