@@ -6,49 +6,72 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asynclave.deployment.processes import program_path
 
 
-@dataclass(frozen=True)
 class Run:
-    """A run submitted to a SuperLink."""
+    """A run submitted to a SuperLink, with its log streaming into a file.
 
-    environment: Mapping[str, str]
-    connection: str
-    run_id: str
+    Parameters
+    ----------
+    environment : mapping
+        With FLWR_HOME, where the connection is configured.
+    arguments : list of str
+        "run", the app, the connection, and options.
+    log : Path
+        Receives what the ServerApp writes.
+    """
 
-    def status(self) -> str:
-        """Return Flower's status, such as "running" or "finished:completed"."""
-        answer = flwr(self.environment, "ls", self.connection, "--run-id", self.run_id)
-        return str(answer["runs"][0]["status"])
+    def __init__(self, environment: Mapping[str, str], arguments: list[str], log: Path) -> None:
+        self._environment, self._connection, self._log = environment, arguments[2], log
+        self._run_id = flwr(environment, *arguments)["run-id"]
+        # Ends with the run, and costs less than asking for the status again and again.
+        command = [program_path("flwr"), "log", self._run_id, self._connection, "--stream"]
+        with log.open("wb") as output:
+            self._stream = subprocess.Popen(
+                command, env=dict(environment), stdout=output, stderr=output
+            )
 
+    @property
     def log(self) -> str:
-        """Return what the ServerApp wrote so far."""
-        return _output(self.environment, "log", self.run_id, self.connection, "--show")
+        """What the ServerApp wrote so far."""
+        return self._log.read_text()
 
     def wait(self, patience: float) -> str:
-        """Wait for the end and return the final status."""
-        status = ""
-        for _ in ticks(patience):
-            if (status := self.status()).startswith("finished"):
-                return status
-        raise TimeoutError(f"still {status} after {patience} s:\n{self.log()}")
+        """Wait for the end and return Flower's status, such as "finished:completed"."""
+        try:
+            self._stream.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._stream.kill()
+            self._stream.wait()
+            raise AssertionError(f"not finished after {patience} s:\n{self.log}") from None
+        answer = flwr(self._environment, "ls", self._connection, "--run-id", self._run_id)
+        return str(answer["runs"][0]["status"])
 
-
-def submit(environment: Mapping[str, str], arguments: list[str]) -> Run:
-    """Submit a run; `arguments` are "run", the app, the connection and options."""
-    answer = flwr(environment, *arguments)
-    return Run(environment, arguments[2], answer["run-id"])
+    def wait_for_file(self, path: Path, patience: float) -> None:
+        """Wait until the app has written a file."""
+        for _ in ticks(patience, step=0.1):
+            if path.exists():
+                return
+            if self._stream.poll() is not None:
+                break
+        raise AssertionError(f"{path.name} was not written:\n{self.log}")
 
 
 def flwr(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
     """Call `flwr ... --format json` and return its answer."""
-    output = _output(environment, *arguments, "--format", "json")
-    answer: dict[str, Any] = json.loads(output[output.index("{") :])
+    finished = subprocess.run(
+        [program_path("flwr"), *arguments, "--format", "json"],
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    answer: dict[str, Any] = json.loads(finished.stdout)
     return answer
 
 
@@ -58,25 +81,3 @@ def ticks(patience: float, step: float = 1.0) -> Iterator[None]:
     while time.monotonic() < deadline:
         yield
         time.sleep(step)
-
-
-def wait_for_file(path: Path, run: Run, patience: float) -> None:
-    """Wait until a file exists; raises with the run's log when the run ends without it."""
-    for _ in ticks(patience):
-        if path.exists():
-            return
-        if (status := run.status()).startswith("finished"):
-            break
-    raise AssertionError(f"{path.name} was not written; the run is {status}:\n{run.log()}")
-
-
-def _output(environment: Mapping[str, str], *arguments: str) -> str:
-    finished = subprocess.run(
-        [program_path("flwr"), *arguments],
-        env=dict(environment),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout

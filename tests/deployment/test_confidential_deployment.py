@@ -8,22 +8,20 @@ import pytest
 from asynclave.canary import Needles, search_files, search_memory
 from asynclave.deployment import Deployment
 from tests.deployment.conftest import CANARY_APP, QUICKSTART, descendants
-from tests.deployment.flower_cli import submit, wait_for_file
+from tests.deployment.flower_cli import Run
 
 pytestmark = pytest.mark.deployment
 
 
-def test_quickstart_trains_with_sealed_updates(confidential: Deployment) -> None:
+def test_quickstart_trains_with_sealed_updates(confidential: Deployment, tmp_path: Path) -> None:
     # given three authenticated nodes of which one is slow
-    arguments = confidential.run_arguments(QUICKSTART)
+    settings = ["--run-config", "num-server-rounds=2 fraction-evaluate=0.0"]
     # when
-    run = submit(
-        confidential.environment,
-        [*arguments, "--run-config", "num-server-rounds=2 fraction-evaluate=0.0"],
-    )
+    arguments = [*confidential.run_arguments(QUICKSTART), *settings]
+    run = Run(confidential.environment, arguments, tmp_path / "run.log")
     status = run.wait(patience=150)
     # then
-    assert status == "finished:completed", run.log()
+    assert status == "finished:completed", run.log
 
 
 def test_no_update_is_readable_outside_the_enclave(
@@ -35,14 +33,10 @@ def test_no_update_is_readable_outside_the_enclave(
     updates = Needles.of(*map(planted, range(confidential.spec.nodes)))
     control = Needles.of(planted(CONTROL))
     # when they have trained and every server process still holds what it holds
-    run = submit(
-        confidential.environment,
-        [
-            *confidential.run_arguments(CANARY_APP),
-            *("--run-config", f'witness-dir="{tmp_path}"'),
-        ],
-    )
-    wait_for_file(tmp_path / "trained", run, patience=120)
+    settings = ["--run-config", f'witness-dir="{tmp_path}"']
+    arguments = [*confidential.run_arguments(CANARY_APP), *settings]
+    run = Run(confidential.environment, arguments, tmp_path / "run.log")
+    run.wait_for_file(tmp_path / "trained", patience=120)
     pids = confidential.status.pids
     superlink_side = descendants(pids["superlink"])
     server_side = [*superlink_side, pids["gateway"], pids["launcher"]]
