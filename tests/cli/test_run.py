@@ -1,0 +1,195 @@
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from fl_protocol.signatures import Signed
+
+SMALL = """
+[devices]
+clients = 6
+[strategy]
+buffer_size = 3
+[train]
+local_epochs = 1
+[run]
+merges = 6
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "asynclave", "run", *arguments]
+
+
+def run(config: Path, tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    finished = subprocess.run(
+        command("--config", str(config), "--output", str(tmp_path / "runs"), "--json", *arguments),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    summary: dict[str, Any] = json.loads(finished.stdout)
+    return summary
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def confidential(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("confidential")
+    path = folder / "small.toml"
+    path.write_text(SMALL)
+    return run(path, folder)
+
+
+def test_a_confidential_run_computes_the_model_of_the_plain_run(
+    confidential: dict[str, Any],
+) -> None:
+    assert confidential["status"] == "finished"
+    assert confidential["versions"] == 6
+    assert confidential["updates"] == {"accepted": 18}
+    assert confidential["same_digest_without_trust_path"] is True
+
+
+def test_the_canary_is_nowhere_but_the_search_can_find_it(confidential: dict[str, Any]) -> None:
+    canary = confidential["canary"]
+
+    assert canary["found_in"] == []
+    assert canary["control"] is True
+    assert canary["wire_bytes"] > 18 * 4 * 50_890
+
+
+def test_the_run_directory_holds_everything_a_reader_needs(confidential: dict[str, Any]) -> None:
+    folder = Path(confidential["directory"])
+
+    assert load_file(folder / "model.safetensors")["0.weight"].shape == (64, 784)
+    assert json.loads((folder / "config.json").read_text())["devices"]["clients"] == 6
+    kinds = [line["kind"] for line in lines(folder / "metrics.jsonl")]
+    assert (kinds.count("update"), kinds.count("merge")) == (18, 6)
+    for plot in ("accuracy", "staleness", "participation"):
+        assert (folder / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert 'src="http' not in page and 'href="http' not in page
+
+
+def test_every_update_has_a_receipt_of_the_run(confidential: dict[str, Any]) -> None:
+    receipts = lines(Path(confidential["directory"]) / "receipts.jsonl")
+    payloads = [json.loads(Signed(line["payload"].encode(), b"").payload) for line in receipts]
+
+    accepted = [payload for payload in payloads if payload.get("outcome") == "accepted"]
+    assert len(accepted) == 18
+    assert {payload["run_id"] for payload in payloads} == {confidential["run"]}
+
+
+def test_no_key_or_state_is_left_in_the_run_directory(confidential: dict[str, Any]) -> None:
+    names = [path.name for path in Path(confidential["directory"]).rglob("*")]
+
+    assert not [name for name in names if name.endswith((".key", ".sqlite", ".pem"))]
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(
+    config: Path, tmp_path: Path, confidential: dict[str, Any]
+) -> None:
+    again = run(config, tmp_path, "--plain")
+    other = run(config, tmp_path, "--plain", "--seed", "2")
+
+    assert again["digest"] == confidential["digest"]
+    assert other["digest"] != confidential["digest"]
+
+
+def test_flags_change_the_run(config: Path, tmp_path: Path) -> None:
+    summary = run(
+        config, tmp_path, "--plain", "--merges", "2", "--clients", "4", "--strategy", "fedbuff"
+    )
+
+    assert (summary["versions"], summary["strategy"]) == (2, "fedbuff")
+
+
+def test_fedasync_is_refused_in_confidential_mode_and_runs_plain(
+    config: Path, tmp_path: Path
+) -> None:
+    refused = subprocess.run(
+        command("--config", str(config), "--strategy", "fedasync", "--output", str(tmp_path / "r")),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert refused.returncode == 2
+    assert "LEAKY_RECIPE" in refused.stderr
+    assert not (tmp_path / "r").exists()
+    assert run(config, tmp_path, "--plain", "--strategy", "fedasync")["status"] == "finished"
+
+
+def test_a_wrong_configuration_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("[run]\nmergers = 3\n")
+
+    refused = subprocess.run(
+        command("--config", str(path)), capture_output=True, text=True, check=False
+    )
+
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("CONFIG_INVALID: run.mergers")
+    assert "Traceback" not in refused.stderr
+
+
+def descendants(root: int) -> set[int]:
+    """Return the process ids below `root`."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(fields[1])
+    found = {root}
+    while grown := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= grown
+    return found - {root}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_a_readable_report_and_no_process(
+    config: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        command("--config", str(config), "--merges", "100000", "--output", str(tmp_path / "runs")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/metrics.jsonl")) or (
+        '"merge"' not in next(tmp_path.glob("runs/*/metrics.jsonl")).read_text()
+    ):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+
+    started = descendants(process.pid)
+    assert len(started) == 4, "gateway, launcher, enclave and wire"
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 130, output
+    folder = next(tmp_path.glob("runs/*"))
+    assert "interrupted" in (folder / "report.html").read_text()
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
