@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -37,9 +39,6 @@ def measure() -> dict[str, float]:
 
 
 def _merge_seconds(engine: Engine, source: np.ndarray) -> float:
-    import statistics
-    import time
-
     seconds = []
     for merge in range(_ROUNDS + 1):
         for client in range(_UPDATES):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import stamina
 from flwr.app import ArrayRecord
 from rich.console import Console
 
@@ -64,7 +66,7 @@ def run_job(config: RunConfig, *, plain: bool = False, as_json: bool = False) ->
     """
     console = Console(stderr=as_json)
     job = _Job(config, plain, console)
-    with _termination_interrupts():
+    with _quiet_libraries(), _termination_interrupts():
         try:
             job.execute()
         except KeyboardInterrupt:
@@ -210,6 +212,20 @@ def _recipe(config: RunConfig) -> Recipe:
 def _limits(config: RunConfig) -> Limits:
     trust = config.trust
     return Limits(trust.max_staleness, trust.max_norm, trust.max_examples)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Silence the log lines of Flower and of retries, which would tear the live view apart."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    stamina.instrumentation.set_on_retry_hooks([])
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        stamina.instrumentation.set_on_retry_hooks(None)
 
 
 @contextmanager

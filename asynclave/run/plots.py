@@ -51,7 +51,7 @@ def _accuracy(axes: Axes, curves: Sequence[History], gain: SpeedUp | None) -> No
         axes.annotate(
             f"{gain.target:.1%} reached {gain.ratio:.2f}x sooner",
             ((gain.asynchronous + gain.synchronous) / 2, gain.target),
-            xytext=(0, -16),
+            xytext=(0, 6),
             textcoords="offset points",
             ha="center",
         )

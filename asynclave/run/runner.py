@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg
@@ -20,18 +18,6 @@ from fl_sim.grid import VirtualGrid
 
 _NEVER = 10**9
 _TIMEOUT = 1e6
-
-
-@contextmanager
-def quiet_flower() -> Iterator[None]:
-    """Silence Flower's own log lines, which would tear the live view apart."""
-    logger = logging.getLogger("flwr")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def run_asynchronous(
@@ -66,14 +52,13 @@ def run_asynchronous(
     strategy.callbacks = (*strategy.callbacks, observe)
     started = time.perf_counter()
     try:
-        with quiet_flower():
-            result = strategy.start(
-                grid=grid,
-                initial_arrays=federation.initial_arrays(),
-                num_rounds=federation.config.run.merges,
-                timeout=_TIMEOUT,
-                evaluate_fn=recorded,
-            )
+        result = strategy.start(
+            grid=grid,
+            initial_arrays=federation.initial_arrays(),
+            num_rounds=federation.config.run.merges,
+            timeout=_TIMEOUT,
+            evaluate_fn=recorded,
+        )
     finally:
         history.wall_seconds = time.perf_counter() - started
     return result.arrays
@@ -100,23 +85,22 @@ def run_synchronous(federation: Federation, history: History, updates: int) -> N
     # FedAvg samples its cohorts with the global generator.
     random.seed(federation.config.run.seed)
     started = time.perf_counter()
-    with quiet_flower():
-        strategy = FedAvg(
-            fraction_train=fleet.in_flight,
-            fraction_evaluate=0.0,
-            min_train_nodes=cohort,
-            min_available_nodes=fleet.clients,
+    strategy = FedAvg(
+        fraction_train=fleet.in_flight,
+        fraction_evaluate=0.0,
+        min_train_nodes=cohort,
+        min_available_nodes=fleet.clients,
+    )
+    try:
+        strategy.start(
+            grid=grid,
+            initial_arrays=federation.initial_arrays(),
+            num_rounds=_NEVER,
+            timeout=_TIMEOUT,
+            evaluate_fn=evaluate,
         )
-        try:
-            strategy.start(
-                grid=grid,
-                initial_arrays=federation.initial_arrays(),
-                num_rounds=_NEVER,
-                timeout=_TIMEOUT,
-                evaluate_fn=evaluate,
-            )
-        except _EnoughUpdates:
-            history.wall_seconds = time.perf_counter() - started
+    except _EnoughUpdates:
+        history.wall_seconds = time.perf_counter() - started
 
 
 def _recorded(

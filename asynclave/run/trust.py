@@ -115,8 +115,9 @@ class TrustPath:
         self.stack.stop()
         logs = self._directory.path / "logs"
         logs.mkdir(exist_ok=True)
-        for log in self._state.rglob("*.log"):
-            shutil.copy(log, logs / log.name)
+        for pattern in ("*.log", "audit.jsonl"):
+            for log in self._state.rglob(pattern):
+                shutil.copy(log, logs / log.name)
         shutil.rmtree(self._state, ignore_errors=True)
 
     def mods(self) -> list[Mod]:

@@ -1,0 +1,72 @@
+"""Whole uploads through a real gateway and a real enclave, and what those processes weigh."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fl_client.config import ClientConfig
+from fl_client.uploader import LocalUpdate, SealedUploader
+from fl_server.intake.sealed import SealedIntake
+from fl_server.stack import LocalStack, StackSettings
+from strategies.layout import Layout
+from strategies.recipes.fedbuff import FedBuff
+from strategies.update import digest_of
+
+_CLIENTS, _BUFFER = 12, 4
+
+
+def measure(num_params: tuple[int, ...]) -> dict[str, float]:
+    """Return milliseconds per upload by model size, and MiB of each process.
+
+    Every client uploads once per size, all from version 0, so each upload is accepted; enrolment
+    and attestation happen before, as they do once per client and epoch in a federation.
+    """
+    recipe = FedBuff(buffer_size=_BUFFER)
+    settings = StackSettings(recipe=recipe, k=_BUFFER)
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder, LocalStack(Path(folder), settings) as stack:
+        pids = {"gateway": stack.gateway_pid, "enclave": stack.enclave_pid}
+        figures |= {f"{name}_idle_mib": _resident(pid, "VmRSS") for name, pid in pids.items()}
+        uploaders = [
+            SealedUploader(ClientConfig.load(stack.client_config(f"client-{index}")))
+            for index in range(_CLIENTS)
+        ]
+        server = stack.server_config()
+        for size in (1_000, *num_params):
+            seconds = _uploads(server, uploaders, size)
+            if size in num_params:
+                figures[f"upload_{size}_ms"] = 1e3 * statistics.median(seconds)
+        figures |= {f"{name}_peak_mib": _resident(pid, "VmHWM") for name, pid in pids.items()}
+        for uploader in uploaders:
+            uploader.close()
+    return figures
+
+
+def _uploads(server: Path, uploaders: list[SealedUploader], num_params: int) -> list[float]:
+    zeros = np.zeros(num_params, np.float32)
+    layout = Layout.of({"weights": zeros})
+    intake, run_id = SealedIntake(server), f"bench-{num_params}"
+    intake.open(run_id, layout, zeros)
+    delta = np.random.default_rng(1).normal(size=num_params).astype(np.float32)
+    seconds = []
+    for uploader in uploaders:
+        update = LocalUpdate(run_id, 0, digest_of(zeros), layout.digest, delta, 10)
+        started = time.perf_counter()
+        uploaded = uploader.upload(update)
+        seconds.append(time.perf_counter() - started)
+        if uploaded.receipt.outcome != "accepted":
+            raise RuntimeError(f"the benchmark's update was refused: {uploaded.receipt.outcome}")
+    intake.close()
+    return seconds
+
+
+def _resident(pid: int, field: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"process {pid} has no {field}")

@@ -1,0 +1,158 @@
+"""What each layer of the trust path costs for one update, each measured alone in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from benchmarks.timing import medians
+from fl_protocol.envelope import (
+    SEGMENT_BYTES,
+    SUITE,
+    TAG_BYTES,
+    Header,
+    Opener,
+    SealedUpdate,
+    key_id,
+    seal,
+    verify_signature,
+)
+from fl_protocol.identity import Identity
+from fl_protocol.ports import SystemClock, SystemRng
+from fl_protocol.proof import ProofVerifier, make_proof
+from fl_protocol.tokens import TokenSigner, TokenVerifier
+
+_METHOD = "/asynclave.v1.Gateway/SubmitUpdate"
+_RNG, _CLOCK = SystemRng(), SystemClock()
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """A sealed update and the keys on both sides."""
+
+    identity: Ed25519PrivateKey
+    enclave: X25519PrivateKey
+    delta: np.ndarray
+    sealed: SealedUpdate
+
+    @classmethod
+    def of(cls, num_params: int) -> Sealing:
+        """Seal a random delta of float32 values."""
+        identity, enclave = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
+        delta = np.random.default_rng(1).normal(size=num_params).astype(np.float32)
+        return cls(identity, enclave, delta, _seal(delta, identity, enclave))
+
+    def seal(self) -> SealedUpdate:
+        """Seal once more."""
+        return _seal(self.delta, self.identity, self.enclave)
+
+    def verify(self) -> None:
+        """Check the client's signature."""
+        sealed = self.sealed
+        public = self.identity.public_key().public_bytes_raw()
+        verify_signature(sealed.protected, sealed.wrap, sealed.tags, sealed.signature, public)
+
+    def open_into(self, row: np.ndarray) -> None:
+        """Open every segment into a row."""
+        sealed, target = self.sealed, memoryview(row).cast("B")
+        opener = Opener(self.enclave, sealed.protected, sealed.wrap, sealed.tags)
+        for index, segment in enumerate(sealed.segments):
+            opener.open_segment(index, segment, target[index * SEGMENT_BYTES :])
+        opener.finish()
+
+
+def measure(num_params: int, rounds: int) -> dict[str, float]:
+    """Return the milliseconds of each layer, and of the AES-GCM and add floor beside them."""
+    sealing, row = Sealing.of(num_params), np.empty(num_params, np.float32)
+    total = np.zeros(num_params, np.float32)
+
+    def screen_and_add() -> None:
+        float(row @ row)
+        np.add(total, row, out=total)
+
+    contenders: dict[str, Callable[[], object]] = {
+        "client_seal_and_sign": sealing.seal,
+        "gateway_token_and_proof": _admission(rounds),
+        "enclave_verify_signature": sealing.verify,
+        "enclave_open": lambda: sealing.open_into(row),
+        "enclave_screen_and_add": screen_and_add,
+        "floor_aes_and_add": _floor(num_params, row, total),
+    }
+    return {name: 1e3 * value for name, value in medians(contenders, rounds).items()}
+
+
+def _seal(
+    delta: np.ndarray, identity: Ed25519PrivateKey, enclave: X25519PrivateKey
+) -> SealedUpdate:
+    key, now = enclave.public_key().public_bytes_raw(), int(_CLOCK.now())
+    header = Header(
+        v=1,
+        suite=SUITE,
+        federation="bench",
+        run_id="bench",
+        epoch=1,
+        key_id=key_id(key),
+        policy_digest="0" * 64,
+        client_id="client",
+        base_version=0,
+        base_model_digest="0" * 64,
+        num_examples=1,
+        manifest_digest="0" * 64,
+        ct_len=0,
+        seg_size=SEGMENT_BYTES,
+        n_segs=0,
+        nonce=_RNG.bytes(16).hex(),
+        update_id="update",
+        iat=now,
+        exp=now + 600,
+        trace_id=_RNG.bytes(16).hex(),
+    )
+    return seal(header, memoryview(delta), key, identity, _RNG)
+
+
+def _admission(rounds: int) -> Callable[[], None]:
+    identity = Identity.generate(_RNG)
+    signer = TokenSigner(Ed25519PrivateKey.generate(), "kid-1")
+    token = signer.issue(
+        issuer="bench",
+        audience="bench",
+        client_id="client",
+        scope="update:submit",
+        jkt=identity.jkt,
+        clock=_CLOCK,
+        rng=_RNG,
+    )
+    tokens = TokenVerifier({"keys": [signer.jwk()]}, "bench", "bench", _CLOCK)
+    proofs = ProofVerifier(_CLOCK)
+    # A proof is good for one call, so they are made ahead: one a round and one to warm up.
+    made = iter(
+        [make_proof(identity.proof_key, _METHOD, token, _CLOCK, _RNG) for _ in range(rounds + 1)]
+    )
+
+    def admit() -> None:
+        tokens.verify(token, "update:submit")
+        proofs.verify(next(made), _METHOD, token, identity.jkt)
+
+    return admit
+
+
+def _floor(num_params: int, row: np.ndarray, total: np.ndarray) -> Callable[[], None]:
+    """AES-256-GCM of the same segments into the same row, and one add: nothing can be cheaper."""
+    cipher, nonce = AESGCM(_RNG.bytes(32)), bytes(12)
+    plain = memoryview(np.ones(num_params, np.float32)).cast("B")
+    starts = range(0, plain.nbytes, SEGMENT_BYTES)
+    segments = [cipher.encrypt(nonce, plain[s : s + SEGMENT_BYTES], None) for s in starts]
+    target = memoryview(row).cast("B")
+
+    def floor() -> None:
+        for start, segment in zip(starts, segments, strict=True):
+            end = start + len(segment) - TAG_BYTES
+            cipher.decrypt_into(nonce, segment, None, target[start:end])
+        np.add(total, row, out=total)
+
+    return floor

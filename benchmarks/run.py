@@ -1,0 +1,49 @@
+"""``make bench``: every figure of the README, measured in one run, as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from typing import Any
+
+from benchmarks import end_to_end, layers, merging
+
+_SIZES = {"mnist_mlp": 50_890, "four_megabytes": 1_000_000}
+_ROUNDS = {"mnist_mlp": 200, "four_megabytes": 40}
+
+
+def main() -> None:
+    """Measure and print."""
+    figures: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}",
+        "merge": merging.measure(),
+    }
+    whole = end_to_end.measure(tuple(_SIZES.values()))
+    for name, num_params in _SIZES.items():
+        single = layers.measure(num_params, _ROUNDS[name])
+        figures[name] = {
+            "parameters": num_params,
+            "layers_ms": single,
+            "upload_ms": whole[f"upload_{num_params}_ms"],
+            "enclave_over_floor": _enclave(single) / single["floor_aes_and_add"],
+        }
+    figures["processes_mib"] = {key: value for key, value in whole.items() if key.endswith("_mib")}
+    json.dump(_rounded(figures), sys.stdout, indent=2)
+    print()
+
+
+def _enclave(single: dict[str, float]) -> float:
+    return sum(value for name, value in single.items() if name.startswith("enclave_"))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(member) for key, member in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
