@@ -8,6 +8,16 @@ from strategies.release import ReleaseRule
 from strategies.window import Buffer, Window
 
 
+def require_disjoint(recipe: Recipe) -> None:
+    """Raise LeakyRecipe if successive models of the recipe can be differenced."""
+    if not recipe.disjoint:
+        raise LeakyRecipe(
+            f"{recipe.name} releases models whose windows overlap or hold one update: their "
+            "differences can be solved for single updates. Use disjoint buffers "
+            "(FedBuff, or AsyncWA with disjoint=True), or run without a release rule and gateway."
+        )
+
+
 def refuse_leaky(recipe: Recipe, rule: ReleaseRule | None) -> None:
     """Raise unless the recipe is safe under the release rule.
 
@@ -27,12 +37,7 @@ def refuse_leaky(recipe: Recipe, rule: ReleaseRule | None) -> None:
     """
     if rule is None:
         return
-    if not recipe.disjoint:
-        raise LeakyRecipe(
-            f"{recipe.name} releases models whose windows overlap or hold one update: their "
-            "differences can be solved for single updates. Use disjoint buffers "
-            "(FedBuff, or AsyncWA with disjoint=True), or run without a release rule."
-        )
+    require_disjoint(recipe)
     drift = recipe.parts().drift
     if drift is not None and drift.max_clients is not None and drift.max_clients < rule.k:
         raise BadOption("max_clients must be at least the release rule's k.")

@@ -45,7 +45,7 @@ class CachedDeltas:
 
 
 @dataclass
-class Entry:
+class CachedDelta:
     """A client's latest delta.
 
     ``volume`` is its weight by data, ``used`` what it weighs in the sum after capping.
@@ -60,8 +60,8 @@ class DeltaCache:
     """The cached deltas and their weighted sum H, with P the sum of the weights in H.
 
     One merge is planned first (:meth:`plan`, scalars only) and then applied column by column:
-    :meth:`settle`, then reading :meth:`mean`, :meth:`exchange` per upload and :meth:`fold` in
-    the order the recipe asks for, and :meth:`commit` at the end.
+    :meth:`settle`, then :meth:`innovation`, :meth:`replace` and :meth:`mean` in the order the
+    aggregator asks for, which also adds to ``total``; :meth:`commit` ends it.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class DeltaCache:
 
     def __init__(self, num_params: int) -> None:
         self.num_params = num_params
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, CachedDelta] = {}
         self.total = np.zeros(num_params, np.float32)
         self.weight = 0.0
         self._corrections: list[tuple[np.float32, Vector]] = []
@@ -156,11 +156,11 @@ class DeltaCache:
         for client, volume in uploads:
             if client not in self.entries:
                 row = np.empty(self.num_params, np.float32)
-                self.entries[client] = Entry(row, volume, volume)
+                self.entries[client] = CachedDelta(row, volume, volume)
                 self._fresh.add(client)
                 self.weight += volume
 
-    def _correct(self, entry: Entry, used: float) -> None:
+    def _correct(self, entry: CachedDelta, used: float) -> None:
         if used != entry.used:
             self._corrections.append((np.float32(used - entry.used), entry.row))
             self.weight += used - entry.used

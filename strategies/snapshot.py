@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from strategies.aggregators import SlidingMean
 from strategies.batch import Pending
-from strategies.drift import Entry
+from strategies.drift import CachedDelta
 from strategies.errors import BadState
 from strategies.update import frozen
 
@@ -88,7 +88,7 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
         arrays = _checked_arrays(engine, meta, state)
         waiting = [Pending(*row) for row in meta["waiting"]]
         entries = {
-            client: Entry(row.copy(), volume, used)
+            client: CachedDelta(row.copy(), volume, used)
             for (client, volume, used), row in zip(
                 meta.get("cache", []), arrays.get("cache", ()), strict=True
             )
@@ -144,7 +144,7 @@ def _assign(
     meta: dict[str, Any],
     arrays: Arrays,
     waiting: list[Pending],
-    entries: dict[str, Entry],
+    entries: dict[str, CachedDelta],
 ) -> None:
     params = frozen(arrays["params"].copy())
     engine.population.restore(meta["population"]["uploads"], meta["population"]["last"])

@@ -27,7 +27,7 @@ class Buffer:
     max_wait: float | None = None
 
     def __post_init__(self) -> None:
-        check_size(self.size)
+        _check_size(self.size)
         if self.max_wait is not None and not 0 < self.max_wait < float("inf"):
             raise BadOption("The longest wait must be a positive number of seconds.")
 
@@ -52,7 +52,7 @@ class Sliding:
     size: int = 10
 
     def __post_init__(self) -> None:
-        check_size(self.size)
+        _check_size(self.size)
 
     def due(self, pending: int, waited: float) -> bool:
         """Every upload is merged at once."""
@@ -63,7 +63,6 @@ Window: TypeAlias = Buffer | Sliding
 Normalise: TypeAlias = Literal["sum", "count"]
 
 
-def check_size(size: int) -> None:
-    """Raise BadOption unless ``size`` is an integer a buffer can have."""
+def _check_size(size: int) -> None:
     if type(size) is not int or not 1 <= size <= _MAX_SIZE:
         raise BadOption(f"The buffer size must be an integer from 1 to {_MAX_SIZE}.")

@@ -9,7 +9,7 @@ import numpy as np
 
 from strategies.published import fold
 from strategies.recipe import Parts
-from strategies.update import Vector
+from strategies.update import Vector, frozen
 
 
 class PublishedMean:
@@ -45,6 +45,4 @@ class PublishedMean:
         clients = self._parts.num_clients or max(1, num_clients)
         rate = self._parts.published.rate(self._merges, clients, self._parts.uploads_per_merge)
         fold(self._mean, params, rate, self._scratch)
-        snapshot = self._mean.copy()
-        snapshot.flags.writeable = False
-        return snapshot
+        return frozen(self._mean.copy())

@@ -16,7 +16,7 @@ from fl_protocol.session import Session
 from fl_protocol.signatures import Signed
 from fl_server.intake.witness import ChainWitness
 from strategies.layout import Layout
-from strategies.update import Merge, Vector
+from strategies.update import Merge, Vector, frozen
 from tee_sim.appraisal import Attested
 
 
@@ -66,8 +66,7 @@ def fetch_release(
     release = verify_release(signed, attested.receipt_key)
     _check_fits(release, run, version, attested, hashlib.sha256(body.data).hexdigest())
     witness.observe(release, signed)
-    body.flags.writeable = False
-    return Merge(version, body, (), (), release.model_digest)
+    return Merge(version, frozen(body), (), (), release.model_digest)
 
 
 def _collect(replies: Iterable[Any], num_params: int) -> tuple[Signed, Vector]:

@@ -23,12 +23,13 @@ from fl_server.strategy.flwr_compat import (
     require_supported,
 )
 from fl_server.strategy.hooks import EvaluateFn, RunConfig
-from fl_server.strategy.intakes import make_intake, refuse_leaks
+from fl_server.strategy.intakes import make_intake
 from fl_server.strategy.model import Model
 from fl_server.strategy.options import Gateway, MetricsAggregation
 from fl_server.strategy.pacing import wait_for_nodes
 from fl_server.strategy.run import AsyncRun
 from fl_server.strategy.summary import log_summary
+from strategies.confidential import require_disjoint
 from strategies.recipe import Recipe
 from strategies.release import ReleaseRule
 from strategies.screening import Limits
@@ -156,7 +157,7 @@ class AsyncStrategy(Strategy):
         self._stopping = False
         self._model: Model | None = None
         if gateway is not None:
-            refuse_leaks(self.recipe(1))
+            require_disjoint(self.recipe(1))
 
     @property
     def stopping(self) -> bool:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from fl_protocol.ports import Clock
 from fl_server.intake.base import Intake
 from fl_server.intake.plain import PlainIntake
-from strategies.errors import LeakyRecipe
 from strategies.recipe import Recipe
 from strategies.screening import Limits
 from strategies.window import Buffer
@@ -32,16 +31,6 @@ def make_intake(strategy: AsyncStrategy, in_flight: int, clock: Clock) -> Intake
         weighted_by_key=strategy.weighted_by_key,
         replies=strategy.replies,
     )
-
-
-def refuse_leaks(recipe: Recipe) -> None:
-    """Raise LeakyRecipe if a recipe's releases can be differenced into single updates."""
-    if not recipe.disjoint:
-        raise LeakyRecipe(
-            f"{recipe.name} releases overlapping sets of updates, so single updates could be "
-            "computed by differencing its models. Use a recipe with disjoint buffers, or leave "
-            "out the gateway."
-        )
 
 
 def fitting_limits(recipe: Recipe, in_flight: int) -> Limits:

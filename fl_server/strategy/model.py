@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord
 from fl_server.intake.base import Intake, Publishing
 from fl_server.intake.plain import arrays_of
 from strategies.layout import Layout
-from strategies.update import Merge, Vector
+from strategies.update import Merge, Vector, frozen
 
 
 class Model:
@@ -35,8 +35,7 @@ class Model:
     def __init__(self, initial: ArrayRecord) -> None:
         self._carried = arrays_of(initial)
         self.layout = Layout.of(self._carried)
-        self.params: Vector = self.layout.flatten(self._carried)
-        self.params.flags.writeable = False
+        self.params = frozen(self.layout.flatten(self._carried))
         self.current = self.published = initial
 
     def adopt(self, merge: Merge, intake: Intake) -> None:

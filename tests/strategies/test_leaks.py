@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from strategies import Accepted, AsyncWA, Engine, FedAsync, FedBuff, Limits, ReleaseRule
-from strategies.leverage import leverage
 from tests.strategies.helpers import accept, update
+from tests.strategies.leverage import leverage
 
 UPDATES = 60
 K = 5
