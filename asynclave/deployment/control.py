@@ -47,11 +47,15 @@ class Deployment:
         return flower_environment(self.state.flwr_home)
 
     def run_arguments(self, app: Path) -> list[str]:
-        """Return the `flwr` arguments that run an app on this deployment."""
+        """Return the `flwr` arguments that run an app on this deployment.
+
+        In confidential mode the app's configuration must have the keys "buffer-size" and
+        "asynclave-server-config", as the quickstart's has.
+        """
         arguments = ["run", str(app), CONNECTION]
-        if self.status.server_config:
-            bundle = self.status.server_config
-            arguments += ["--run-config", f'asynclave-server-config="{bundle}"']
+        if bundle := self.status.server_config:
+            settings = f'buffer-size={self.spec.buffer_size} asynclave-server-config="{bundle}"'
+            arguments += ["--run-config", settings]
         return arguments
 
     def run_command(self, app: Path) -> str:

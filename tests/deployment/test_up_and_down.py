@@ -13,6 +13,7 @@ from asynclave.deployment.control import find
 from asynclave.deployment.flower import create_node_key, flower_environment
 from asynclave.deployment.processes import Program, free_port, program_path, started_at
 from asynclave.deployment.spec import Status
+from fl_protocol.codes import ConfigInvalid
 from tests.deployment.conftest import SLOW_NODE
 from tests.deployment.flower_cli import flwr, ticks
 
@@ -116,3 +117,11 @@ def test_superlink_refuses_unregistered_node(confidential: Deployment, tmp_path:
     # then
     with pytest.raises(DeploymentError, match="Failed to activate SuperNode"):
         stranger.check()
+
+
+def test_refuses_contradicting_choices(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=r"2 to 3 .*nodes"):
+        up(tmp_path / "state", 3, buffer_size=4)
+    with pytest.raises(ConfigInvalid, match="no node 3 among 3"):
+        up(tmp_path / "state", 3, slow_node=3)
+    assert not (tmp_path / "state").exists()

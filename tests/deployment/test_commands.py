@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from asynclave.deployment import Deployment
+from asynclave.deployment.commands import down_command, up_command
+from asynclave.deployment.processes import program_path
+from tests.deployment.conftest import QUICKSTART, SLOW_NODE
+
+
+def command_line() -> typer.Typer:
+    app = typer.Typer()
+    app.command("up")(up_command)
+    app.command("down")(down_command)
+    return app
+
+
+def test_down_says_when_there_is_nothing_to_stop(tmp_path: Path) -> None:
+    result = CliRunner().invoke(command_line(), ["down", "--state-dir", str(tmp_path)])
+    assert result.exit_code == 0
+    assert result.output == "Nothing to stop.\n"
+
+
+@pytest.mark.deployment
+def test_up_prints_a_command_that_works(confidential: Deployment) -> None:
+    # given a deployment
+    state = confidential.state.root
+    options = ["--state-dir", str(state), "--slow-node", str(SLOW_NODE), "--app", str(QUICKSTART)]
+    # when
+    result = CliRunner().invoke(command_line(), ["up", *options])
+    # then
+    assert result.exit_code == 0, result.output
+    printed = result.output.partition("Run ")[2].strip()
+    assert "flwr run" in printed and "asynclave-server-config=" in printed
+    # and its environment knows the deployment
+    command = printed.replace("flwr run", "flwr supernode list asynclave #", 1)
+    path = f"{Path(program_path('flwr')).parent}:{os.environ['PATH']}"
+    listing = subprocess.run(
+        command, shell=True, env={"PATH": path, "COLUMNS": "200"}, capture_output=True, text=True
+    )
+    assert listing.returncode == 0, listing.stderr
+    assert listing.stdout.count("online") >= 3
