@@ -12,6 +12,7 @@ from flwr.clientapp.typing import Mod
 from torch import nn
 
 from fl_client.trainer import Batch, TrainSettings, evaluate, task_seed, train
+from fl_protocol.flower import BASE_VERSION, REPLIES
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def make_client_app(
         loss = train(network, data, _overridden(defaults, config), _seed(defaults, config, context))
         metrics = MetricRecord({"train-loss": loss, "num-examples": len(data)})
         reply = ArrayRecord(network.state_dict())
-        if config.get("asynclave-replies") == "deltas":
+        if config.get(REPLIES) == "deltas":
             reply = _difference(reply, arrays)
         return Message(RecordDict({"arrays": reply, "metrics": metrics}), reply_to=message)
 
@@ -102,7 +103,7 @@ def _overridden(settings: TrainSettings, config: ConfigRecord) -> TrainSettings:
 
 
 def _seed(settings: TrainSettings, config: ConfigRecord, context: Context) -> int:
-    version = config.get("asynclave-base-version", config.get("server-round", 0))
+    version = config.get(BASE_VERSION, config.get("server-round", 0))
     client = context.node_config.get("partition-id", context.node_id)
     return task_seed(settings.seed, str(client), int(version) if isinstance(version, int) else 0)
 

@@ -13,6 +13,7 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from fl_client.config import ClientConfig, find_config
 from fl_client.uploader import LocalUpdate, SealedUploader
+from fl_protocol import flower
 from fl_protocol.codes import (
     AsynclaveError,
     Code,
@@ -25,8 +26,6 @@ from strategies.errors import ManifestMismatch
 from strategies.layout import Layout
 from strategies.reject import Reject
 from strategies.update import Vector, digest_of
-
-RECEIPT_KEY = "asynclave-receipt"
 
 _ERROR_CODE = 1
 # Refusals of this update; anything else means that the node could not do its work.
@@ -102,10 +101,10 @@ class _Task:
 
     def __init__(self, message: Message) -> None:
         entries = _entries(message.content)
-        self._run_id = _entry(entries, "asynclave-run-id", str)
-        self._base_version = _entry(entries, "asynclave-base-version", int)
-        self._weighted_by = _entry(entries, "asynclave-weighted-by", str)
-        self._replies_deltas = _entry(entries, "asynclave-replies", str) == "deltas"
+        self._run_id = _entry(entries, flower.RUN_ID, str)
+        self._base_version = _entry(entries, flower.BASE_VERSION, int)
+        self._weighted_by = _entry(entries, flower.WEIGHTED_BY, str)
+        self._replies_deltas = _entry(entries, flower.REPLIES, str) == "deltas"
         try:
             arrays = _arrays_of(message.content)
             self._layout = Layout.of(arrays)
@@ -149,7 +148,7 @@ class _Task:
 
 def _entries(content: RecordDict) -> ConfigRecord:
     for record in content.config_records.values():
-        if "asynclave-run-id" in record:
+        if flower.RUN_ID in record:
             return record
     raise ConfigInvalid(
         Code.CONFIG_INVALID,
@@ -188,7 +187,9 @@ def _answer(
     message: Message, reply: Message, code: str, payload: bytes = b"", signature: bytes = b""
 ) -> Message:
     content = RecordDict(dict(reply.content.metric_records))
-    content[RECEIPT_KEY] = ConfigRecord({"payload": payload, "signature": signature, "code": code})
+    content[flower.RECEIPT] = ConfigRecord(
+        {"payload": payload, "signature": signature, "code": code}
+    )
     return Message(content, reply_to=message)
 
 

@@ -40,7 +40,6 @@ class _Task:
     """A message under way; `failure` is set when the node will never answer it."""
 
     message: Message
-    client: int
     due: float
     failure: Error | None
 
@@ -226,7 +225,7 @@ class VirtualGrid(Grid):
         if node.presence.leaves < due:
             due = node.presence.leaves
             failure = Error(ErrorCode.NODE_UNAVAILABLE, "The node has left.")
-        return _Task(message, client, due, failure)
+        return _Task(message, due, failure)
 
     def _complete(self, message_id: str) -> Message:
         task = self._tasks.pop(message_id)

@@ -162,7 +162,6 @@ class TrustPolicy:
 
 
 def _policy_of(claims: Claims) -> EnclavePolicy:
-
     try:
         return EnclavePolicy.from_members(claims.policy)
     except ConfigInvalid as error:

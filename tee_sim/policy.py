@@ -120,9 +120,9 @@ class EnclavePolicy:
     @classmethod
     def from_members(cls, members: object) -> EnclavePolicy:
         """Read what `to_members` wrote; raises ConfigInvalid."""
-        _require(isinstance(members, dict), "policy")
-        assert isinstance(members, dict)
         try:
+            if not isinstance(members, dict):
+                raise TypeError("a policy is an object")
             fractions = {
                 "max_share": _number_or_none(members["max_share"]),
                 "min_effective": _number_or_none(members["min_effective"]),

@@ -19,7 +19,8 @@ from asynclave.run.planted import canary_of
 from asynclave.run.record import RunDirectory
 from asynclave.run.tap import TapConfig
 from fl_client.config import NODE_CONFIG_KEY, ClientConfig
-from fl_client.mods import RECEIPT_KEY, sealed_uploads
+from fl_client.mods import sealed_uploads
+from fl_protocol.flower import RECEIPT
 from fl_protocol.ports import SystemClock
 from fl_server.stack import LocalStack, StackSettings
 from fl_server.stack.processes import Child
@@ -176,7 +177,7 @@ class TrustPath:
         self, message: Message, context: Context, call_next: ClientAppCallable
     ) -> Message:
         reply = call_next(message, context)
-        record = reply.content.get(RECEIPT_KEY) if reply.has_content() else None
+        record = reply.content.get(RECEIPT) if reply.has_content() else None
         if isinstance(record, ConfigRecord) and record["payload"]:
             payload, signature = record["payload"], record["signature"]
             assert isinstance(payload, bytes) and isinstance(signature, bytes)

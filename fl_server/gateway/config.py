@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_protocol.codes import Code, ConfigInvalid
-from fl_server.gateway.limits import Limits
+from fl_server.gateway.limits import LoadLimits
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class GatewayConfig:
         Life of an access token, seconds.
     refresh_ttl : int
         Life of a refresh family, seconds.
-    limits : Limits
+    limits : LoadLimits
         Load bounds.
     parent_pid : int, optional
         End when this process ends.
@@ -54,7 +54,7 @@ class GatewayConfig:
     port_file: str
     token_ttl: int = 300
     refresh_ttl: int = 7 * 24 * 3600
-    limits: Limits = field(default_factory=Limits)
+    limits: LoadLimits = field(default_factory=LoadLimits)
     parent_pid: int | None = None
 
     def save(self, path: Path) -> None:
@@ -66,7 +66,7 @@ class GatewayConfig:
         """Read a configuration file; raises ConfigInvalid naming what is wrong."""
         try:
             members: dict[str, Any] = json.loads(path.read_text())
-            limits = Limits(**members.pop("limits", {}))
+            limits = LoadLimits(**members.pop("limits", {}))
             return cls(**members, limits=limits)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             known = ", ".join(f.name for f in fields(cls))

@@ -17,7 +17,7 @@ from fl_protocol.ports import Clock
 
 
 @dataclass(frozen=True)
-class Limits:
+class LoadLimits:
     """What one gateway process accepts.
 
     Attributes
@@ -81,7 +81,7 @@ class UploadSlots:
             self._free += 1
 
 
-async def read_body(chunks: AsyncIterator[bytes], length: int, limits: Limits) -> list[bytes]:
+async def read_body(chunks: AsyncIterator[bytes], length: int, limits: LoadLimits) -> list[bytes]:
     """Collect exactly `length` bytes of a stream.
 
     Parameters
@@ -90,7 +90,7 @@ async def read_body(chunks: AsyncIterator[bytes], length: int, limits: Limits) -
         What the client sends after its header.
     length : int
         Bytes the header announced.
-    limits : Limits
+    limits : LoadLimits
         Bounds; only `max_body` and `read_deadline` are used.
 
     Raises

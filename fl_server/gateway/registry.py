@@ -165,7 +165,7 @@ class Registry:
             family = Family(row[0], row[1], row[2])
             reused = bool(row[4])
             if reused:
-                self._revoke("family", family.family)
+                self.revoke("family", family.family)
             elif self.is_revoked(family=family.family, client_id=family.client_id):
                 raise TokenRejected(Code.TOKEN_REVOKED)
             elif row[3] < now:
@@ -183,8 +183,8 @@ class Registry:
         return family
 
     def revoke(self, kind: str, value: str) -> None:
-        """Revoke a "client", "family", "jti" or "kid"; takes effect on the next call."""
-        self._revoke(kind, value)
+        """Revoke a "client", "family" or "jti"; takes effect on the next call."""
+        self._db.execute("INSERT OR IGNORE INTO revoked (kind, value) VALUES (?, ?)", (kind, value))
 
     def is_revoked(self, *, client_id: str = "", family: str = "", jti: str = "") -> bool:
         """Tell whether any of the given names is revoked."""
@@ -194,9 +194,6 @@ class Registry:
             (client_id, family, jti),
         ).fetchone()
         return row is not None
-
-    def _revoke(self, kind: str, value: str) -> None:
-        self._db.execute("INSERT OR IGNORE INTO revoked (kind, value) VALUES (?, ?)", (kind, value))
 
     def _client_by_key(self, identity_key: bytes) -> Client | None:
         row = self._db.execute(

@@ -12,7 +12,7 @@ from fl_protocol.proto.gateway_pb2_grpc import GatewayServicer
 from fl_server.gateway.auth import current_call
 from fl_server.gateway.enclave_link import EnclaveLink
 from fl_server.gateway.issuer import Issuer
-from fl_server.gateway.limits import Limits, UploadSlots, read_body
+from fl_server.gateway.limits import LoadLimits, UploadSlots, read_body
 
 _CHUNK = 1 << 20
 
@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 class GatewayService(GatewayServicer):
     """Implements ``asynclave.v1.Gateway``; `Gatekeeper` has admitted the caller already."""
 
-    def __init__(self, issuer: Issuer, link: EnclaveLink, limits: Limits) -> None:
+    def __init__(self, issuer: Issuer, link: EnclaveLink, limits: LoadLimits) -> None:
         self._issuer, self._link, self._limits = issuer, link, limits
         self._slots = UploadSlots(limits.max_uploads)
 

@@ -10,8 +10,6 @@ from flwr.app import RecordDict
 from strategies.layout import Layout
 from strategies.update import Merge, Vector
 
-ACCEPTED = "accepted"
-
 
 @dataclass(frozen=True)
 class Outcome:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord, RecordDict
 
 from fl_protocol.ports import Clock
-from fl_server.intake.base import ACCEPTED, Outcome
+from fl_protocol.receipts import ACCEPTED
+from fl_server.intake.base import Outcome
 from strategies.engine import Engine
 from strategies.errors import ManifestMismatch
 from strategies.layout import Layout

@@ -16,6 +16,7 @@ import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
 from fl_protocol.codes import AsynclaveError, Code, ReceiptRejected, RunRejected
+from fl_protocol.flower import RECEIPT
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import ACCEPTED, Receipt, verify_receipt
@@ -32,8 +33,6 @@ from strategies.reject import Reject
 from strategies.update import Merge, Vector, digest_of
 from tee_sim.appraisal import Attested
 from tee_sim.node_config import NodeConfig, connect
-
-RECEIPT_KEY = "asynclave-receipt"
 
 _CHUNK = 1 << 20
 # What a client reports when its update met an enclave that does not know the run (any more).
@@ -79,7 +78,7 @@ class SealedIntake:
         watch_interval: float = 1.0,
     ) -> None:
         self._config = config if isinstance(config, NodeConfig) else ServerConfig.load(config)
-        self._recipe = recipe
+        self._wanted = recipe
         self._connection = connect(self._config, clock or SystemClock(), rng or SystemRng())
         self._watch_interval = watch_interval
         self._lock = threading.RLock()
@@ -89,6 +88,7 @@ class SealedIntake:
         self._counted: set[str] = set()
         self._witness = ChainWitness()
         self._version = 0
+        self._recipe: Recipe
         self._run: OpenedRun
         self._params: Vector
         self._published: Vector
@@ -112,7 +112,7 @@ class SealedIntake:
             self._run = OpenedRun(run_id, layout)
             self._params = self._published = params
             self._attested = self._connection.attestor.refresh()
-            self._recipe = self._recipe or _recipe_of(self._attested)
+            self._recipe = self._wanted or _recipe_of(self._attested)
             self._mean = PublishedMean(self._recipe.parts())
             self._open_in_enclave()
         arguments = (weakref.ref(self), self._stopped, self._watch_interval)
@@ -147,7 +147,7 @@ class SealedIntake:
         """
         with self._lock:
             staleness = max(0, self._version - base_version)
-            record = reply.config_records.get(RECEIPT_KEY)
+            record = reply.config_records.get(RECEIPT)
             code = _member(record, "code", str)
             if code != ACCEPTED:
                 if code in _ENCLAVE_REPLACED:
@@ -198,7 +198,6 @@ class SealedIntake:
             self.follow_enclave()
 
     def _open_messages(self) -> Iterator[pb.OpenRunRequest]:
-        assert self._recipe is not None
         recipe = {"name": self._recipe.name, "options": self._recipe.options()}
         body = np.ascontiguousarray(self._params, dtype="<f4").data.cast("B")
         yield pb.OpenRunRequest(

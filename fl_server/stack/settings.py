@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from fl_server.gateway.limits import Limits
+from fl_server.gateway.limits import LoadLimits
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA
 from tee_sim.policy import EnclavePolicy
@@ -31,7 +31,7 @@ class StackSettings:
         See `EnclavePolicy`.
     token_ttl : int
         Life of access tokens, seconds.
-    limits : Limits
+    limits : LoadLimits
         Load bounds of the gateway.
     node_patience, run_patience : float
         Written into the bundles; see `NodeConfig`.
@@ -47,7 +47,7 @@ class StackSettings:
     max_norm: float = math.inf
     max_examples: int = 1_000_000
     token_ttl: int = 300
-    limits: Limits = field(default_factory=Limits)
+    limits: LoadLimits = field(default_factory=LoadLimits)
     node_patience: float = 30.0
     run_patience: float = 10.0
 

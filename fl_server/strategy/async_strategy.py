@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_protocol.flower import REPLIES, RUN_ID, WEIGHTED_BY
 from fl_protocol.ports import Clock, SystemClock
 from fl_server.intake.plain import Replies
 from fl_server.strategy.dispatch import Fleet
@@ -22,7 +23,7 @@ from fl_server.strategy.flwr_compat import (
     log_strategy_start_info,
     require_supported,
 )
-from fl_server.strategy.hooks import EvaluateFn, RunConfig
+from fl_server.strategy.hooks import EvaluateFn, RunSettings
 from fl_server.strategy.intakes import make_intake
 from fl_server.strategy.model import Model
 from fl_server.strategy.options import Gateway, MetricsAggregation
@@ -297,15 +298,15 @@ class AsyncStrategy(Strategy):
         clock: Clock = getattr(grid, "clock", None) or SystemClock()
         fleet = Fleet(self._rng)
         name = self.run_name or f"flower-{grid.run.run_id}"
-        config = RunConfig(
+        config = RunSettings(
             num_versions=num_rounds,
             timeout=timeout,
             train_config=train_config or ConfigRecord(),
             evaluate_config=evaluate_config or ConfigRecord(),
             task_entries={
-                "asynclave-run-id": name,
-                "asynclave-weighted-by": self.weighted_by_key,
-                "asynclave-replies": self.replies,
+                RUN_ID: name,
+                WEIGHTED_BY: self.weighted_by_key,
+                REPLIES: self.replies,
             },
             configrecord_key=self.configrecord_key,
             evaluate_fn=evaluate_fn,

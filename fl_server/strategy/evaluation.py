@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import Result
 
 from fl_server.strategy.events import EvaluationEvent
 from fl_server.strategy.flwr_compat import log
-from fl_server.strategy.hooks import Hooks, RunConfig
+from fl_server.strategy.hooks import Hooks, RunSettings
 
 
 class EvaluationRound:
@@ -70,7 +70,7 @@ class Evaluator:
         The strategy.
     grid : Grid
         Where nodes are reached.
-    config : RunConfig
+    config : RunSettings
         Evaluation function and configuration.
     result : Result
         Takes the metrics.
@@ -87,7 +87,7 @@ class Evaluator:
         self,
         hooks: Hooks,
         grid: Grid,
-        config: RunConfig,
+        config: RunSettings,
         result: Result,
         elapsed: Callable[[], float],
     ) -> None:

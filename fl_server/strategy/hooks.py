@@ -56,7 +56,7 @@ class Hooks(Protocol):
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunSettings:
     """What a run is asked to do.
 
     Attributes

@@ -10,13 +10,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fl_protocol.codes import Code, GatewayUnavailable
+from fl_protocol.flower import BASE_VERSION
 from fl_protocol.ports import Clock
 from fl_server.intake.base import Intake, Outcome
 from fl_server.strategy.dispatch import Fleet, Task
 from fl_server.strategy.evaluation import Evaluator
 from fl_server.strategy.events import MergeEvent, UpdateEvent
 from fl_server.strategy.flwr_compat import log, with_content
-from fl_server.strategy.hooks import Hooks, RunConfig
+from fl_server.strategy.hooks import Hooks, RunSettings
 from fl_server.strategy.model import Model
 from fl_server.strategy.pacing import REFRESH_SECONDS, NoProgress, Pacer
 from strategies.reject import Reject
@@ -49,7 +50,7 @@ class AsyncRun:
         The model in its current version.
     fleet : Fleet
         Nodes and tasks.
-    config : RunConfig
+    config : RunSettings
         What to do.
     result : Result
         Filled as the run goes on.
@@ -63,7 +64,7 @@ class AsyncRun:
         intake: Intake,
         model: Model,
         fleet: Fleet,
-        config: RunConfig,
+        config: RunSettings,
         result: Result,
     ) -> None:
         self._hooks, self._grid, self._clock, self._intake = hooks, grid, clock, intake
@@ -139,7 +140,7 @@ class AsyncRun:
         key = self._config.configrecord_key
         entries = dict(template.config_records.get(key, ConfigRecord()))
         entries.update(self._config.task_entries)
-        entries["asynclave-base-version"] = self._version
+        entries[BASE_VERSION] = self._version
         content = RecordDict({**template, key: ConfigRecord(entries)})
         return _Snapshot(self._version, self._model.params, content)
 

@@ -18,7 +18,7 @@ class _Entry:
     receipt: Signed
 
 
-class Ledger:
+class ReceiptLedger:
     """Signs records in one chain and answers a repeated update with its first receipt.
 
     Entries of released updates outlive the run they came in: a host that opens the run again

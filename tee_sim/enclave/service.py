@@ -28,7 +28,7 @@ from tee_sim.enclave.checks import (
     check_time,
     refused,
 )
-from tee_sim.enclave.ledger import Ledger
+from tee_sim.enclave.ledger import ReceiptLedger
 from tee_sim.enclave.run import Merged, Released, Run, agreed_recipe, read_layout
 from tee_sim.evidence import EnclaveKeys
 from tee_sim.policy import EnclavePolicy
@@ -78,7 +78,7 @@ class EnclaveService:
     def __init__(self, epoch: int, policy: EnclavePolicy, keys: Keys, clock: Clock) -> None:
         self._epoch, self._policy, self._keys, self._clock = epoch, policy, keys, clock
         self._key_id = key_id(keys.public().hpke)
-        self._ledger = Ledger(keys.receipt)
+        self._ledger = ReceiptLedger(keys.receipt)
         self._run: Run | None = None
         self._segment = memoryview(bytearray(SEGMENT_BYTES + TAG_BYTES))
         self._latest, self._swept = 0.0, 0.0

@@ -22,7 +22,7 @@ from fl_client.uploader import SealedUploader
 from fl_protocol.codes import AsynclaveError, GatewayUnavailable
 from fl_protocol.ports import SystemClock
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_server.gateway.limits import Limits
+from fl_server.gateway.limits import LoadLimits
 from fl_server.stack import LocalStack, StackSettings
 from tests.support.sealed import (
     RECIPE,
@@ -228,7 +228,7 @@ def test_an_access_token_is_renewed_in_time(tmp_path: Path) -> None:
 
 
 def test_a_flood_is_refused_while_others_are_served(tmp_path: Path) -> None:
-    settings = dataclasses.replace(SETTINGS, limits=Limits(rate=0.01, burst=10))
+    settings = dataclasses.replace(SETTINGS, limits=LoadLimits(rate=0.01, burst=10))
     with LocalStack(tmp_path, settings) as stack:
         raw = RawGateway(stack)
         enrolled = raw.enrol(stack.ticket("client", "flood"))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fl_protocol.codes import AsynclaveError, GatewayUnavailable
-from fl_server.gateway.limits import Limits, RateLimiter, UploadSlots, read_body
+from fl_server.gateway.limits import LoadLimits, RateLimiter, UploadSlots, read_body
 
 
 class ManualClock:
@@ -64,7 +64,7 @@ def test_a_slot_is_returned_even_when_the_upload_fails() -> None:
 
 
 async def test_reads_exactly_the_announced_bytes() -> None:
-    assert await read_body(chunks(b"ab", b"", b"c"), 3, Limits()) == [b"ab", b"", b"c"]
+    assert await read_body(chunks(b"ab", b"", b"c"), 3, LoadLimits()) == [b"ab", b"", b"c"]
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ async def test_refuses_a_body_that_is_not_as_announced(
     body: AsyncIterator[bytes], length: int, code: str
 ) -> None:
     with pytest.raises(AsynclaveError, match=f"^{code}: "):
-        await read_body(body, length, Limits(max_body=10, read_deadline=0.05))
+        await read_body(body, length, LoadLimits(max_body=10, read_deadline=0.05))

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.codes import Code, EnvelopeRejected
 from fl_protocol.receipts import GENESIS, Receipt, Release, verify_chain
-from tee_sim.enclave.ledger import Ledger
+from tee_sim.enclave.ledger import ReceiptLedger
 from tests.support.enclave import RUN, Lab
 
 RECEIPT = Receipt(
@@ -50,7 +50,7 @@ def key() -> Ed25519PrivateKey:
 
 
 def test_records_continue_one_chain(key: Ed25519PrivateKey) -> None:
-    ledger = Ledger(key)
+    ledger = ReceiptLedger(key)
     records = [
         ledger.accept(RECEIPT, 500),
         ledger.accept(replace(RECEIPT, update_id="u2"), 500),
@@ -63,11 +63,11 @@ def test_records_continue_one_chain(key: Ed25519PrivateKey) -> None:
 
 
 def test_unknown_id_has_no_receipt(key: Ed25519PrivateKey) -> None:
-    assert Ledger(key).recall("u1", "1" * 64) is None
+    assert ReceiptLedger(key).recall("u1", "1" * 64) is None
 
 
 def test_known_id_with_other_body_is_a_mismatch(key: Ed25519PrivateKey) -> None:
-    ledger = Ledger(key)
+    ledger = ReceiptLedger(key)
     signed = ledger.accept(RECEIPT, 500)
     assert ledger.recall("u1", "1" * 64) == signed
     with pytest.raises(EnvelopeRejected) as caught:
@@ -76,7 +76,7 @@ def test_known_id_with_other_body_is_a_mismatch(key: Ed25519PrivateKey) -> None:
 
 
 def test_forgets_an_update_only_once_it_has_expired(key: Ed25519PrivateKey) -> None:
-    ledger = Ledger(key)
+    ledger = ReceiptLedger(key)
     ledger.accept(RECEIPT, 500)
     ledger.forget_expired(500)
     assert ledger.recall("u1", "1" * 64) is not None
@@ -85,7 +85,7 @@ def test_forgets_an_update_only_once_it_has_expired(key: Ed25519PrivateKey) -> N
 
 
 def test_discarding_a_buffer_keeps_what_was_released(key: Ed25519PrivateKey) -> None:
-    ledger = Ledger(key)
+    ledger = ReceiptLedger(key)
     ledger.accept(RECEIPT, 500)
     ledger.release(RELEASE)
     ledger.accept(replace(RECEIPT, update_id="u2"), 500)

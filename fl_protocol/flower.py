@@ -1,0 +1,9 @@
+"""Names under which strategy and clients exchange entries in Flower's records."""
+
+from __future__ import annotations
+
+RUN_ID = "asynclave-run-id"
+BASE_VERSION = "asynclave-base-version"
+WEIGHTED_BY = "asynclave-weighted-by"
+REPLIES = "asynclave-replies"
+RECEIPT = "asynclave-receipt"
