@@ -48,6 +48,27 @@ def test_refuses_what_does_not_fit_and_names_it(tmp_path: Path, text: str, named
     assert refused.value.code == "CONFIG_INVALID"
 
 
+def test_refuses_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xff\xfe")
+
+    with pytest.raises(ConfigInvalid, match="not valid TOML"):
+        load_config(path, {})
+
+
+def test_refuses_a_variable_that_is_no_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASYNCLAVE_DATA", "mnist")
+
+    with pytest.raises(ConfigInvalid, match='"data"'):
+        load_config(None, {})
+
+
 def test_refuses_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="no configuration file"):
         load_config(tmp_path / "absent.toml", {})
+
+
+def test_the_example_file_states_the_defaults() -> None:
+    example = Path(__file__).parents[2] / "experiments" / "main-job.toml"
+
+    assert load_config(example, {}).model_dump() == load_config(None, {}).model_dump()
