@@ -11,10 +11,11 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
-from fl_protocol.codes import ConfigInvalid
+from fl_protocol.codes import Code, ConfigInvalid
 
 
 class _Section(BaseModel):
@@ -127,7 +128,7 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> RunC
         If the file cannot be read, or a key or value does not fit.
     """
     if path is not None and not path.is_file():
-        raise ConfigInvalid("CONFIG_INVALID", f"There is no configuration file {path}.")
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"There is no configuration file {path}.")
 
     class FromFile(RunConfig):
         model_config = SettingsConfigDict(toml_file=path)
@@ -141,6 +142,12 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> RunC
         return FromFile(**given)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise ConfigInvalid("CONFIG_INVALID", "; ".join(lines)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigInvalid("CONFIG_INVALID", f"{path} is not valid TOML: {error}.") from None
+        raise ConfigInvalid(Code.CONFIG_INVALID, "; ".join(lines)) from None
+    except SettingsError as error:
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"An ASYNCLAVE_* variable: {error}.") from None
+    except OSError as error:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID, f"{path} cannot be read: {error.strerror}."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path} is not valid TOML: {error}.") from None

@@ -135,17 +135,6 @@ class VerifyingKey:
         return parts
 
 
-def verify_compact_jws(token: str, jwk: Mapping[str, Any]) -> bytes:
-    """Verify a compact JWS with one JWK and return its payload.
-
-    Raises
-    ------
-    TokenRejected
-        ``TOKEN_MALFORMED``, ``TOKEN_UNKNOWN_KEY`` or ``TOKEN_SIGNATURE``.
-    """
-    return VerifyingKey(jwk).verify(token).payload
-
-
 def parse_token(token: str) -> Compact:
     """Take a token apart and check its header against the allow-list {alg, typ, kid}.
 

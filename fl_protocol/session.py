@@ -5,7 +5,7 @@ Used by clients and by the server alike; the ticket they enrolled with decides t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -15,9 +15,7 @@ from fl_protocol.access import Credentials
 from fl_protocol.codes import Code, GatewayUnavailable, TokenRejected
 from fl_protocol.identity import Enrolment, Identity, IdentityStore
 from fl_protocol.ports import Clock, Rng
-from fl_protocol.wire import CODE_METADATA, SERVICE, Wire
-
-__all__ = ["CODE_METADATA", "SERVICE", "Session", "read_stream"]
+from fl_protocol.wire import Wire
 
 _RENEWABLE = {Code.TOKEN_EXPIRED, Code.TOKEN_UNKNOWN_KEY}
 _FIRST_WAIT = 0.1
@@ -187,11 +185,6 @@ class Session:
         return self._wire.invoke(
             method, request, read, self._credentials.token(token), timeout, trace_id
         )
-
-
-def read_stream(replies: Iterator[Any]) -> list[Any]:
-    """Collect a stream of replies, for `Session.receive`."""
-    return list(replies)
 
 
 def _is_temporary(error: Exception) -> bool:

@@ -17,10 +17,8 @@ from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, TokenRejected
 from fl_protocol.encoding import b64url
-from fl_protocol.jws import MAX_TOKEN_BYTES, VerifyingKey, parse_token, verify_compact_jws
+from fl_protocol.jws import MAX_TOKEN_BYTES, VerifyingKey, parse_token
 from fl_protocol.ports import Clock, Rng
-
-__all__ = ["Claims", "TokenSigner", "TokenVerifier", "public_jwk", "verify_compact_jws"]
 
 TOKEN_TYPE = "at+jwt"
 DEFAULT_TTL = 300
@@ -43,8 +41,7 @@ _MAX_TIME = 2**53
 class Claims:
     """What a verified access token says; times in Unix seconds.
 
-    ``jkt`` is the RFC 7638 thumbprint of the proof key and ``kid`` the signing key's id, for
-    revocation lists.
+    ``jkt`` is the RFC 7638 thumbprint of the proof key.
     """
 
     iss: str
@@ -57,7 +54,6 @@ class Claims:
     jti: str
     scope: str
     jkt: str
-    kid: str
 
     @property
     def scopes(self) -> frozenset[str]:
@@ -157,10 +153,6 @@ class TokenVerifier:
         self._audience = audience
         self._clock = clock
 
-    def replace_keys(self, jwks: Mapping[str, Any]) -> None:
-        """Take a new key set; tokens signed with keys that are no longer in it are refused."""
-        self._keys = _index(jwks)
-
     def verify(self, token: str, required_scope: str | None = None) -> Claims:
         """Verify a token and return its claims.
 
@@ -176,7 +168,7 @@ class TokenVerifier:
         key = self._keys.get(header["kid"])
         if key is None:
             raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
-        claims = _read_claims(key.verify(token).payload, header["kid"])
+        claims = _read_claims(key.verify(token).payload)
         self._check_time(claims)
         if (claims.iss, claims.aud) != (self._issuer, self._audience):
             raise TokenRejected(Code.TOKEN_CLAIMS)
@@ -208,7 +200,7 @@ def _index(jwks: Mapping[str, Any]) -> dict[str, VerifyingKey]:
     return keys
 
 
-def _read_claims(payload: bytes, kid: str) -> Claims:
+def _read_claims(payload: bytes) -> Claims:
     try:
         members = canonical.parse_object(payload, MAX_TOKEN_BYTES)
     except CanonicalError as error:
@@ -222,7 +214,7 @@ def _read_claims(payload: bytes, kid: str) -> Claims:
     )
     if not texts_fit or not times_fit or members["sub"] != members["client_id"]:
         raise TokenRejected(Code.TOKEN_CLAIMS)
-    claims = Claims(**members, jkt=confirmation["jkt"], kid=kid)
+    claims = Claims(**members, jkt=confirmation["jkt"])
     if not 0 < claims.exp - claims.iat <= MAX_TTL or claims.nbf > claims.exp:
         raise TokenRejected(Code.TOKEN_CLAIMS)
     return claims

@@ -136,14 +136,6 @@ class EnclavePolicy:
         _require(policy.to_members() == members, "number format")
         return policy
 
-    @classmethod
-    def decode(cls, data: bytes) -> EnclavePolicy:
-        """Read canonical JSON; raises ConfigInvalid."""
-        try:
-            return cls.from_members(canonical.decode_object(data, MAX_POLICY_BYTES))
-        except CanonicalError as error:
-            raise ConfigInvalid(Code.CONFIG_INVALID, f"Enclave policy: {error}.") from error
-
 
 @dataclass(frozen=True)
 class Guardrails:

@@ -29,8 +29,7 @@ class SmallGateway(gateway_pb2_grpc.GatewayServicer):
         self._certificate = certificate
         self._clock = clock
         self._rng = rng
-        self._signer = TokenSigner(Ed25519PrivateKey.from_private_bytes(rng.bytes(32)), "key-1")
-        self._tokens = TokenVerifier({"keys": [self._signer.jwk()]}, "issuer", "gateway", clock)
+        self._use_signing_key("key-1")
         self._proofs = ProofVerifier(clock)
         self._identities = {}
         self._refresh_tokens = set()
@@ -60,10 +59,13 @@ class SmallGateway(gateway_pb2_grpc.GatewayServicer):
         self._refresh_tokens.clear()
 
     def rotate_signing_key(self):
-        self._signer = TokenSigner(
-            Ed25519PrivateKey.from_private_bytes(self._rng.bytes(32)), "key-2"
-        )
-        self._tokens.replace_keys({"keys": [self._signer.jwk()]})
+        self._use_signing_key("key-2")
+
+    def _use_signing_key(self, kid):
+        key = Ed25519PrivateKey.from_private_bytes(self._rng.bytes(32))
+        self._signer = TokenSigner(key, kid)
+        jwks = {"keys": [self._signer.jwk()]}
+        self._tokens = TokenVerifier(jwks, "issuer", "gateway", self._clock)
 
     def Enrol(self, request, context):
         return self._answer("Enrol", context, lambda: self._enrol(request))

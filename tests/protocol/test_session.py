@@ -16,7 +16,7 @@ from fl_protocol.codes import (
 )
 from fl_protocol.identity import Identity, IdentityStore
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.session import Session, read_stream
+from fl_protocol.session import Session
 from tests.protocol.small_gateway import TICKET, TTL, SmallGateway
 from tests.protocol.support import CountedRng, SetClock
 
@@ -252,7 +252,7 @@ def test_streams_requests_anew_for_each_attempt(gateway, connect):
 def test_reads_an_interrupted_stream_from_its_start(gateway, connect):
     session = connect()
     gateway.fail_next("GetRelease", UNAVAILABLE)
-    chunks = session.receive("GetRelease", pb.GetReleaseRequest(run_id="run-1"), read_stream)
+    chunks = session.receive("GetRelease", pb.GetReleaseRequest(run_id="run-1"), list)
     assert [chunk.chunk for chunk in chunks] == [b"one", b"two"]
     assert gateway.calls["GetRelease"] == 2
 
