@@ -8,12 +8,15 @@ floating-point rules.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Never
 
 Json = bool | int | str | list[Any] | dict[str, Any]
 
 _INT_LIMIT = 2**63
 _MAX_DEPTH = 16
+# A string as a whole, so that brackets inside it do not count, or one bracket outside.
+_NESTING = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
 class CanonicalError(ValueError):
@@ -79,20 +82,43 @@ def parse_object(data: bytes, max_bytes: int) -> dict[str, Any]:
     Raises
     ------
     CanonicalError
-        If the input is too long, not an ASCII JSON object, or has duplicate members, floats or NaN.
+        If the input is too long, not an ASCII JSON object, or has duplicate members or anything
+        else that `encode` refuses, such as floats or lone surrogates.
     """
     value = _parse(data, max_bytes)
     if not isinstance(value, dict):
         raise CanonicalError("not an object")
+    _check(value, 0)
     return value
+
+
+def check_nesting(text: str) -> None:
+    """Refuse JSON text nested deeper than 16 before anything parses it.
+
+    The parser recurses in C: near the interpreter's recursion limit the stack of a confined
+    process may be unable to grow, which ends the process instead of raising an error.
+
+    Raises
+    ------
+    CanonicalError
+    """
+    if text.count("[") + text.count("{") <= _MAX_DEPTH:
+        return
+    depth = 0
+    for token in _NESTING.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth > _MAX_DEPTH + 1:
+            raise CanonicalError(f"nested deeper than {_MAX_DEPTH}")
 
 
 def _parse(data: bytes, max_bytes: int) -> Json:
     if len(data) > max_bytes:
         raise CanonicalError(f"longer than {max_bytes} bytes")
     try:
+        text = data.decode("ascii")
+        check_nesting(text)
         value: Json = json.loads(
-            data.decode("ascii"),
+            text,
             object_pairs_hook=_unique_members,
             parse_float=_refuse_number,
             parse_constant=_refuse_number,

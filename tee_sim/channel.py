@@ -32,8 +32,10 @@ class ChannelClosed(Exception):
 
 
 def encode_head(header: dict[str, Any], body_length: int) -> bytes:
-    """Return a frame up to its body."""
+    """Return a frame up to its body; raises CanonicalError for a header no peer would take."""
     encoded = canonical.encode(header)
+    if len(encoded) > MAX_HEADER_BYTES:
+        raise CanonicalError(f"longer than {MAX_HEADER_BYTES} bytes")
     return HEADER_LENGTH.pack(len(encoded)) + encoded + BODY_LENGTH.pack(body_length)
 
 

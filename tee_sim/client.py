@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, GatewayUnavailable, error_for
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.signatures import Signed
@@ -152,14 +153,17 @@ class EnclaveClient:
         Raises
         ------
         AsynclaveError
-            The typed refusal in the reply, or ``ENCLAVE_UNAVAILABLE``.
+            The typed refusal in the reply, ``TOO_LARGE`` for a header that fits no frame, or
+            ``ENCLAVE_UNAVAILABLE``.
         """
         async with self._turn:
             if self.broken:
                 raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE)
+            # Before the first byte is sent: a caller's odd value must not cost the channel.
+            head = _encoded(header, sum(len(chunk) for chunk in body))
             self.broken = True
             try:
-                reply, content = await self._exchange(header, body)
+                reply, content = await self._exchange(head, body)
             except (OSError, EOFError, ChannelClosed) as error:
                 raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from error
             self.broken = False
@@ -172,23 +176,28 @@ class EnclaveClient:
         self.broken = True
         self._writer.close()
 
-    async def _exchange(
-        self, header: dict[str, Any], body: Sequence[Chunk]
-    ) -> tuple[dict[str, Any], bytes]:
-        self._writer.write(encode_head(header, sum(len(chunk) for chunk in body)))
+    async def _exchange(self, head: bytes, body: Sequence[Chunk]) -> tuple[dict[str, Any], bytes]:
+        self._writer.write(head)
         for chunk in body:
             self._writer.write(chunk)
             await self._writer.drain()
         await self._writer.drain()
-        head = await self._read(await self._length(HEADER_LENGTH.size, MAX_HEADER_BYTES))
+        reply = await self._read(await self._length(HEADER_LENGTH.size, MAX_HEADER_BYTES))
         content = await self._read(await self._length(BODY_LENGTH.size, MAX_BODY_BYTES))
-        return decode_header(head), content
+        return decode_header(reply), content
 
     async def _length(self, size: int, bound: int) -> int:
         return checked_length(int.from_bytes(await self._read(size), "big"), bound)
 
     async def _read(self, count: int) -> bytes:
         return await self._reader.readexactly(count)
+
+
+def _encoded(header: dict[str, Any], body_length: int) -> bytes:
+    try:
+        return encode_head(header, body_length)
+    except CanonicalError as error:
+        raise error_for(Code.TOO_LARGE, f"The request does not fit a frame: {error}.") from error
 
 
 def _signed(reply: dict[str, Any]) -> Signed:

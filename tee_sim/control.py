@@ -22,7 +22,7 @@ from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import AsynclaveError, Code, ConfigInvalid, GatewayUnavailable, error_for
 from fl_protocol.encoding import b64url, b64url_decode
 from tee_sim.client import EnclaveClient
-from tee_sim.evidence import MAX_EVIDENCE_BYTES
+from tee_sim.evidence import MAX_EVIDENCE_BYTES, check_nonce
 from tee_sim.launch import EnclaveProcess
 
 _PACKET_BYTES = 2 * MAX_EVIDENCE_BYTES
@@ -177,6 +177,9 @@ class LauncherClient:
         GatewayUnavailable
             ``ENCLAVE_UNAVAILABLE``.
         """
+        # Not left to the platform: a packet the socket refuses would cost the connection and,
+        # with it, the enclave.
+        check_nonce(nonce)
         reply, _ = await self._ask({"op": "EVIDENCE", "nonce": nonce.hex()})
         return b64url_decode(reply["evidence"])
 

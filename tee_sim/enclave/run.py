@@ -174,7 +174,10 @@ def agreed_recipe(recipe_json: str, policy: EnclavePolicy) -> Recipe:
 def read_layout(layout_json: str) -> Layout:
     """Read a layout strictly; raises RunRejected ``RUN_MANIFEST``."""
     try:
+        canonical.check_nesting(layout_json)
         return Layout.from_json(layout_json)
+    except CanonicalError as error:
+        raise RunRejected(Code.RUN_MANIFEST) from error
     except ManifestMismatch as error:
         raise RunRejected(Code.RUN_MANIFEST, error.sentence) from error
 

@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_protocol.canonical import CanonicalError, decode_object, decode_strict, encode, parse_object
+from fl_protocol.canonical import (
+    CanonicalError,
+    check_nesting,
+    decode_object,
+    decode_strict,
+    encode,
+    parse_object,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SCALARS = st.booleans() | st.integers(-(2**63), 2**63 - 1) | TEXT
@@ -75,3 +82,20 @@ def test_parse_object_allows_spacing_but_not_duplicates():
     assert parse_object(b'{ "b": 1, "a": "x" }', 100) == {"a": "x", "b": 1}
     with pytest.raises(CanonicalError):
         parse_object(b'{"a": 1, "a": 2}', 100)
+
+
+@pytest.mark.parametrize("text", ["[" * 18, '{"a":' * 18, '["\\"",' * 18, '["]",' * 18])
+def test_refuses_deep_nesting_before_parsing(text):
+    with pytest.raises(CanonicalError, match="deeper"):
+        check_nesting(text)
+
+
+def test_brackets_inside_strings_do_not_nest():
+    check_nesting('["' + "[" * 1000 + '\\"' + "{" * 1000 + '"]')
+    check_nesting("[" + "[]," * 1000 + "[]]")
+
+
+@pytest.mark.parametrize("data", [b'{"a":"\\ud800"}', b'{"a":null}', b'{"a":18446744073709551616}'])
+def test_parse_object_refuses_what_cannot_be_encoded(data):
+    with pytest.raises(CanonicalError):
+        parse_object(data, 100)

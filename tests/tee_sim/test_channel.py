@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fl_protocol.codes import Code, GatewayUnavailable, RunRejected
+from fl_protocol.codes import AsynclaveError, Code, GatewayUnavailable, RunRejected
 from tee_sim.channel import (
     BODY_LENGTH,
     HEADER_LENGTH,
@@ -84,6 +84,17 @@ async def test_client_raises_the_typed_refusal(pair: Pair) -> None:
         await client.status()
     assert str(caught.value) == "RUN_UNKNOWN: Open it first."
     assert not client.broken
+
+
+@pytest.mark.parametrize("value", [2**64 - 1, "\x01" * (2 << 20)], ids=["integer", "text"])
+async def test_request_that_fits_no_frame_costs_nobody_the_enclave(
+    pair: Pair, value: object
+) -> None:
+    client = await EnclaveClient.over(pair[0])
+    with pytest.raises(AsynclaveError, match="TOO_LARGE"):
+        await client.request({"op": "GET_RELEASE", "run_id": value})
+    pair[1].sendall(encode_head({"ok": True}, 0))
+    assert await client.status() == {"ok": True}
 
 
 async def test_client_of_a_dead_enclave_says_unavailable(pair: Pair) -> None:

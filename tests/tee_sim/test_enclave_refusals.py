@@ -43,6 +43,26 @@ def test_refuses_unknown_recipe(lab: Lab) -> None:
     assert_refused(lab, Code.RUN_RECIPE, lambda: lab.open_run(unknown))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("recipe_json", "[" * 4000, Code.RUN_RECIPE),
+        ("recipe_json", '{"name":"fedbuff","options":{"\\ud800":"1"}}', Code.RUN_RECIPE),
+        ("layout_json", "[" * 4000, Code.RUN_MANIFEST),
+    ],
+)
+def test_serves_on_after_a_text_made_to_end_it(lab: Lab, name: str, text: str, code: str) -> None:
+    request = {
+        "op": "OPEN_RUN",
+        "run_id": RUN,
+        "version": 0,
+        "layout_json": LAYOUT.to_json(),
+        "recipe_json": "{}",
+    }
+    for _ in range(5):
+        assert_refused(lab, code, lambda: lab.ask(request | {name: text}))
+
+
 def test_refuses_model_that_does_not_fit_its_layout(lab: Lab) -> None:
     short = INITIAL[1:].tobytes()
     assert_refused(lab, Code.RUN_MANIFEST, lambda: lab.open_run(params=short))
