@@ -9,22 +9,20 @@ epoch: buffered updates die with their key.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from fl_protocol.codes import AsynclaveError
+from fl_protocol.codes import AsynclaveError, Code, ConfigInvalid
 from fl_protocol.ports import Disk, LocalDisk, SystemClock
 from tee_sim import image
 from tee_sim.control import ControlServer
 from tee_sim.launch import BootOptions, EnclaveProcess
 from tee_sim.launcher_config import LauncherConfig
+from tee_sim.lifetime import stop_event
 from tee_sim.platform import SimulatedPlatform, TeePlatform
 from tee_sim.policy import EnclavePolicy
+from tee_sim.settings import load_signing_key
 
 
 class EpochCounter:
@@ -34,8 +32,14 @@ class EpochCounter:
         self._path, self._disk = path, disk
 
     def next(self) -> int:
-        """Return an epoch that was never returned before, from 1."""
-        last = int(self._disk.read(self._path)) if self._disk.exists(self._path) else 0
+        """Return an epoch that was never returned before, from 1; raises ConfigInvalid."""
+        text = self._disk.read(self._path) if self._disk.exists(self._path) else b"0"
+        if not text.isdigit():
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID,
+                f"{self._path} is damaged; write the highest epoch any node has seen into it.",
+            )
+        last = int(text)
         self._disk.write_atomic(self._path, str(last + 1).encode())
         return last + 1
 
@@ -110,18 +114,13 @@ class Launcher:
 
 async def serve(config: LauncherConfig) -> None:
     """Run a launcher until SIGTERM, SIGINT or the end of the process named in the configuration."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    if config.parent_pid is not None:
-        _watch_process(config.parent_pid, stopping)
+    stopping = stop_event(config.parent_pid)
     disk = LocalDisk()
     state = Path(config.state_dir)
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     launcher = Launcher(
         SimulatedPlatform(
-            Ed25519PrivateKey.from_private_bytes(disk.read(Path(config.platform_key))),
+            load_signing_key(Path(config.platform_key)),
             (disk.read(Path(config.platform_chain)).decode(),),
             config.security_version,
             SystemClock(),
@@ -142,22 +141,15 @@ async def serve(config: LauncherConfig) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the launcher; returns the exit status."""
+    if len(arguments) != 1:
+        print("usage: python -m tee_sim.launcher CONFIG.json", file=sys.stderr)
+        return 2
     try:
         asyncio.run(serve(LauncherConfig.load(Path(arguments[0]))))
-    except (AsynclaveError, OSError, IndexError) as error:
+    except (AsynclaveError, OSError) as error:
         print(f"tee_sim.launcher: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _watch_process(pid: int, stopping: asyncio.Event) -> None:
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        stopping.set()
-        return
-    # Unlike a parent-death signal this does not fire when only a thread of the process ends.
-    asyncio.get_running_loop().add_reader(handle, stopping.set)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_protocol.codes import Code, ConfigInvalid
+from tee_sim.settings import load_settings
 
 # Belongs to no user on common systems: nothing else runs as, or is owned by, the enclave's user.
 DEFAULT_ENCLAVE_USER = 64923
@@ -48,7 +48,7 @@ class LauncherConfig:
     security_version: int = 1
     debug: bool = False
     user: int | None = DEFAULT_ENCLAVE_USER
-    skip_layers: tuple[str, ...] = field(default=())
+    skip_layers: tuple[str, ...] = ()
     parent_pid: int | None = None
 
     def enclave_user(self) -> int | None:
@@ -62,12 +62,4 @@ class LauncherConfig:
     @classmethod
     def load(cls, path: Path) -> LauncherConfig:
         """Read a configuration file; raises ConfigInvalid naming what is wrong."""
-        try:
-            members: dict[str, Any] = json.loads(path.read_text())
-            members["skip_layers"] = tuple(members.get("skip_layers", ()))
-            return cls(**members)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            known = ", ".join(member.name for member in fields(cls))
-            raise ConfigInvalid(
-                Code.CONFIG_INVALID, f"{path}: {error}; the known settings are {known}"
-            ) from None
+        return load_settings(cls, path, skip_layers=tuple)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from fl_protocol.session import Session
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.attestation import Attestor, EpochWitness
 from tee_sim.policy import Guardrails
+from tee_sim.settings import load_settings
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,7 @@ class NodeConfig:
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Read a bundle; raises ConfigInvalid naming what is wrong."""
-        try:
-            members: dict[str, Any] = json.loads(Path(path).read_text())
-            for name in ("roots_of_trust", "measurements"):
-                members[name] = tuple(members.get(name, ()))
-            return cls(**members)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            known = ", ".join(f.name for f in fields(cls))
-            raise ConfigInvalid(
-                Code.CONFIG_INVALID, f"{path}: {error}; the known settings are {known}"
-            ) from None
+        return load_settings(cls, Path(path), roots_of_trust=tuple, measurements=tuple)
 
     def save(self, path: Path) -> None:
         """Write the bundle as JSON, mode 0600 because it may hold a ticket."""

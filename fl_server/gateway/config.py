@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.gateway.limits import LoadLimits
+from tee_sim.settings import load_settings
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,4 @@ class GatewayConfig:
     @classmethod
     def load(cls, path: Path) -> GatewayConfig:
         """Read a configuration file; raises ConfigInvalid naming what is wrong."""
-        try:
-            members: dict[str, Any] = json.loads(path.read_text())
-            limits = LoadLimits(**members.pop("limits", {}))
-            return cls(**members, limits=limits)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            known = ", ".join(f.name for f in fields(cls))
-            raise ConfigInvalid(
-                Code.CONFIG_INVALID, f"{path}: {error}; the known settings are {known}"
-            ) from None
+        return load_settings(cls, path, limits=lambda members: LoadLimits(**members))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from pathlib import Path
 
 import grpc
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Clock, LocalDisk, Rng, SystemClock, SystemRng
 from fl_protocol.proof import ProofVerifier
 from fl_protocol.proto.gateway_pb2_grpc import add_GatewayServicer_to_server
@@ -23,6 +21,8 @@ from fl_server.gateway.issuer import Issuer
 from fl_server.gateway.limits import RateLimiter
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.service import GatewayService
+from tee_sim.lifetime import stop_event
+from tee_sim.settings import load_signing_key
 
 # One segment (1 MiB and its tag) plus framing; streams carry larger bodies in pieces.
 _MAX_MESSAGE = 2 * 1024 * 1024
@@ -46,8 +46,8 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     issuer = Issuer(
         config,
         registry,
-        membership_key=_key(config.issuer_key),
-        token_key=_key(config.token_key),
+        membership_key=load_signing_key(Path(config.issuer_key)),
+        token_key=load_signing_key(Path(config.token_key)),
         clock=clock,
         rng=rng,
     )
@@ -69,8 +69,8 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     add_GatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    port = server.add_secure_port(f"{config.host}:{config.port}", _credentials(config))
-    stopped = _stop_signal(config.parent_pid)
+    port = _listen(server, config)
+    stopped = stop_event(config.parent_pid)
     await link.attach()
     await server.start()
     await status.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -90,25 +90,16 @@ def run(path: Path) -> None:
     asyncio.run(serve(GatewayConfig.load(path), SystemClock(), SystemRng()))
 
 
-def _stop_signal(parent_pid: int | None) -> asyncio.Event:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    if parent_pid is not None:
-        try:
-            # Unlike a parent-death signal, a process handle is not bound to the thread that
-            # started this process.
-            loop.add_reader(os.pidfd_open(parent_pid), stopped.set)
-        except ProcessLookupError:
-            stopped.set()
-    return stopped
+def _listen(server: aio.Server, config: GatewayConfig) -> int:
+    address = f"{config.host}:{config.port}"
+    try:
+        return int(server.add_secure_port(address, _credentials(config)))
+    except (RuntimeError, OSError) as error:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID, f"The gateway cannot listen on {address}: {error}"
+        ) from None
 
 
 def _credentials(config: GatewayConfig) -> grpc.ServerCredentials:
     key = Path(config.tls_key).read_bytes()
     return grpc.ssl_server_credentials([(key, Path(config.tls_certificate).read_bytes())])
-
-
-def _key(path: str) -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.from_private_bytes(Path(path).read_bytes())

@@ -24,6 +24,7 @@ from fl_server.stack.platform import StackPlatform
 from fl_server.stack.processes import Child
 from fl_server.stack.settings import StackSettings
 from tee_sim.node_config import NodeConfig
+from tee_sim.settings import load_signing_key
 
 _HOST = "127.0.0.1"
 _HOSTS = ("localhost", _HOST, "::1")
@@ -219,7 +220,7 @@ class LocalStack:
         # A stack started again in its folder keeps its members enrolled.
         if not disk.exists(path):
             disk.write_atomic(path, self._rng.bytes(32), 0o600)
-        return Ed25519PrivateKey.from_private_bytes(disk.read(path))
+        return load_signing_key(path)
 
     def _start_launcher(self) -> None:
         self._launcher = self._spawn("launcher", "tee_sim.launcher", self._files.config_path)

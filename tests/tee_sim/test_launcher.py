@@ -222,6 +222,17 @@ def test_launcher_ends_with_the_process_it_was_told_to_watch(tmp_path: Path) -> 
     assert gone(enclave)
 
 
+@pytest.mark.parametrize("name", ["platform.key", "state/epoch"])
+def test_launcher_with_a_damaged_file_names_it(platform: Platform, name: str) -> None:
+    platform.stop()
+    (platform.path.parent / name).write_bytes(b"?")
+    command = [sys.executable, "-m", "tee_sim.launcher", str(platform.path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("tee_sim.launcher: CONFIG_INVALID")
+    assert name in result.stderr
+
+
 def test_launcher_with_bad_settings_names_them(tmp_path: Path) -> None:
     path = tmp_path / "launcher.json"
     path.write_text('{"sockets": 3}')
