@@ -144,6 +144,8 @@ class Merge:
     digest : str, optional
         Hexadecimal SHA-256 of the little-endian bytes of ``params``; computed on first use
         when left empty.
+    withheld : int
+        Updates merged besides `consumed`, whose ids do not leave the enclave.
     """
 
     version: int
@@ -151,3 +153,9 @@ class Merge:
     consumed: tuple[str, ...]
     weights: tuple[float, ...]
     digest: _LazyDigest = _LazyDigest()
+    withheld: int = 0
+
+    @property
+    def num_updates(self) -> int:
+        """Number of updates first used in this merge."""
+        return len(self.consumed) + self.withheld

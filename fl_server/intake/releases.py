@@ -66,7 +66,7 @@ def fetch_release(
     release = verify_release(signed, attested.receipt_key)
     _check_fits(release, run, version, attested, hashlib.sha256(body.data).hexdigest())
     witness.observe(release, signed)
-    return Merge(version, frozen(body), (), (), release.model_digest)
+    return Merge(version, frozen(body), (), (), release.model_digest, withheld=release.num_updates)
 
 
 def _collect(replies: Iterable[Any], num_params: int) -> tuple[Signed, Vector]:

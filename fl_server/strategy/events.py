@@ -48,17 +48,14 @@ class MergeEvent:
         Seconds since the start of the run, on the run's clock.
     merge : Merge
         The version, counted from 1, with its parameters and their digest.
-    num_updates : int
-        Updates accepted since the version before.
     train_metrics : MetricRecord or None
-        Metrics of those updates, aggregated.
+        Aggregated metrics of the replies that came since the version before.
     server_metrics : MetricRecord or None
         What ``evaluate_fn`` returned for this version.
     """
 
     time: float
     merge: Merge
-    num_updates: int
     train_metrics: MetricRecord | None
     server_metrics: MetricRecord | None
 
@@ -66,6 +63,11 @@ class MergeEvent:
     def version(self) -> int:
         """The new version."""
         return self.merge.version
+
+    @property
+    def num_updates(self) -> int:
+        """Updates merged into it."""
+        return self.merge.num_updates
 
     @property
     def digest(self) -> str:

@@ -229,7 +229,7 @@ class AsyncRun:
             "[VERSION %s/%s] merged %s updates",
             self._version,
             self._config.num_versions,
-            len(replies),
+            merge.num_updates,
         )
         _, train_metrics = self._hooks.aggregate_train(self._version, replies)
         if train_metrics is not None:
@@ -239,7 +239,6 @@ class AsyncRun:
             MergeEvent(
                 self._elapsed(),
                 merge,
-                len(replies),
                 train_metrics,
                 server_metrics,
             )
