@@ -138,7 +138,7 @@ class SealedUploader:
         sealed = seal(header, delta, attested.hpke_key, self._identity.identity_key, self._rng)
         reply = self._session.call(
             "SubmitUpdate",
-            lambda: _messages(sealed, enrolment.membership),
+            lambda: submit_messages(sealed, enrolment.membership),
             trace_id=header.trace_id,
         )
         signed = Signed(reply.payload, reply.signature)
@@ -175,7 +175,8 @@ class SealedUploader:
         )
 
 
-def _messages(sealed: SealedUpdate, membership: bytes) -> Iterator[pb.SubmitRequest]:
+def submit_messages(sealed: SealedUpdate, membership: bytes) -> Iterator[pb.SubmitRequest]:
+    """Yield the messages of one SubmitUpdate call."""
     yield pb.SubmitRequest(
         header=pb.SubmitHeader(
             protected=sealed.protected,

@@ -20,14 +20,17 @@ from flwr.app import ConfigRecord, RecordDict
 from fl_client.config import ClientConfig
 from fl_client.uploader import SealedUploader
 from fl_protocol.codes import AsynclaveError, GatewayUnavailable
-from fl_protocol.ports import SystemClock
+from fl_protocol.identity import Enrolment
+from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.gateway.limits import LoadLimits
 from fl_server.stack import LocalStack, StackSettings
+from tee_sim.node_config import connect
 from tests.support.sealed import (
     RECIPE,
     K,
     RawGateway,
+    audit_lines,
     client,
     initial,
     offer,
@@ -120,9 +123,15 @@ def test_of_many_identical_updates_at_once_exactly_one_counts(stack: LocalStack)
     intake.close()
 
 
+def enrolment_of(stack: LocalStack, name: str) -> Enrolment:
+    config = ClientConfig.load(stack.client_config(name))
+    with connect(config, SystemClock(), SystemRng()).session as session:
+        return session.enrol()
+
+
 def test_a_stack_started_again_keeps_its_members(tmp_path: Path) -> None:
     with LocalStack(tmp_path, SETTINGS) as stack:
-        first = client(stack, "member")._session.enrol()
+        first = enrolment_of(stack, "member")
     with LocalStack(tmp_path, SETTINGS, gateway_port=0) as stack:
         open_run(stack, "again").close()
         config = ClientConfig.load(stack.client_config("member"))
@@ -214,17 +223,22 @@ def test_a_reply_naming_an_unknown_run_makes_the_server_open_it_again(stack: Loc
     intake.close()
 
 
+def tokens_issued(stack: LocalStack, name: str) -> int:
+    lines = audit_lines(stack).splitlines()
+    return sum("IssueToken" in line and name in line for line in lines)
+
+
 def test_an_access_token_is_renewed_in_time(tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, token_ttl=2)
     with LocalStack(tmp_path, settings) as stack:
         intake = open_run(stack, "renewal")
         uploader = client(stack, "long-lived")
         uploader.upload(trained("renewal", 1.0))
-        first = uploader._session._credentials._current
+        issued = tokens_issued(stack, "long-lived")
         SystemClock().sleep(2.5)
         with pytest.raises(AsynclaveError, match=r"^DUPLICATE_UPDATE"):
             uploader.upload(trained("renewal", 1.0))
-        assert uploader._session._credentials._current != first
+        assert tokens_issued(stack, "long-lived") > issued
         intake.close()
 
 

@@ -1,4 +1,4 @@
-"""A clock and randomness under test control, and headers to seal with."""
+"""Randomness under test control, and headers to seal with."""
 
 from __future__ import annotations
 
@@ -7,22 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from fl_protocol.envelope import SUITE, Header, key_id
+from tests.support.clock import NOW
 
 DIGEST = "0" * 64
-NOW = 1_800_000_000.0
-
-
-class SetClock:
-    """A clock that moves only when told to."""
-
-    def __init__(self, now: float = NOW) -> None:
-        self.time = now
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
 
 
 class CountedRng:

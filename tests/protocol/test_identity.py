@@ -10,7 +10,8 @@ from fl_protocol.identity import (
     verify_enrolment,
     verify_grant,
 )
-from tests.protocol.support import NOW, CountedRng
+from tests.protocol.support import CountedRng
+from tests.support.clock import NOW
 
 NONCE = b"n" * 16
 

@@ -6,7 +6,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fl_protocol.codes import GatewayUnavailable, ProofRejected
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.proof import ProofVerifier, make_proof, thumbprint
-from tests.protocol.support import NOW, CountedRng, SetClock
+from tests.protocol.support import CountedRng
+from tests.support.clock import NOW, SetClock
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x21" * 32)
 OTHER = Ed25519PrivateKey.from_private_bytes(b"\x22" * 32)

@@ -18,7 +18,8 @@ from fl_protocol.identity import Identity, IdentityStore
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.session import Session
 from tests.protocol.small_gateway import TICKET, TTL, SmallGateway
-from tests.protocol.support import CountedRng, SetClock
+from tests.protocol.support import CountedRng
+from tests.support.clock import SetClock
 
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, None)
 EXPIRED = (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")

@@ -9,7 +9,8 @@ from fl_protocol.codes import TokenRejected
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.jws import VerifyingKey
 from fl_protocol.tokens import TokenSigner, TokenVerifier
-from tests.protocol.support import NOW, CountedRng, SetClock
+from tests.protocol.support import CountedRng
+from tests.support.clock import NOW, SetClock
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x11" * 32)
 OTHER = Ed25519PrivateKey.from_private_bytes(b"\x12" * 32)

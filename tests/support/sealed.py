@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
 from fl_client.config import ClientConfig
-from fl_client.uploader import LocalUpdate, SealedUploader, Uploaded, _messages
+from fl_client.uploader import LocalUpdate, SealedUploader, Uploaded, submit_messages
 from fl_protocol.envelope import SealedUpdate, seal
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
@@ -78,7 +78,7 @@ def sealed_by(uploader: SealedUploader, update: Any, **changes: Any) -> tuple[Se
 
 
 def submit(uploader: SealedUploader, sealed: SealedUpdate, membership: bytes) -> Any:
-    return uploader._session.call("SubmitUpdate", lambda: _messages(sealed, membership))
+    return uploader._session.call("SubmitUpdate", lambda: submit_messages(sealed, membership))
 
 
 def reply_with(uploaded: Uploaded) -> RecordDict:

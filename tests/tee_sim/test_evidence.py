@@ -13,32 +13,25 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.codes import Code, EvidenceRejected
 from fl_protocol.encoding import b64url
-from fl_protocol.ports import SystemClock, SystemRng
+from fl_protocol.ports import SystemRng
 from fl_protocol.signatures import sign_payload
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.certificates import SimulatedRoot, create_root
 from tee_sim.evidence import DOMAIN, Claims, EnclaveKeys, Evidence
 from tee_sim.platform import RunningEnclave, SimulatedPlatform
 from tee_sim.policy import EnclavePolicy, Guardrails
+from tests.support.clock import SetClock
 from tests.support.enclave import EPOCH, FEDERATION, flipped, policy_for
 
 MEASUREMENT = "ab" * 48
 NONCE = bytes(range(32))
 
 
-class StoppedClock(SystemClock):
-    def __init__(self, moment: float) -> None:
-        self.moment = moment
-
-    def now(self) -> float:
-        return self.moment
-
-
 class Host:
     """A simulated platform with one enclave's facts; nothing here needs a process."""
 
     def __init__(self, folder: Path) -> None:
-        self.clock = StoppedClock(1_800_000_000.0)
+        self.clock = SetClock()
         self.files: SimulatedRoot = create_root(folder, self.clock)
         self.key = Ed25519PrivateKey.from_private_bytes(self.files.platform_key.read_bytes())
         self.chain = (self.files.platform_chain.read_text(),)
@@ -77,7 +70,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
 
 @pytest.fixture(autouse=True)
 def _fresh_clock(host: Host) -> None:
-    host.clock.moment = 1_800_000_000.0
+    host.clock.time = 1_800_000_000.0
 
 
 def test_accepts_good_evidence_and_returns_the_keys(host: Host) -> None:
@@ -142,13 +135,13 @@ def test_refuses_platform_that_certifies_another(host: Host, tmp_path: Path) -> 
 @pytest.mark.parametrize("years", [-1, 2])
 def test_refuses_certificate_out_of_date(host: Host, years: int) -> None:
     evidence = host.evidence()
-    host.clock.moment += years * 365 * 86_400
+    host.clock.time += years * 365 * 86_400
     assert host.refusal(evidence) == Code.EVIDENCE_EXPIRED
 
 
 def test_refuses_evidence_that_is_old(host: Host) -> None:
     evidence = host.evidence()
-    host.clock.moment += 3600
+    host.clock.time += 3600
     assert host.refusal(evidence) == Code.EVIDENCE_EXPIRED
 
 

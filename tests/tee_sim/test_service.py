@@ -12,20 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fl_protocol.codes import Code
 from tee_sim.channel import Channel
 from tee_sim.enclave.service import EnclaveService, Keys
+from tests.support.clock import SetClock
 from tests.support.enclave import EPOCH, Lab, Update, policy_for
 
 START = 1_800_000_000
-
-
-class TurnedClock:
-    def __init__(self) -> None:
-        self.moment = float(START)
-
-    def now(self) -> float:
-        return self.moment
-
-    def sleep(self, seconds: float) -> None:
-        self.moment += seconds
 
 
 class LocalLab(Lab):
@@ -34,7 +24,7 @@ class LocalLab(Lab):
     def __init__(self) -> None:
         self.issuer = Ed25519PrivateKey.generate()
         self.policy = policy_for(self.issuer)
-        self.clock = TurnedClock()
+        self.clock = SetClock(float(START))
         private = Keys()
         self.keys = private.public()
         self.service = EnclaveService(EPOCH, self.policy, private, self.clock)
@@ -61,7 +51,7 @@ def lasting(lab: LocalLab, name: str, seconds: int) -> Update:
 def test_update_accepted_in_time_keeps_its_receipt_for_late_retries(local: LocalLab) -> None:
     update = lasting(local, "a", 600)
     first = local.submit(update)
-    local.clock.moment += 500
+    local.clock.time += 500
     assert local.submit(update) == first
 
 
@@ -70,11 +60,11 @@ def test_update_forgotten_as_expired_stays_refused_when_the_clock_turns_back(
 ) -> None:
     update = lasting(local, "a", 600)
     assert local.submit(update)["ok"]
-    local.clock.moment += 2000
+    local.clock.time += 2000
     other = local.update(local.member("b"), iat=START + 2000, exp=START + 2600)
     assert local.submit(other)["ok"]
     assert local.status()["version"] == 1
-    local.clock.moment = START
+    local.clock.time = START
     assert local.submit(update)["code"] == Code.ENV_EXPIRED
 
 
