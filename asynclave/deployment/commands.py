@@ -60,6 +60,7 @@ def _description(deployment: Deployment, app: Path) -> str:
             f"SuperLink   {status.superlink} (TLS, node authentication)",
             f"SuperNodes  {spec.nodes}{slow}",
             f"Gateway     {status.gateway or 'none: updates travel in Flower messages'}",
+            *(["Enclave     simulated TEE, opted in"] if spec.confidential else []),
             f"State       {deployment.state.root}",
             f"Run         {deployment.run_command(app)}",
         ]

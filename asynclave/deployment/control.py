@@ -15,7 +15,7 @@ from pathlib import Path
 
 from asynclave.deployment.errors import DeploymentCode, DeploymentError
 from asynclave.deployment.flower import flower_environment
-from asynclave.deployment.processes import held_lock, log_tail, started_at
+from asynclave.deployment.processes import held_lock, log_tail, program_path, started_at
 from asynclave.deployment.spec import CONNECTION, DeploymentSpec, StateDir, Status
 
 _UP_PATIENCE = 150.0
@@ -66,8 +66,9 @@ class Deployment:
             "FLWR_DISABLE_UPDATE_CHECK",
             "NO_PROXY",
         )
+        flwr = program_path("flwr")
         settings = [f"{name}={shlex.quote(self.environment[name])}" for name in names]
-        return " ".join([*settings, shlex.join(["flwr", *self.run_arguments(app), "--stream"])])
+        return " ".join([*settings, shlex.join([flwr, *self.run_arguments(app), "--stream"])])
 
 
 def up(
