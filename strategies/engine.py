@@ -63,7 +63,7 @@ class Engine:
         A release rule is given and the recipe's successive models could be differenced.
     BadOption
         The recipe caches fewer clients than the release rule wants mixed.
-    ValueError
+    ManifestMismatch
         The initial model is not a finite, non-empty float32 vector.
 
     Notes

@@ -40,7 +40,7 @@ class BadOption(StrategyError):
 
 
 class ManifestMismatch(StrategyError):
-    """Arrays differ from the layout in names, order, shapes or dtypes."""
+    """Arrays differ from the layout, or are no model at all."""
 
     code = "MANIFEST_MISMATCH"
 

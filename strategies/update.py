@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from strategies.errors import ManifestMismatch
 from strategies.reject import Reject
 
 Vector: TypeAlias = npt.NDArray[np.float32]
@@ -98,13 +99,15 @@ def initial_model(params: Vector) -> Vector:
 
     Raises
     ------
-    ValueError
+    ManifestMismatch
         It is not a finite, non-empty float32 vector.
     """
     if params.ndim != 1 or params.dtype != np.float32 or not params.size:
-        raise ValueError("The model must be one flat, non-empty float32 vector.")
+        raise ManifestMismatch("The model must be one flat, non-empty float32 vector.")
     if not np.isfinite(params).all():
-        raise ValueError("The initial model holds NaN or infinite values.")
+        raise ManifestMismatch(
+            "The initial model holds NaN or infinite values; start from finite weights."
+        )
     return frozen(params.copy())
 
 

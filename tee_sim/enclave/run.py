@@ -85,10 +85,10 @@ class Run:
             )
         except LeakyRecipe as error:
             raise RunRejected(Code.LEAKY_RECIPE, error.sentence) from error
+        except ManifestMismatch as error:
+            raise RunRejected(Code.RUN_MANIFEST, error.sentence) from error
         except StrategyError as error:
             raise RunRejected(Code.RUN_RECIPE, error.sentence) from error
-        except ValueError as error:
-            raise RunRejected(Code.RUN_MANIFEST, str(error)) from error
         self._digests = {version: digest_of(self.engine.params)}
         self._released: deque[Released] = deque()
 

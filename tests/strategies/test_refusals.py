@@ -8,6 +8,7 @@ from strategies import (
     Engine,
     FedBuff,
     Limits,
+    ManifestMismatch,
     MergeDue,
     Reject,
     ReleaseNotReady,
@@ -164,5 +165,5 @@ def test_full_buffer_takes_no_more_and_an_unready_one_does_not_merge():
     "params", [np.zeros((2, 2), np.float32), np.zeros(2), vector(np.nan), np.zeros(0, np.float32)]
 )
 def test_refuses_initial_model_that_is_not_a_finite_vector(params):
-    with pytest.raises(ValueError):
+    with pytest.raises(ManifestMismatch):
         Engine(FedBuff(), params)
