@@ -1,11 +1,15 @@
 """Admission: every call passes here before its handler runs, and leaves one audit line.
 
-Order: method known -> rate -> token -> proof of possession -> revocation. Refusals leave as a
-gRPC status with the code in the trailing metadata and a constant sentence.
+Order: method known -> token -> rate -> proof of possession -> revocation -> request. Every method
+is served as a stream of requests, because gRPC calls those handlers at once: a caller whom the
+metadata does not admit is refused without its request being waited for, and nobody can keep a call
+open by sending none. Refusals leave as a gRPC status with the code in the trailing metadata and a
+constant sentence.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +20,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from fl_protocol.codes import AsynclaveError, Code, ProofRejected, TokenRejected
+from fl_protocol.codes import AsynclaveError, Code, ProofRejected, TokenRejected, error_for
 from fl_protocol.proof import ProofVerifier, thumbprint
 from fl_protocol.tokens import Claims, TokenVerifier
 from fl_protocol.wire import CODE_METADATA, SERVICE
@@ -37,7 +41,10 @@ REQUIRED_SCOPES: dict[str, str | None] = {
     "GetRelease": "model:read",
 }
 
+_STREAMED = ("OpenRun", "SubmitUpdate")
 _BINDS_PROOF_KEY = ("Enrol", "IssueToken")
+# Never ends by itself, so anybody could hold as many as there are calls at a time.
+_REFUSED = "/grpc.health.v1.Health/Watch"
 
 _logger = logging.getLogger(__name__)
 _current: ContextVar[Call] = ContextVar("asynclave_call")
@@ -59,37 +66,69 @@ def current_call() -> Call:
 
 
 class Authenticator:
-    """Decides whether the bearer of a token and a proof may make a call."""
+    """Decides whether the bearer of a token and a proof may make a call.
 
-    def __init__(self, tokens: TokenVerifier, proofs: ProofVerifier, registry: Registry) -> None:
-        self._tokens, self._proofs, self._registry = tokens, proofs, registry
+    Parameters
+    ----------
+    tokens : TokenVerifier
+        Verifies access tokens.
+    proofs, first_proofs : ProofVerifier
+        Verify the proofs beside a token, and those of callers who have none yet: these must not
+        be able to fill the memory that the others' proofs need.
+    registry : Registry
+        Revocations.
+    """
 
-    def check(self, method: str, scope: str, metadata: dict[str, str]) -> Claims:
-        """Verify token, scope, proof and revocation, in this order.
+    def __init__(
+        self,
+        tokens: TokenVerifier,
+        proofs: ProofVerifier,
+        first_proofs: ProofVerifier,
+        registry: Registry,
+    ) -> None:
+        self._tokens, self._registry = tokens, registry
+        self._proofs, self._first_proofs = proofs, first_proofs
+
+    def bearer(self, scope: str, metadata: dict[str, str]) -> tuple[str, Claims]:
+        """Verify token and scope; return the token and its claims.
+
+        Parameters
+        ----------
+        scope : str
+            Scope the method requires.
+        metadata : dict
+            Call metadata; "authorization" is read.
+
+        Raises
+        ------
+        TokenRejected
+        """
+        kind, _, token = metadata.get("authorization", "").partition(" ")
+        if kind != "DPoP" or not token:
+            raise TokenRejected(Code.TOKEN_MISSING)
+        return token, self._tokens.verify(token, scope)
+
+    def check(self, method: str, token: str, claims: Claims, metadata: dict[str, str]) -> None:
+        """Verify proof and revocation, in this order.
 
         Parameters
         ----------
         method : str
             Full gRPC method, the proof's htu.
-        scope : str
-            Scope the method requires.
+        token, claims : str, Claims
+            What `bearer` returned.
         metadata : dict
-            Call metadata; "authorization" and "dpop" are read.
+            Call metadata; "dpop" is read.
 
         Raises
         ------
         TokenRejected, ProofRejected
         """
-        kind, _, token = metadata.get("authorization", "").partition(" ")
-        if kind != "DPoP" or not token:
-            raise TokenRejected(Code.TOKEN_MISSING)
-        claims = self._tokens.verify(token, scope)
         self._proofs.verify(_proof_in(metadata), method, token, claims.jkt)
         if self._registry.is_revoked(
             client_id=claims.client_id, family=family_of(claims.jti), jti=claims.jti
         ):
             raise TokenRejected(Code.TOKEN_REVOKED)
-        return claims
 
     def check_key(self, method: str, proof_key: bytes, metadata: dict[str, str]) -> None:
         """Verify that a caller without a token holds the proof key it wants bound to one.
@@ -98,7 +137,7 @@ class Authenticator:
         ------
         ProofRejected
         """
-        self._proofs.verify(_proof_in(metadata), method, None, thumbprint(proof_key))
+        self._first_proofs.verify(_proof_in(metadata), method, None, thumbprint(proof_key))
 
 
 def _proof_in(metadata: dict[str, str]) -> str:
@@ -110,52 +149,66 @@ def _proof_in(metadata: dict[str, str]) -> str:
 class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
     """The interceptor that wraps every handler of the service."""
 
-    def __init__(self, auth: Authenticator, limiter: RateLimiter, audit: AuditLog) -> None:
+    def __init__(
+        self, auth: Authenticator, limiter: RateLimiter, audit: AuditLog, request_deadline: float
+    ) -> None:
         self._auth, self._limiter, self._audit = auth, limiter, audit
+        self._request_deadline = request_deadline
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Wrap the handler of a method of ours; others (health) pass unchanged."""
+        """Wrap the handler of a method; of health checks only the single one is offered."""
         handler = await continuation(details)
-        name = details.method.removeprefix(SERVICE)
-        if handler is None or name == details.method:
-            return handler
+        if handler is None or details.method == _REFUSED:
+            return None
         codec = (handler.request_deserializer, handler.response_serializer)
+        name = details.method.removeprefix(SERVICE)
+        if name == details.method:
+            return grpc.stream_unary_rpc_method_handler(self._public(handler.unary_unary), *codec)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
+            return grpc.stream_stream_rpc_method_handler(
                 self._streaming(name, handler.unary_stream), *codec
             )
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(
-                self._single(name, handler.stream_unary), *codec
-            )
-        return grpc.unary_unary_rpc_method_handler(self._single(name, handler.unary_unary), *codec)
+        return grpc.stream_unary_rpc_method_handler(
+            self._single(name, handler.stream_unary or handler.unary_unary), *codec
+        )
+
+    def _public(self, inner: Any) -> Any:
+        async def handler(requests: Any, context: Any) -> Any:
+            try:
+                self._limiter.spend(_address(context.peer()))
+                request = await _only(self._prompt(requests))
+            except AsynclaveError as refusal:
+                await _abort(context, refusal)
+            return await inner(request, context)
+
+        return handler
 
     def _single(self, name: str, inner: Any) -> Any:
-        async def handler(request: Any, context: Any) -> Any:
-            async with self._serving(name, request, context):
+        async def handler(requests: Any, context: Any) -> Any:
+            async with self._serving(name, requests, context) as request:
                 return await inner(request, context)
 
         return handler
 
     def _streaming(self, name: str, inner: Any) -> Any:
-        async def handler(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._serving(name, request, context):
+        async def handler(requests: Any, context: Any) -> AsyncIterator[Any]:
+            async with self._serving(name, requests, context) as request:
                 async for part in inner(request, context):
                     yield part
 
         return handler
 
     @contextlib.asynccontextmanager
-    async def _serving(self, name: str, request: Any, context: Any) -> AsyncIterator[None]:
+    async def _serving(self, name: str, requests: Any, context: Any) -> AsyncIterator[Any]:
         call = Call(name)
         _current.set(call)
         try:
-            self._admit(call, request, context)
-            yield
+            self._admit(call, context)
+            yield await self._request(call, requests, context)
         except AsynclaveError as error:
             refusal = error
         except Exception:
@@ -165,26 +218,60 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
             self._record(call, call.outcome)
             return
         self._record(call, refusal.code, refusal.sentence)
-        await context.abort(
-            status_for(refusal.code), refusal.sentence, ((CODE_METADATA, refusal.code),)
-        )
+        await _abort(context, refusal)
 
-    def _admit(self, call: Call, request: Any, context: Any) -> None:
+    def _admit(self, call: Call, context: Any) -> None:
         scope = REQUIRED_SCOPES[call.method]
-        metadata = {key: value for key, value in context.invocation_metadata() or ()}
-        if scope is not None:
-            claims = self._auth.check(SERVICE + call.method, scope, metadata)
-            call.client_id = claims.client_id
-            self._limiter.spend(claims.client_id)
+        if scope is None:
+            self._limiter.spend(_address(context.peer()))
             return
-        self._limiter.spend(_address(context.peer()))
+        metadata = _metadata_of(context)
+        token, claims = self._auth.bearer(scope, metadata)
+        call.client_id = claims.client_id
+        self._limiter.spend(claims.client_id)
+        self._auth.check(SERVICE + call.method, token, claims, metadata)
+
+    async def _request(self, call: Call, requests: Any, context: Any) -> Any:
+        if call.method in _STREAMED:
+            return self._prompt(requests)
+        request = await _only(self._prompt(requests))
         if call.method in _BINDS_PROOF_KEY:
-            self._auth.check_key(SERVICE + call.method, request.proof_key, metadata)
+            self._auth.check_key(SERVICE + call.method, request.proof_key, _metadata_of(context))
+        return request
+
+    async def _prompt(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Pass messages on, the first of which must come soon."""
+        try:
+            async with asyncio.timeout(self._request_deadline):
+                first = await anext(aiter(requests), None)
+        except TimeoutError:
+            raise error_for(Code.DEADLINE, "the call came without its request") from None
+        if first is not None:
+            yield first
+            async for request in requests:
+                yield request
 
     def _record(self, call: Call, code: str, detail: str = "") -> None:
         self._audit.record(
             call.method, code, client=call.client_id, trace_id=call.trace_id, detail=detail
         )
+
+
+async def _only(requests: AsyncIterator[Any]) -> Any:
+    """Return the request of a method that takes one."""
+    async for request in requests:
+        return request
+    raise error_for(Code.CONFIG_INVALID, "the call came without its request")
+
+
+async def _abort(context: Any, refusal: AsynclaveError) -> None:
+    await context.abort(
+        status_for(refusal.code), refusal.sentence, ((CODE_METADATA, refusal.code),)
+    )
+
+
+def _metadata_of(context: Any) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or ()}
 
 
 def _address(peer: str) -> str:

@@ -7,7 +7,7 @@ being served.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,18 +26,26 @@ class LoadLimits:
         Largest streamed body, bytes.
     max_uploads : int
         Uploads held in memory at the same time; memory is bounded by max_body * max_uploads.
+        As many downloads may be under way.
+    max_transfers_per_client : int
+        Of these, how many of either kind one client may have: a slow one must not fill them all.
     rate : float
         Sustained calls per second for one client (or one address before authentication).
     burst : int
         Calls a quiet client may make at once.
+    request_deadline : float
+        Seconds a caller has to begin its request. Strangers, too, occupy a call for as long, so it
+        times the rate has to stay well below the calls the gateway serves at a time.
     read_deadline : float
         Seconds a client has to deliver a whole body.
     """
 
     max_body: int = 256 * 1024 * 1024
     max_uploads: int = 16
+    max_transfers_per_client: int = 4
     rate: float = 50.0
     burst: int = 200
+    request_deadline: float = 10.0
     read_deadline: float = 60.0
 
 
@@ -61,24 +69,32 @@ class RateLimiter:
             raise GatewayUnavailable(Code.OVERLOADED, "too many calls; slow down and try again")
 
 
-class UploadSlots:
-    """At most `count` uploads in memory; the next one is refused at once, never queued."""
+class TransferSlots:
+    """At most `count` bodies in memory, `per_client` of them of one client.
 
-    def __init__(self, count: int) -> None:
-        self._free = count
+    The next one is refused at once, never queued.
+    """
+
+    def __init__(self, count: int, per_client: int) -> None:
+        self._free, self._per_client = count, per_client
+        self._taken: Counter[str] = Counter()
 
     @contextmanager
-    def take(self) -> Iterator[None]:
+    def take(self, client: str) -> Iterator[None]:
         """Hold one slot for the duration of the block; raise OVERLOADED when none is free."""
-        if self._free == 0:
+        if self._free == 0 or self._taken[client] == self._per_client:
             raise GatewayUnavailable(
-                Code.OVERLOADED, "the gateway is receiving as many uploads as it can; try again"
+                Code.OVERLOADED, "the gateway is transferring as much as it can; try again"
             )
         self._free -= 1
+        self._taken[client] += 1
         try:
             yield
         finally:
             self._free += 1
+            self._taken[client] -= 1
+            if not self._taken[client]:
+                del self._taken[client]
 
 
 async def read_body(chunks: AsyncIterator[bytes], length: int, limits: LoadLimits) -> list[bytes]:

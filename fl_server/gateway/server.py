@@ -52,9 +52,10 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
         rng=rng,
     )
     gatekeeper = Gatekeeper(
-        Authenticator(issuer.verifier(), ProofVerifier(clock), registry),
+        Authenticator(issuer.verifier(), ProofVerifier(clock), ProofVerifier(clock), registry),
         RateLimiter(config.limits.rate, config.limits.burst, clock),
         audit,
+        config.limits.request_deadline,
     )
     server = aio.server(
         interceptors=(gatekeeper,),

@@ -12,7 +12,7 @@ from fl_protocol.proto.gateway_pb2_grpc import GatewayServicer
 from fl_server.gateway.auth import current_call
 from fl_server.gateway.enclave_link import EnclaveLink
 from fl_server.gateway.issuer import Issuer
-from fl_server.gateway.limits import LoadLimits, UploadSlots, read_body
+from fl_server.gateway.limits import LoadLimits, TransferSlots, read_body
 
 _CHUNK = 1 << 20
 
@@ -22,7 +22,9 @@ class GatewayService(GatewayServicer):
 
     def __init__(self, issuer: Issuer, link: EnclaveLink, limits: LoadLimits) -> None:
         self._issuer, self._link, self._limits = issuer, link, limits
-        self._slots = UploadSlots(limits.max_uploads)
+        self._uploads, self._downloads = (
+            TransferSlots(limits.max_uploads, limits.max_transfers_per_client) for _ in range(2)
+        )
 
     async def Enrol(self, request: pb.EnrolRequest, context: Any) -> pb.EnrolReply:
         """Redeem a ticket for a membership and a refresh token."""
@@ -48,7 +50,7 @@ class GatewayService(GatewayServicer):
     ) -> pb.OpenRunReply:
         """Relay a run's layout, recipe and initial parameters to the enclave."""
         header = await _first(requests, RunRejected(Code.RUN_MANIFEST))
-        with self._slots.take():
+        with self._uploads.take(current_call().client_id):
             body = await read_body(_parts(requests, "chunk"), header.length, self._limits)
             return await self._link.open_run(header, body)
 
@@ -62,7 +64,7 @@ class GatewayService(GatewayServicer):
         call.trace_id = header.trace_id
         if header.client_id != call.client_id:
             raise EnvelopeRejected(Code.ENV_IDENTITY)
-        with self._slots.take():
+        with self._uploads.take(call.client_id):
             body = await read_body(_parts(requests, "segment"), header.ct_len, self._limits)
             reply = await self._link.submit(envelope, body)
         return reply
@@ -71,11 +73,12 @@ class GatewayService(GatewayServicer):
         self, request: pb.GetReleaseRequest, context: Any
     ) -> AsyncIterator[pb.ReleaseChunk]:
         """Stream a signed release and its parameters."""
-        header, body = await self._link.get_release(request.run_id, request.version)
-        yield pb.ReleaseChunk(header=header)
-        view = memoryview(body)
-        for start in range(0, len(view), _CHUNK):
-            yield pb.ReleaseChunk(chunk=bytes(view[start : start + _CHUNK]))
+        with self._downloads.take(current_call().client_id):
+            header, body = await self._link.get_release(request.run_id, request.version)
+            yield pb.ReleaseChunk(header=header)
+            view = memoryview(body)
+            for start in range(0, len(view), _CHUNK):
+                yield pb.ReleaseChunk(chunk=bytes(view[start : start + _CHUNK]))
 
 
 async def _first(requests: AsyncIterator[Any], missing: Exception) -> Any:

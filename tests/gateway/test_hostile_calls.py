@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fl_protocol.codes import GatewayUnavailable
+from fl_protocol.identity import Identity
+from fl_protocol.ports import SystemClock, SystemRng
+from fl_protocol.proof import ProofVerifier, make_proof
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_server.stack import LocalStack
-from tests.support.sealed import RawGateway
+from fl_protocol.wire import SERVICE
+from fl_server.gateway.auth import Authenticator
+from fl_server.gateway.limits import LoadLimits
+from fl_server.stack import LocalStack, StackSettings
+from tests.support.sealed import RECIPE, K, RawGateway
 
 Token = Callable[[str], str]
 
@@ -29,3 +40,72 @@ def test_an_oversized_request_leaves_the_enclave_running(
     assert raw.call(method, request_, client) == code
     assert raw.call("GetEvidence", pb.EvidenceRequest(nonce=bytes(32)), client).evidence
     assert stack.enclave_pid == enclave
+
+
+def test_nobody_can_hold_calls_open_by_watching_health(stack: LocalStack, raw: RawGateway) -> None:
+    watch = health_pb2_grpc.HealthStub(raw._channel).Watch(health_pb2.HealthCheckRequest())
+    with pytest.raises(grpc.RpcError) as caught:
+        next(watch)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.fixture
+def unmade() -> Iterator[Iterator[bytes]]:
+    """A request that is not made before the test ends."""
+    ended = threading.Event()
+
+    def silence() -> Iterator[bytes]:
+        ended.wait()
+        yield from ()
+
+    yield silence()
+    ended.set()
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    settings = StackSettings(recipe=RECIPE, k=K, limits=LoadLimits(request_deadline=0.2))
+    with LocalStack(tmp_path_factory.mktemp("hasty"), settings) as stack:
+        yield stack
+
+
+@pytest.mark.parametrize(
+    "method", [SERVICE + "GetKeys", SERVICE + "Enrol", "/grpc.health.v1.Health/Check"]
+)
+def test_a_strangers_call_without_a_request_is_ended(
+    hasty: LocalStack, unmade: Iterator[bytes], method: str
+) -> None:
+    raw = RawGateway(hasty)
+    call = raw._channel.stream_unary(method).future(unmade)
+    assert call.exception(timeout=20).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    raw.close()
+
+
+def test_a_members_call_without_a_request_is_ended(
+    hasty: LocalStack, unmade: Iterator[bytes]
+) -> None:
+    raw = RawGateway(hasty)
+    enrolled = raw.enrol(hasty.ticket("client", "silent"))
+    token = raw.refresh(enrolled.client_id, enrolled.refresh_token).access_token
+    assert raw.call("SubmitUpdate", unmade, token) == "DEADLINE"
+    raw.close()
+
+
+def test_without_a_token_no_request_is_waited_for(raw: RawGateway, unmade: Iterator[bytes]) -> None:
+    call = raw._channel.stream_unary(SERVICE + "GetEvidence").future(unmade)
+    assert call.exception(timeout=5).code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_proofs_of_strangers_do_not_crowd_out_those_of_members() -> None:
+    clock, rng, identity = SystemClock(), SystemRng(), Identity.generate(SystemRng())
+    members, strangers = ProofVerifier(clock, capacity=1), ProofVerifier(clock, capacity=1)
+    nobody: Any = None
+    authenticator = Authenticator(nobody, members, strangers, nobody)
+
+    def prove() -> dict[str, str]:
+        return {"dpop": make_proof(identity.proof_key, "/Enrol", None, clock, rng)}
+
+    authenticator.check_key("/Enrol", identity.public_proof_key, prove())
+    with pytest.raises(GatewayUnavailable, match="OVERLOADED"):
+        authenticator.check_key("/Enrol", identity.public_proof_key, prove())
+    members.verify(prove()["dpop"], "/Enrol", None, identity.jkt)

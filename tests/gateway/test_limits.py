@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fl_protocol.codes import AsynclaveError, GatewayUnavailable
-from fl_server.gateway.limits import LoadLimits, RateLimiter, UploadSlots, read_body
+from fl_server.gateway.limits import LoadLimits, RateLimiter, TransferSlots, read_body
 from tests.support.clock import SetClock
 
 
@@ -47,13 +47,23 @@ def test_the_number_of_remembered_callers_is_bounded() -> None:
 
 
 def test_a_slot_is_returned_even_when_the_upload_fails() -> None:
-    slots = UploadSlots(1)
-    with pytest.raises(RuntimeError), slots.take():
-        with pytest.raises(GatewayUnavailable, match="OVERLOADED"), slots.take():
+    slots = TransferSlots(1, per_client=1)
+    with pytest.raises(RuntimeError), slots.take("a"):
+        with pytest.raises(GatewayUnavailable, match="OVERLOADED"), slots.take("b"):
             pass
         raise RuntimeError
-    with slots.take():
+    with slots.take("b"):
         pass
+
+
+def test_one_client_cannot_take_every_slot() -> None:
+    slots = TransferSlots(4, per_client=2)
+    for _ in range(2):
+        with slots.take("greedy"), slots.take("greedy"):
+            with pytest.raises(GatewayUnavailable, match="OVERLOADED"), slots.take("greedy"):
+                pass
+            with slots.take("other"):
+                pass
 
 
 async def test_reads_exactly_the_announced_bytes() -> None:
