@@ -198,6 +198,9 @@ class LocalStack:
                 "k_min": self.settings.k,
                 "max_per_client": self.settings.max_per_client,
                 "max_staleness": self.settings.max_staleness,
+                # Implies the bound on the effective number, too: shares of at most s mean
+                # 1 / s clients or more.
+                "max_share": self.settings.share_bound,
             },
             patience=self.settings.node_patience,
             run_patience=self.settings.run_patience,

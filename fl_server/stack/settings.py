@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fl_server.gateway.limits import LoadLimits
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA
+from strategies.release import ReleaseRule
 from tee_sim.policy import EnclavePolicy
 
 
@@ -50,6 +51,12 @@ class StackSettings:
     limits: LoadLimits = field(default_factory=LoadLimits)
     node_patience: float = 30.0
     run_patience: float = 10.0
+
+    @property
+    def share_bound(self) -> float:
+        """Largest share of a release that one client may have."""
+        rule = ReleaseRule(self.k, self.max_per_client, self.max_share, self.min_effective)
+        return rule.share_bound
 
     def policy(self, issuer_key: str) -> EnclavePolicy:
         """Return the enclave's policy.

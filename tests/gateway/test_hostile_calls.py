@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fl_protocol.codes import GatewayUnavailable
+from fl_protocol.codes import EvidenceRejected, GatewayUnavailable
+from fl_protocol.encoding import b64url
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proof import ProofVerifier, make_proof
@@ -19,6 +22,7 @@ from fl_protocol.wire import SERVICE
 from fl_server.gateway.auth import Authenticator
 from fl_server.gateway.limits import LoadLimits
 from fl_server.stack import LocalStack, StackSettings
+from tee_sim.node_config import NodeConfig
 from tests.support.sealed import RECIPE, K, RawGateway
 
 Token = Callable[[str], str]
@@ -109,3 +113,15 @@ def test_proofs_of_strangers_do_not_crowd_out_those_of_members() -> None:
     with pytest.raises(GatewayUnavailable, match="OVERLOADED"):
         authenticator.check_key("/Enrol", identity.public_proof_key, prove())
     members.verify(prove()["dpop"], "/Enrol", None, identity.jkt)
+
+
+def test_a_bundle_refuses_a_policy_under_which_one_client_may_be_the_whole_release(
+    tmp_path: Path,
+) -> None:
+    settings = StackSettings(k=4)
+    with LocalStack(tmp_path, settings) as stack:
+        guardrails = NodeConfig.load(stack.client_config("wary")).trust_policy().guardrails
+    agreed = settings.policy(b64url(bytes(32)))
+    guardrails.check(agreed)
+    with pytest.raises(EvidenceRejected, match="max_share"):
+        guardrails.check(dataclasses.replace(agreed, max_share=1.0, min_effective=1.0))
