@@ -45,7 +45,9 @@ def _merge_seconds(engine: Engine, source: np.ndarray) -> float:
             row = engine.lease()
             np.copyto(row, source[client])
             update = ClientUpdate(str(client), engine.version, row, 100, f"{merge}-{client}")
-            assert isinstance(engine.offer(update, 0.0), Accepted)
+            answer = engine.offer(update, 0.0)
+            if not isinstance(answer, Accepted):
+                raise RuntimeError(f"the benchmark's update was refused: {answer}")
         started = time.perf_counter()
         engine.merge(0.0)
         seconds.append(time.perf_counter() - started)

@@ -106,10 +106,10 @@ class _Task:
         self._weighted_by = _entry(entries, flower.WEIGHTED_BY, str)
         self._replies_deltas = _entry(entries, flower.REPLIES, str) == "deltas"
         try:
-            arrays = _arrays_of(message.content)
+            arrays = _only_arrays(message.content)
             self._layout = Layout.of(arrays)
             self._base = self._layout.flatten(arrays)
-        except (ManifestMismatch, StopIteration) as error:
+        except (ManifestMismatch, ValueError) as error:
             raise ConfigInvalid(
                 Code.CONFIG_INVALID, f"the training message holds no usable model: {error}"
             ) from None
@@ -136,8 +136,8 @@ class _Task:
 
     def _delta_in(self, content: RecordDict) -> Vector:
         try:
-            trained = self._layout.flatten(_arrays_of(content))
-        except (ManifestMismatch, StopIteration):
+            trained = self._layout.flatten(_only_arrays(content))
+        except (ManifestMismatch, ValueError):
             raise EnvelopeRejected(Code.ENV_MANIFEST) from None
         if not self._replies_deltas:
             # Infinite weights give an infinite or NaN delta, which the enclave refuses by name.
@@ -166,20 +166,22 @@ def _entry(entries: ConfigRecord, key: str, kind: type[Any]) -> Any:
     return value
 
 
-def _arrays_of(content: RecordDict) -> dict[str, npt.NDArray[Any]]:
-    record = next(iter(content.array_records.values()))
+def _only_arrays(content: RecordDict) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of the one ArrayRecord, as FedAvg wants it; else raise ValueError."""
+    (record,) = content.array_records.values()
     return {name: array.numpy() for name, array in record.items()}
 
 
 def _examples_in(content: RecordDict, key: str) -> int:
-    for record in content.metric_records.values():
-        value = record.get(key)
-        if isinstance(value, int):
-            return value
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
+    records = list(content.metric_records.values())
+    value = records[0].get(key) if len(records) == 1 else None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     raise UpdateRejected(
-        Reject.BAD_NUM_EXAMPLES, f"the ClientApp's reply has no whole number under {key!r}"
+        Reject.BAD_NUM_EXAMPLES,
+        f"the ClientApp must reply one MetricRecord with a whole number under {key!r}",
     )
 
 

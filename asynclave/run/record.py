@@ -13,7 +13,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from asynclave.config import RunConfig
-from fl_protocol.codes import ConfigInvalid
+from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.strategy.events import Event, MergeEvent, UpdateEvent
 
 
@@ -39,7 +39,8 @@ class RunDirectory:
             self.path.mkdir(parents=True)
         except OSError as error:
             raise ConfigInvalid(
-                "CONFIG_INVALID", f"The run directory {self.path} cannot be made: {error.strerror}."
+                Code.CONFIG_INVALID,
+                f"The run directory {self.path} cannot be made: {error.strerror}.",
             ) from None
         self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8", buffering=1)
         self._receipts = (self.path / "receipts.jsonl").open("w", encoding="utf-8", buffering=1)

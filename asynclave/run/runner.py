@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from typing import cast
 
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg
@@ -110,8 +111,7 @@ def _recorded(
 
     def recorded(version: int, arrays: ArrayRecord) -> MetricRecord:
         metrics = evaluate(version, arrays)
-        accuracy, loss = metrics["accuracy"], metrics["loss"]
-        assert isinstance(accuracy, float) and isinstance(loss, float)
+        accuracy, loss = (cast(float, metrics[name]) for name in ("accuracy", "loss"))
         history.evaluations.append(Evaluation(clock.now(), version, accuracy, loss))
         return metrics
 

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from flwr.app import ConfigRecord, Context, Message, UserConfig
 from flwr.clientapp.typing import ClientAppCallable, Mod
@@ -179,9 +180,9 @@ class TrustPath:
         reply = call_next(message, context)
         record = reply.content.get(RECEIPT) if reply.has_content() else None
         if isinstance(record, ConfigRecord) and record["payload"]:
-            payload, signature = record["payload"], record["signature"]
-            assert isinstance(payload, bytes) and isinstance(signature, bytes)
-            self._directory.receipt(payload, signature)
+            self._directory.receipt(
+                cast(bytes, record["payload"]), cast(bytes, record["signature"])
+            )
         return reply
 
 
