@@ -102,6 +102,17 @@ def test_the_sealed_delta_is_reply_minus_model_or_the_reply_itself(
     intake.close()
 
 
+def with_second(name: str, record: ArrayRecord | MetricRecord) -> App:
+    """An app whose reply holds a second record of one kind."""
+
+    def train(message: Message, context: Context) -> Message:
+        reply = app()(message, context)
+        reply.content[name] = record
+        return reply
+
+    return train
+
+
 def _nan(arrays: dict[str, Any]) -> None:
     arrays["bias"] = np.full(4, np.nan, np.float32)
 
@@ -118,6 +129,8 @@ def _reshaped(arrays: dict[str, Any]) -> None:
     ("spoiled", "code"),
     [
         (app(_nan), "NONFINITE"),
+        (with_second("more", ArrayRecord({"more": Array(np.zeros(2))})), "ENV_MANIFEST"),
+        (with_second("more", MetricRecord({"num-examples": 1})), "BAD_NUM_EXAMPLES"),
         (app(_extra), "ENV_MANIFEST"),
         (app(_reshaped), "ENV_MANIFEST"),
         (app(examples=0), "BAD_NUM_EXAMPLES"),
