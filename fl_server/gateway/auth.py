@@ -47,6 +47,8 @@ _BINDS_PROOF_KEY = ("Enrol", "IssueToken")
 _REFUSED = "/grpc.health.v1.Health/Watch"
 
 _logger = logging.getLogger(__name__)
+# A refusal may quote its caller, who must not fill the log or a reply's trailing metadata.
+_MAX_SENTENCE = 500
 _current: ContextVar[Call] = ContextVar("asynclave_call")
 
 
@@ -217,7 +219,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         else:
             self._record(call, call.outcome)
             return
-        self._record(call, refusal.code, refusal.sentence)
+        self._record(call, refusal.code, refusal.sentence[:_MAX_SENTENCE])
         await _abort(context, refusal)
 
     def _admit(self, call: Call, context: Any) -> None:
@@ -265,9 +267,8 @@ async def _only(requests: AsyncIterator[Any]) -> Any:
 
 
 async def _abort(context: Any, refusal: AsynclaveError) -> None:
-    await context.abort(
-        status_for(refusal.code), refusal.sentence, ((CODE_METADATA, refusal.code),)
-    )
+    sentence = refusal.sentence[:_MAX_SENTENCE]
+    await context.abort(status_for(refusal.code), sentence, ((CODE_METADATA, refusal.code),))
 
 
 def _metadata_of(context: Any) -> dict[str, str]:

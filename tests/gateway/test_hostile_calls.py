@@ -23,7 +23,7 @@ from fl_server.gateway.auth import Authenticator
 from fl_server.gateway.limits import LoadLimits
 from fl_server.stack import LocalStack, StackSettings
 from tee_sim.node_config import NodeConfig
-from tests.support.sealed import RECIPE, K, RawGateway
+from tests.support.sealed import RECIPE, K, RawGateway, audit_lines
 
 Token = Callable[[str], str]
 
@@ -51,6 +51,16 @@ def test_nobody_can_hold_calls_open_by_watching_health(stack: LocalStack, raw: R
     with pytest.raises(grpc.RpcError) as caught:
         next(watch)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_refusal_does_not_repeat_a_megabyte_of_its_caller(
+    stack: LocalStack, raw: RawGateway, token: Token
+) -> None:
+    layout = '{"arrays":[["' + "x" * 1_000_000 + '","float99",[4]]],"v":1}'
+    header = pb.OpenRunHeader(run_id="r", layout_json=layout, recipe_json="{}")
+    request = pb.OpenRunRequest(header=header)
+    assert raw.call("OpenRun", iter([request]), token("server")) == "RUN_MANIFEST"
+    assert max(len(line) for line in audit_lines(stack).splitlines()) < 2000
 
 
 @pytest.fixture
