@@ -24,19 +24,26 @@ def main() -> None:
     whole = end_to_end.measure(tuple(_SIZES.values()))
     for name, num_params in _SIZES.items():
         single = layers.measure(num_params, _ROUNDS[name])
+        upload = whole[f"upload_{num_params}_ms"]
         figures[name] = {
             "parameters": num_params,
             "layers_ms": single,
-            "upload_ms": whole[f"upload_{num_params}_ms"],
-            "enclave_over_floor": _enclave(single) / single["floor_aes_and_add"],
+            "upload_ms": upload,
+            "shares_of_upload": _shares(single, upload),
+            "enclave_over_floor": _part(single, "enclave_") / single["floor_aes_and_add"],
         }
     figures["processes_mib"] = {key: value for key, value in whole.items() if key.endswith("_mib")}
     json.dump(_rounded(figures), sys.stdout, indent=2)
     print()
 
 
-def _enclave(single: dict[str, float]) -> float:
-    return sum(value for name, value in single.items() if name.startswith("enclave_"))
+def _shares(single: dict[str, float], upload: float) -> dict[str, float]:
+    shares = {name: _part(single, f"{name}_") / upload for name in ("client", "gateway", "enclave")}
+    return {**shares, "tls_grpc_and_hand_over": 1 - sum(shares.values())}
+
+
+def _part(single: dict[str, float], prefix: str) -> float:
+    return sum(value for name, value in single.items() if name.startswith(prefix))
 
 
 def _rounded(value: Any) -> Any:
