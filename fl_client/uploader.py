@@ -12,6 +12,7 @@ from fl_protocol.codes import Code, EnvelopeRejected, ReceiptRejected, RunReject
 from fl_protocol.envelope import SEGMENT_BYTES, SealedUpdate, body_digest, key_id, seal
 from fl_protocol.header import SUITE, Header
 from fl_protocol.identity import Enrolment
+from fl_protocol.membership import verify_membership
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import Receipt, verify_receipt
@@ -133,6 +134,8 @@ class SealedUploader:
     def _submit(
         self, update: LocalUpdate, update_id: str, enrolment: Enrolment, attested: Attested
     ) -> Uploaded:
+        # An enclave that believes another issuer would count whomever its host makes up.
+        verify_membership(enrolment.membership, attested.policy.issuer_public_key())
         header = self._header(update, update_id, enrolment, attested)
         delta = np.ascontiguousarray(update.delta, dtype="<f4").data
         sealed = seal(header, delta, attested.hpke_key, self._identity.identity_key, self._rng)

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fl_protocol.codes import EvidenceRejected, GatewayUnavailable
+from fl_protocol.codes import EnvelopeRejected, EvidenceRejected, GatewayUnavailable
 from fl_protocol.encoding import b64url
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
@@ -23,7 +23,7 @@ from fl_server.gateway.auth import Authenticator
 from fl_server.gateway.limits import LoadLimits
 from fl_server.stack import LocalStack, StackSettings
 from tee_sim.node_config import NodeConfig
-from tests.support.sealed import RECIPE, K, RawGateway, audit_lines
+from tests.support.sealed import RECIPE, K, RawGateway, audit_lines, client, trained
 
 Token = Callable[[str], str]
 
@@ -40,9 +40,9 @@ Token = Callable[[str], str]
 def test_an_oversized_request_leaves_the_enclave_running(
     stack: LocalStack, raw: RawGateway, token: Token, method: str, request_: object, code: str
 ) -> None:
-    enclave, client = stack.enclave_pid, token("client")
-    assert raw.call(method, request_, client) == code
-    assert raw.call("GetEvidence", pb.EvidenceRequest(nonce=bytes(32)), client).evidence
+    enclave, member = stack.enclave_pid, token("client")
+    assert raw.call(method, request_, member) == code
+    assert raw.call("GetEvidence", pb.EvidenceRequest(nonce=bytes(32)), member).evidence
     assert stack.enclave_pid == enclave
 
 
@@ -135,3 +135,14 @@ def test_a_bundle_refuses_a_policy_under_which_one_client_may_be_the_whole_relea
     guardrails.check(agreed)
     with pytest.raises(EvidenceRejected, match="max_share"):
         guardrails.check(dataclasses.replace(agreed, max_share=1.0, min_effective=1.0))
+
+
+def test_a_client_seals_nothing_to_an_enclave_that_believes_another_issuer(
+    stack: LocalStack,
+) -> None:
+    uploader = client(stack, "particular")
+    attested = uploader._connection.attestor.current()
+    policy = dataclasses.replace(attested.policy, issuer_key=b64url(bytes(32)))
+    uploader._connection.attestor._attested = dataclasses.replace(attested, policy=policy)
+    with pytest.raises(EnvelopeRejected, match="ENV_MEMBERSHIP"):
+        uploader.upload(trained("any", 1.0))
