@@ -124,6 +124,13 @@ class EnclaveProcess:
         """Tell whether the process still runs."""
         return self._process.poll() is None
 
+    def condition(self) -> str:
+        """Say in words whether it runs, and how it ended if not."""
+        status = self._process.poll()
+        if status is None:
+            return "running, its attached gateway gone"
+        return f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
     def hand_over(self) -> socket.socket:
         """Give the socket away, once; the receiver closes it."""
         if self._stream is None:

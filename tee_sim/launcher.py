@@ -9,6 +9,7 @@ epoch: buffered updates die with their key.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from tee_sim.lifetime import stop_event
 from tee_sim.platform import SimulatedPlatform, TeePlatform
 from tee_sim.policy import EnclavePolicy
 from tee_sim.settings import load_signing_key
+
+_logger = logging.getLogger(__name__)
 
 
 class EpochCounter:
@@ -89,6 +92,7 @@ class Launcher:
     def end_enclave(self) -> None:
         """Kill the present enclave."""
         if self._enclave is not None:
+            _logger.info("epoch %d: %s", self._enclave.facts.epoch, self._enclave.condition())
             self._enclave.end()
             self._enclave = None
             self._pid_file.unlink(missing_ok=True)
@@ -108,6 +112,7 @@ class Launcher:
             self._policy,
             self._options,
         )
+        _logger.info("epoch %d: process %d", self._enclave.facts.epoch, self._enclave.pid)
         LocalDisk().write_atomic(self._pid_file, str(self._enclave.pid).encode())
         return self._enclave
 
@@ -141,6 +146,7 @@ async def serve(config: LauncherConfig) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the launcher; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if len(arguments) != 1:
         print("usage: python -m tee_sim.launcher CONFIG.json", file=sys.stderr)
         return 2
