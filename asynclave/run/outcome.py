@@ -90,6 +90,7 @@ class Outcome:
             and {
                 "passed": canary.passed,
                 "found_in": list(canary.found_in),
+                "not_searched": list(canary.not_searched),
                 "files": canary.num_files,
                 "wire_bytes": canary.wire_bytes,
                 "control": canary.control,

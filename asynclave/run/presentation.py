@@ -118,5 +118,7 @@ def _trust(outcome: Outcome) -> Iterator[tuple[str, str]]:
         verdict = f"FOUND in {', '.join(canary.found_in)}" if canary.found_in else "not found"
         control = "found" if canary.control else "NOT FOUND"
         yield "canary", f"{verdict} in {places} (control, in this process: {control})"
+        if canary.not_searched:
+            yield "", f"NOT searched, for lack of permission: {', '.join(canary.not_searched)}"
         if canary.in_enclave:
             yield "", "root can read it in the enclave: the TEE is simulated"

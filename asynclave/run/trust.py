@@ -38,6 +38,8 @@ class CanaryVerdict:
     ----------
     found_in : tuple of str
         Names of the places that hold it; empty when nothing leaked.
+    not_searched : tuple of str
+        Processes whose memory this user may not read.
     num_files : int
         Files searched.
     wire_bytes : int
@@ -50,6 +52,7 @@ class CanaryVerdict:
     """
 
     found_in: tuple[str, ...]
+    not_searched: tuple[str, ...]
     num_files: int
     wire_bytes: int
     control: bool
@@ -91,6 +94,7 @@ class TrustPath:
         self.canary = canary_of(config)
         self._tap: Child | None = None
         self._leaks: set[str] = set()
+        self._unreadable: set[str] = set()
         self._in_enclave: bool | None = None
 
     def __enter__(self) -> TrustPath:
@@ -145,8 +149,11 @@ class TrustPath:
             ("gateway", self.stack.gateway_pid),
             ("launcher", self.stack.launcher_pid),
         ):
-            if search_memory(pid, needles):
-                self._leaks.add(f"memory of the {name}")
+            try:
+                if search_memory(pid, needles):
+                    self._leaks.add(f"memory of the {name}")
+            except PermissionError:
+                self._unreadable.add(name)
         with contextlib.suppress(PermissionError):
             self._in_enclave = self._in_enclave or search_memory(self.stack.enclave_pid, needles)
 
@@ -161,6 +168,7 @@ class TrustPath:
             found.update(path.name for path in search_files(root, needles))
         return CanaryVerdict(
             found_in=tuple(sorted(found)),
+            not_searched=tuple(sorted(self._unreadable)),
             num_files=sum(_count_files(root) for root in (self._state, self._directory.path)),
             wire_bytes=sum(path.stat().st_size for path in self._wire.glob("*.bin")),
             control=search_memory(os.getpid(), needles),

@@ -72,6 +72,7 @@ def test_the_canary_is_nowhere_but_the_search_can_find_it(confidential: dict[str
     canary = confidential["canary"]
 
     assert canary["found_in"] == []
+    assert canary["not_searched"] == []
     assert canary["control"] is True
     assert canary["wire_bytes"] > 18 * 4 * 50_890
 
