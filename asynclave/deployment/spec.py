@@ -6,10 +6,11 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import LocalDisk
+from tee_sim.settings import load_settings
 
 CONNECTION = "asynclave"
 
@@ -65,8 +66,8 @@ class DeploymentSpec:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read from a JSON file."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        """Read from a JSON file; raises ConfigInvalid if it is damaged."""
+        return load_settings(cls, path)
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,8 @@ class Status:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a status file."""
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        pid, started = fields.pop("supervisor")
-        return cls(supervisor=(pid, started), ended=tuple(fields.pop("ended")), **fields)
+        """Read a status file; raises ConfigInvalid if it is damaged."""
+        return load_settings(cls, path, supervisor=_pair, ended=tuple)
 
 
 @dataclass(frozen=True)
@@ -178,3 +177,8 @@ class StateDir:
 
 def _write(path: Path, fields: object) -> None:
     LocalDisk().write_atomic(path, json.dumps(fields, indent=2).encode())
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    pid, started = value
+    return pid, started

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from asynclave.deployment import Deployment
 from asynclave.deployment.commands import down_command, up_command
+from asynclave.deployment.control import find
 from asynclave.deployment.processes import program_path
+from fl_protocol.codes import ConfigInvalid
 from tests.deployment.conftest import QUICKSTART, SLOW_NODE
 
 
@@ -46,3 +48,13 @@ def test_up_prints_a_command_that_works(confidential: Deployment) -> None:
     )
     assert listing.returncode == 0, listing.stderr
     assert listing.stdout.count("online") >= 3
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"phase": "ready", "supervisor": 7}'])
+def test_a_damaged_status_file_is_named(tmp_path: Path, damage: str) -> None:
+    # given
+    (tmp_path / "status.json").write_text(damage)
+    (tmp_path / "spec.json").write_text("{}")
+    # when, then
+    with pytest.raises(ConfigInvalid, match=r"status\.json"):
+        find(tmp_path)
