@@ -9,7 +9,9 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: setup run test lint bench proto lock clean
+DATA := $(or $(XDG_CACHE_HOME),.cache)/asynclave/fashion-mnist
+
+.PHONY: setup run test lint bench data proto lock clean
 
 setup: $(STAMP)
 
@@ -34,6 +36,15 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+data:
+	rm -rf "$(DATA).part"
+	mkdir -p "$(DATA).part"
+	cd "$(DATA).part" && apt-get download dataset-fashion-mnist || \
+	  { echo "Fashion-MNIST comes from Debian's archive: refresh its index with 'apt-get update'"; exit 1; }
+	dpkg -x "$(DATA).part"/dataset-fashion-mnist_*.deb "$(DATA).part"
+	rm -rf "$(DATA)" "$(DATA).part"/*.deb
+	mv "$(DATA).part" "$(DATA)"
 
 proto: $(STAMP)
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. fl_protocol/proto/gateway.proto
