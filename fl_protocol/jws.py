@@ -157,6 +157,17 @@ def parse_token(token: str) -> Compact:
     return parts
 
 
+def same_padding_longer_hash(asked: str, allowed: object) -> bool:
+    """Say whether `asked` is the RSA algorithm `allowed` with a longer hash, such as PS384."""
+    names = [name for name, rule in _ALGORITHMS.items() if rule.key_type == "RSA"]
+    return (
+        asked in names
+        and allowed in names
+        and asked[:2] == str(allowed)[:2]
+        and asked > str(allowed)
+    )
+
+
 def _algorithm_of(jwk: Mapping[str, Any]) -> str:
     wanted = jwk.get("alg")
     for name, rule in _ALGORITHMS.items():

@@ -17,7 +17,12 @@ from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, TokenRejected
 from fl_protocol.encoding import b64url
-from fl_protocol.jws import MAX_TOKEN_BYTES, VerifyingKey, parse_token
+from fl_protocol.jws import (
+    MAX_TOKEN_BYTES,
+    VerifyingKey,
+    parse_token,
+    same_padding_longer_hash,
+)
 from fl_protocol.ports import Clock, Rng
 
 TOKEN_TYPE = "at+jwt"
@@ -182,6 +187,33 @@ class TokenVerifier:
             raise TokenRejected(Code.TOKEN_EXPIRED)
         if max(claims.nbf, claims.iat) > now + SKEW:
             raise TokenRejected(Code.TOKEN_NOT_YET_VALID)
+
+
+def verify_compact_jws(token: str, jwk: Mapping[str, Any]) -> bytes:
+    """Verify a compact JWS of any kind and return its payload.
+
+    The key decides: its ``alg``, ``use`` and ``key_ops`` are honoured, and no header member but
+    ``alg``, ``typ`` and ``kid`` is accepted. For RSA keys ``alg`` names the padding and the
+    shortest hash, as in the examples of RFC 7520: a PS256 key verifies PS384, never PS256 with a
+    PS384 key or RS256 with either. Access tokens are held to exactly the key's algorithm
+    (RFC 8725, section 3.1); see `TokenVerifier`.
+
+    Parameters
+    ----------
+    token : str
+        The compact serialisation, at most 4096 characters.
+    jwk : mapping
+        The only key looked at (RFC 7517).
+
+    Raises
+    ------
+    TokenRejected
+        ``TOKEN_MALFORMED``, ``TOKEN_UNKNOWN_KEY`` or ``TOKEN_SIGNATURE``.
+    """
+    asked = parse_token(token).header["alg"]
+    if same_padding_longer_hash(asked, jwk.get("alg")):
+        jwk = {**jwk, "alg": asked}
+    return VerifyingKey(jwk).verify(token).payload
 
 
 def public_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
