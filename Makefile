@@ -49,8 +49,12 @@ data:
 proto: $(STAMP)
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. fl_protocol/proto/gateway.proto
 
+# TORCH_CPU_WHEELS: folder or page with the CPU wheel of torch; without it the CUDA build is locked.
 lock: $(STAMP)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --no-header --no-annotate --python-version 3.11 -o requirements.txt
+	@test -n "$(TORCH_CPU_WHEELS)" || { echo "set TORCH_CPU_WHEELS"; exit 1; }
+	echo "# Pinned with: make lock" > requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --extra dev --quiet --no-header --no-annotate \
+		--python-version 3.11 --find-links "$(TORCH_CPU_WHEELS)" | sed 's/+cpu$$//' >> requirements.txt
 
 clean:
 	rm -rf $(VENV) runs .asynclave .mypy_cache .ruff_cache .pytest_cache *.egg-info
