@@ -55,7 +55,7 @@ def _uploads(server: Path, uploaders: list[SealedUploader], num_params: int) -> 
     delta = np.random.default_rng(1).normal(size=num_params).astype(np.float32)
     seconds = []
     for uploader in uploaders:
-        update = LocalUpdate(run_id, 0, digest_of(zeros), layout.digest, delta, 10)
+        update = LocalUpdate(run_id, 0, digest_of(zeros), layout.digest, "0" * 64, delta, 10)
         started = time.perf_counter()
         uploaded = uploader.upload(update)
         seconds.append(time.perf_counter() - started)

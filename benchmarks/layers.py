@@ -103,6 +103,7 @@ def _seal(
         base_model_digest="0" * 64,
         num_examples=1,
         manifest_digest="0" * 64,
+        task_digest="0" * 64,
         ct_len=0,
         seg_size=SEGMENT_BYTES,
         n_segs=0,

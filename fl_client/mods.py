@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordD
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from fl_client.config import ClientConfig, find_config
+from fl_client.task import task_digest
 from fl_client.uploader import LocalUpdate, SealedUploader
 from fl_protocol import flower
 from fl_protocol.codes import (
@@ -57,7 +58,7 @@ def sealed_uploads(config: ClientConfig | Path | str | None = None) -> Mod:
             return call_next(message, context)
         try:
             # Before training: a task that could not be delivered is not worth the work.
-            task = _Task(message)
+            task = _Task(message, context)
             uploader = uploaders.of(context)
         except AsynclaveError as error:
             return _failed(message, error)
@@ -99,7 +100,7 @@ class _Uploaders:
 class _Task:
     """A training task as the strategy describes it in the message."""
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self, message: Message, context: Context) -> None:
         entries = _entries(message.content)
         self._run_id = _entry(entries, flower.RUN_ID, str)
         self._base_version = _entry(entries, flower.BASE_VERSION, int)
@@ -113,6 +114,8 @@ class _Task:
             raise ConfigInvalid(
                 Code.CONFIG_INVALID, f"the training message holds no usable model: {error}"
             ) from None
+        carried = {e.name: arrays[e.name] for e in self._layout.entries if not e.trained}
+        self._digest = task_digest(message, carried, context.run_config)
 
     def update_in(self, reply: Message) -> LocalUpdate:
         """Turn the ClientApp's reply into an update.
@@ -130,6 +133,7 @@ class _Task:
             self._base_version,
             digest_of(self._base),
             self._layout.digest,
+            self._digest,
             self._delta_in(reply.content),
             num_examples,
         )

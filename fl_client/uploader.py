@@ -42,6 +42,8 @@ class LocalUpdate:
         Hex SHA-256 of that model's little-endian float32 bytes.
     manifest_digest : str
         Digest of the model's `Layout`.
+    task_digest : str
+        `fl_client.task.task_digest` of the training task.
     delta : ndarray of float32, shape (P,)
         Trained minus base model.
     num_examples : int
@@ -52,6 +54,7 @@ class LocalUpdate:
     base_version: int
     base_digest: str
     manifest_digest: str
+    task_digest: str
     delta: Vector
     num_examples: int
 
@@ -166,6 +169,7 @@ class SealedUploader:
             base_model_digest=update.base_digest,
             num_examples=update.num_examples,
             manifest_digest=update.manifest_digest,
+            task_digest=update.task_digest,
             # `seal` sets the three sizes.
             ct_len=0,
             seg_size=SEGMENT_BYTES,

@@ -53,6 +53,7 @@ class Code(StrEnum):
     ENV_IDENTITY = "ENV_IDENTITY"
     ENV_MODEL_DIGEST = "ENV_MODEL_DIGEST"
     ENV_MANIFEST = "ENV_MANIFEST"
+    ENV_TASK = "ENV_TASK"
     RUN_UNKNOWN = "RUN_UNKNOWN"
     RUN_MANIFEST = "RUN_MANIFEST"
     RUN_RECIPE = "RUN_RECIPE"
@@ -122,6 +123,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.ENV_IDENTITY: "The update names another client than the access token.",
         Code.ENV_MODEL_DIGEST: "The update was trained from another model than this version.",
         Code.ENV_MANIFEST: "The update's tensors do not match the run's layout.",
+        Code.ENV_TASK: "The update was trained for another task than the others of its buffer; "
+        "send all clients the same configuration.",
         Code.RUN_UNKNOWN: "The run is not open at this gateway; the server must open it first.",
         Code.RUN_MANIFEST: "The model sent does not match the run's layout.",
         Code.RUN_RECIPE: "The strategy asked for differs from the enclave's policy.",

@@ -38,6 +38,8 @@ class Header:
     # Any integer decodes: whether it is a sensible weight is the engine's refusal to make.
     num_examples: Integer
     manifest_digest: Digest
+    # Everything but the model that steered local training; equal within a buffer.
+    task_digest: Digest
     ct_len: Count
     seg_size: Count
     n_segs: Count

@@ -51,13 +51,17 @@ class Binding:
 
 @dataclass(frozen=True)
 class History:
-    """What the open run has released: digest by version, layout, and the oldest base allowed."""
+    """What the open run has released: digest by version, layout, and the oldest base allowed.
+
+    ``task_digest`` is that of the updates in the buffer, None while it is empty.
+    """
 
     version: int
     digests: Mapping[int, str]
     manifest_digest: str
     num_params: int
     max_staleness: int
+    task_digest: str | None
 
 
 def authenticate(sealed: Sealed, header: Header, binding: Binding) -> None:
@@ -113,6 +117,15 @@ def check_base(header: Header, history: History) -> None:
     _require(header.manifest_digest == history.manifest_digest, Code.ENV_MANIFEST)
     if header.plain_len != _FLOAT_BYTES * history.num_params:
         raise refused(Reject.WRONG_SHAPE)
+
+
+def check_task(header: Header, history: History) -> None:
+    """Check that the update was trained for the task of the others in its buffer.
+
+    A server that sends some clients another task could make their updates known beforehand, and
+    a release with them would show the rest; raises EnvelopeRejected ``ENV_TASK``.
+    """
+    _require(history.task_digest in (None, header.task_digest), Code.ENV_TASK)
 
 
 def refused(code: Reject) -> UpdateRejected:

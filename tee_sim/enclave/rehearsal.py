@@ -89,6 +89,7 @@ class _Rehearsal:
             base_model_digest=digest,
             num_examples=1,
             manifest_digest=self._layout.digest,
+            task_digest="0" * 64,
             ct_len=0,
             seg_size=0,
             n_segs=0,

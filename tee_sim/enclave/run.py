@@ -91,6 +91,7 @@ class Run:
             raise RunRejected(Code.RUN_RECIPE, error.sentence) from error
         self._digests = {version: digest_of(self.engine.params)}
         self._released: deque[Released] = deque()
+        self._task_digest = ""
 
     def history(self) -> History:
         """Return what an update's base version is checked against."""
@@ -100,7 +101,12 @@ class Run:
             self.layout.digest,
             self.layout.num_params,
             self._max_staleness,
+            self._task_digest if self.engine.pending else None,
         )
+
+    def note_task(self, task_digest: str) -> None:
+        """Remember what the updates in the buffer were trained for."""
+        self._task_digest = task_digest
 
     def model_digest(self) -> str:
         """Return the hex SHA-256 of the current model."""

@@ -25,6 +25,7 @@ from tee_sim.enclave.checks import (
     Sealed,
     authenticate,
     check_base,
+    check_task,
     check_time,
     refused,
 )
@@ -149,7 +150,9 @@ class EnclaveService:
             self._release_due(run, now)
             check_time(header, now)
             check_base(header, run.history())
+            check_task(header, run.history())
             accepted = self._offer(run, self._opened(run, sealed, body), now)
+            run.note_task(header.task_digest)
             receipt = self._take_in(run, header, digest, accepted, now)
         return _signed_reply(receipt)
 

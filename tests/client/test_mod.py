@@ -85,20 +85,36 @@ def test_a_training_reply_carries_metrics_and_receipt_only(stack: LocalStack, co
     intake.close()
 
 
+BASE = np.concatenate([ARRAYS["weight"].ravel(), ARRAYS["bias"]])
+
+
+# Weights + 1 are a delta of 1; or else the nodes state their weights + 1 to be the delta.
+@pytest.mark.parametrize(("replies", "delta"), [("weights", 1), ("deltas", BASE + 1)])
 def test_the_sealed_delta_is_reply_minus_model_or_the_reply_itself(
-    stack: LocalStack, config: Path
+    stack: LocalStack, config: Path, replies: str, delta: Any
 ) -> None:
-    intake = open_run(stack, "mod")
-    deltas = {**CONFIG, "asynclave-replies": "deltas"}
-    other = stack.client_config("mod-node-2")
-    # Weights + 1 are a delta of 1; the second node states its weights + 1 to be the delta.
-    for node, (path, settings) in enumerate([(config, CONFIG), (other, deltas)]):
+    intake = open_run(stack, f"mod-{replies}")
+    settings = {**CONFIG, "asynclave-run-id": f"mod-{replies}", "asynclave-replies": replies}
+    for node, path in enumerate([config, stack.client_config("mod-node-2")]):
         reply = sealed_uploads(path)(task(settings), context(None), app())
         assert intake.offer(reply.content, str(node), 0, np.zeros(16, np.float32), 0.0).accepted
     merge = intake.take_merge()
     assert merge is not None
-    base = np.concatenate([ARRAYS["weight"].ravel(), ARRAYS["bias"]])
-    np.testing.assert_allclose(merge.params, base + (1 + base + 1) / 2, rtol=1e-6)
+    np.testing.assert_allclose(merge.params, BASE + delta, rtol=1e-6)
+    intake.close()
+
+
+def test_a_node_given_another_task_is_not_mixed_with_the_others(
+    stack: LocalStack, config: Path
+) -> None:
+    intake = open_run(stack, "mod")
+    first = sealed_uploads(config)(task({**CONFIG, "lr": 0.1}), context(None), app())
+    assert receipt_in(first)["code"] == "accepted"
+    bystander = sealed_uploads(stack.client_config("mod-bystander"))
+    refused = bystander(task({**CONFIG, "lr": 0.0}), context(None), app())
+    assert receipt_in(refused)["code"] == "ENV_TASK"
+    same = bystander(task({**CONFIG, "lr": 0.1}), context(None), app())
+    assert receipt_in(same)["code"] == "accepted"
     intake.close()
 
 

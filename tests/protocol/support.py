@@ -38,6 +38,7 @@ def make_header(enclave_key: bytes, **changes: Any) -> Header:
         base_model_digest=DIGEST,
         num_examples=120,
         manifest_digest=DIGEST,
+        task_digest=DIGEST,
         ct_len=0,
         seg_size=0,
         n_segs=0,

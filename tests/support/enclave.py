@@ -160,6 +160,7 @@ class Lab:
             "base_model_digest": digest_of(INITIAL),
             "num_examples": 10,
             "manifest_digest": LAYOUT.digest,
+            "task_digest": "0" * 64,
             "ct_len": 0,
             "seg_size": 0,
             "n_segs": 0,

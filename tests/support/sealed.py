@@ -38,6 +38,9 @@ LAYOUT = Layout.of(ARRAYS)
 RECIPE = FedBuff(buffer_size=K, staleness_exponent=0.0, server_lr=1.0)
 
 
+TASK = "0" * 64
+
+
 def initial() -> Vector:
     return LAYOUT.flatten(ARRAYS)
 
@@ -63,7 +66,7 @@ def trained(
 ) -> LocalUpdate:
     vector = np.full(LAYOUT.num_params, delta, np.float32) if isinstance(delta, float) else delta
     base_digest = digest_of(initial() if base is None else base)
-    return LocalUpdate(run_id, version, base_digest, LAYOUT.digest, vector, num_examples)
+    return LocalUpdate(run_id, version, base_digest, LAYOUT.digest, TASK, vector, num_examples)
 
 
 def sealed_by(uploader: SealedUploader, update: Any, **changes: Any) -> tuple[SealedUpdate, bytes]:
