@@ -1,19 +1,22 @@
-"""The command line: ``asynclave run``, ``asynclave up``, ``asynclave down``."""
+"""The command line: ``asynclave run``, ``simulate``, ``up`` and ``down``."""
 
 from __future__ import annotations
 
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from asynclave._version import __version__
 from asynclave.deployment.commands import down_command, up_command
+from asynclave.simulate.command import simulate_command
 from fl_protocol.codes import AsynclaveError
-from strategies.errors import StrategyError
+
+if TYPE_CHECKING:
+    from strategies.errors import StrategyError
 
 app = typer.Typer(
     name="asynclave",
@@ -73,6 +76,7 @@ def run(
     raise typer.Exit(run_job(loaded, plain=plain, as_json=json))
 
 
+app.command("simulate")(simulate_command)
 app.command("up")(up_command)
 app.command("down")(down_command)
 
@@ -81,6 +85,17 @@ def main() -> None:
     """Run the command line; a typed error prints its code and sentence and exits with 2."""
     try:
         app()
-    except (AsynclaveError, StrategyError) as error:
-        Console(stderr=True).print(f"[bold red]{error.code}[/]: {error.sentence}", highlight=False)
-        sys.exit(2)
+    except AsynclaveError as error:
+        _refuse(error)
+    except Exception as error:
+        # Not at the top: numpy fixes its number of threads when it is first imported.
+        from strategies.errors import StrategyError
+
+        if not isinstance(error, StrategyError):
+            raise
+        _refuse(error)
+
+
+def _refuse(error: AsynclaveError | StrategyError) -> None:
+    Console(stderr=True).print(f"[bold red]{error.code}[/]: {error.sentence}", highlight=False)
+    sys.exit(2)

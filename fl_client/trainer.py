@@ -7,6 +7,7 @@ same machine with one thread: data order and dropout masks depend on nothing els
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +29,16 @@ class TrainSettings:
         Passes over the local data per task.
     seed : int (default: 0)
         Seed of the whole federation; each task derives its own from it.
+    steps : int, optional
+        If set, take this many steps instead of `epochs` passes: as many passes as that needs,
+        the last one cut short.
     """
 
     lr: float = 0.05
     batch_size: int = 32
     epochs: int = 1
     seed: int = 0
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def train(model: nn.Module, data: Batch, settings: TrainSettings, seed: int) -> 
     Returns
     -------
     float
-        Mean cross-entropy over the last epoch.
+        Mean cross-entropy over the last pass.
 
     Raises
     ------
@@ -98,13 +103,13 @@ def train(model: nn.Module, data: Batch, settings: TrainSettings, seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also seed accelerators, with a stack trace for each.
         torch.default_generator.manual_seed(seed)
-        for _ in range(settings.epochs):
+        for batches in passes(len(data), settings, order):
             loss_sum = 0.0
-            for rows in _batches(len(data), settings.batch_size, order):
+            for rows in batches:
                 loss = functional.cross_entropy(model(data.inputs[rows]), data.labels[rows])
                 _descend(model, loss, settings.lr)
                 loss_sum += loss.item() * len(rows)
-    return loss_sum / len(data)
+    return loss_sum / sum(map(len, batches))
 
 
 def _descend(model: nn.Module, loss: Tensor, lr: float) -> None:
@@ -117,14 +122,41 @@ def _descend(model: nn.Module, loss: Tensor, lr: float) -> None:
                 parameter.add_(gradient, alpha=-lr)
 
 
-def _batches(num_examples: int, batch_size: int, order: torch.Generator) -> list[Tensor]:
+def passes(
+    num_examples: int, settings: TrainSettings, order: torch.Generator
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the passes of one task over its data, each as the rows of its batches.
+
+    Parameters
+    ----------
+    num_examples : int
+        Number of local examples.
+    settings : TrainSettings
+        Batch size and number of passes or steps.
+    order : torch.Generator
+        Source of the shuffles, seeded with `task_seed`.
+    """
+    if settings.steps is None:
+        for _ in range(settings.epochs):
+            yield _batches(num_examples, settings.batch_size, order)
+        return
+    left = settings.steps
+    while left > 0:
+        batches = _batches(num_examples, settings.batch_size, order)[:left]
+        left -= len(batches)
+        yield batches
+
+
+def _batches(num_examples: int, batch_size: int, order: torch.Generator) -> tuple[Tensor, ...]:
     shuffled = torch.randperm(num_examples, generator=order)
-    rows = [shuffled[i : i + batch_size] for i in range(0, num_examples, batch_size)]
-    # BatchNorm refuses a batch of one: the odd one out joins the batch before it.
-    if len(rows) > 1 and len(rows[-1]) == 1:
-        last = rows.pop()
-        rows[-1] = torch.cat([rows[-1], last])
-    return rows
+    sizes = [batch_size] * (num_examples // batch_size)
+    left = num_examples - sum(sizes)
+    if left == 1 and sizes:
+        # BatchNorm refuses a batch of one: the odd one out joins the batch before it.
+        sizes[-1] += 1
+    elif left:
+        sizes.append(left)
+    return torch.split_with_sizes(shuffled, sizes)
 
 
 @torch.no_grad()

@@ -1,0 +1,232 @@
+"""Simulated devices: speed, network, availability, failures.
+
+Everything a task draws at random is a pure function of (seed, client, task number), so results
+do not depend on the order of asking. Draws are looked up in a table instead of a generator per
+task: a scheduler of half a million events per second can afford nothing dearer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fl_sim.simulation.config import DevicesSection
+from fl_sim.simulation.trace import read_trace
+
+# Every client walks through one table of draws from a place of its own; the stride is odd, so it
+# comes back to where it began only after the whole table.
+_TABLE = 1 << 17
+_STRIDE = 0x9E35
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Device behaviour of every client; times are virtual seconds.
+
+    Attributes
+    ----------
+    compute : tuple of float
+        Median training time of each client.
+    transfer : tuple of float
+        Time of one download and one upload of each client.
+    duty : tuple of float, optional
+        Share of each period in which the client is online; always if unset. A task pauses while
+        its client is offline.
+    period : float (default: 1.0)
+        Length of an on-off cycle. Cycles of different clients are shifted against each other.
+    dies_at : tuple of float, optional
+        When the client leaves for good, losing its task.
+    jitter : float (default: 0.2)
+        Standard deviation of the logarithm of a task's training time.
+    dropout : float (default: 0.0)
+        Probability that a task breaks off on the way.
+    seed : int (default: 0)
+        Seed of jitter, drop-outs and phases.
+    """
+
+    compute: tuple[float, ...]
+    transfer: tuple[float, ...]
+    duty: tuple[float, ...] | None = None
+    period: float = 1.0
+    dies_at: tuple[float, ...] | None = None
+    jitter: float = 0.2
+    dropout: float = 0.0
+    seed: int = 0
+    _factors: list[float] = field(init=False, repr=False, compare=False)
+    _breaks: list[float] | None = field(init=False, repr=False, compare=False)
+    _places: list[int] = field(init=False, repr=False, compare=False)
+    _phases: list[float] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng((self.seed, 5))
+        factors = np.exp(self.jitter * rng.normal(size=_TABLE))
+        object.__setattr__(self, "_factors", factors.tolist())
+        breaks = np.where(rng.random(_TABLE) < self.dropout, rng.random(_TABLE), -1.0)
+        object.__setattr__(self, "_breaks", breaks.tolist() if self.dropout else None)
+        places = rng.integers(0, _TABLE, len(self.compute))
+        object.__setattr__(self, "_places", places.tolist())
+        phases = rng.random(len(self.compute)) * self.period if self.duty else np.empty(0)
+        object.__setattr__(self, "_phases", phases.tolist())
+
+    def __len__(self) -> int:
+        return len(self.compute)
+
+    @property
+    def median_task(self) -> float:
+        """Median over clients of the time of a task: the unit of reported times."""
+        return float(np.median(np.add(self.compute, self.transfer)))
+
+    def begin(self, client: int, number: int, now: float) -> tuple[float, bool]:
+        """Return when the client's task `number`, begun at `now`, ends and if it delivers."""
+        draw = (self._places[client] + number * _STRIDE) % _TABLE
+        needed = self.compute[client] * self._factors[draw] + self.transfer[client]
+        delivers = self._breaks is None or self._breaks[draw] < 0.0
+        if self._breaks is not None and not delivers:
+            needed *= self._breaks[draw]
+        due = now + needed if self.duty is None else self._paused(client, now, needed)
+        if self.dies_at is not None and due > self.dies_at[client]:
+            return self.dies_at[client], False
+        return due, delivers
+
+    def available(self, client: int, now: float) -> float:
+        """Return the first time from `now` on at which the client can begin; inf for never."""
+        if self.dies_at is not None and now >= self.dies_at[client]:
+            return math.inf
+        if self.duty is None:
+            return now
+        elapsed = (now + self._phases[client]) % self.period
+        return now if elapsed < self.duty[client] * self.period else now + self.period - elapsed
+
+    def _paused(self, client: int, now: float, needed: float) -> float:
+        assert self.duty is not None
+        window = self.duty[client] * self.period
+        left = max(0.0, window - (now + self._phases[client]) % self.period)
+        if needed <= left:
+            return now + needed
+        full, rest = divmod(needed - left, window)
+        return now + left + (full + 1) * (self.period - window) + full * window + rest
+
+
+def slowest_last(fleet: Fleet, scores: Sequence[float]) -> Fleet:
+    """Give the slowest devices to the clients of the highest scores.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        The devices; compute, transfer and duty of a device stay together.
+    scores : sequence of float
+        One score per client.
+
+    Returns
+    -------
+    Fleet
+    """
+    by_speed = np.argsort(np.add(fleet.compute, fleet.transfer), kind="stable")
+    device_of = np.empty(len(fleet), np.int64)
+    device_of[np.argsort(np.asarray(scores), kind="stable")] = by_speed
+    return replace(
+        fleet,
+        compute=tuple(fleet.compute[d] for d in device_of),
+        transfer=tuple(fleet.transfer[d] for d in device_of),
+        duty=None if fleet.duty is None else tuple(fleet.duty[d] for d in device_of),
+    )
+
+
+def speeds(law: str, num_clients: int, spread: float, seed: int) -> npt.NDArray[np.float64]:
+    """Draw median training times with a median of one.
+
+    Parameters
+    ----------
+    law : {"lognormal", "pareto", "uniform"}
+        Lognormal; Pareto (Zipf-like, heavy tail of slow devices); uniform.
+    num_clients : int
+        Number of draws.
+    spread : float
+        Standard deviation of the logarithm; for Pareto the inverse of the tail exponent; for
+        uniform the half-width relative to the median, below 1.
+    seed : int
+        Seed.
+
+    Returns
+    -------
+    ndarray of float64, shape (num_clients,)
+    """
+    rng = np.random.default_rng((seed, num_clients))
+    if law == "lognormal":
+        return np.exp(spread * rng.normal(size=num_clients))
+    uniform = rng.random(num_clients)
+    if law == "pareto":
+        return (2.0 * (1.0 - uniform)) ** -spread
+    return 1.0 + spread * (2.0 * uniform - 1.0)
+
+
+def deaths(num_clients: int, rate: float, horizon: float, seed: int) -> tuple[float, ...] | None:
+    """Let the share `rate` of the clients die at uniformly drawn times before `horizon`."""
+    if not rate:
+        return None
+    rng = np.random.default_rng((seed, 6))
+    times = np.full(num_clients, math.inf)
+    dying = rng.permutation(num_clients)[: round(rate * num_clients)]
+    times[dying] = rng.random(len(dying)) * horizon
+    return tuple(times.tolist())
+
+
+def fleet_from(
+    config: DevicesSection,
+    *,
+    model_bytes: int,
+    virtual_time: float,
+    seed: int,
+    scores: Sequence[float] | None = None,
+) -> Fleet:
+    """Build the devices of a configuration.
+
+    Parameters
+    ----------
+    config : DevicesSection
+        The section ``[devices]``.
+    model_bytes : int
+        Size of one download, and of one upload.
+    virtual_time : float
+        Length of the run in median task durations; deaths are spread over it.
+    seed : int
+        Seed of speeds, bandwidths, jitter, failures and deaths.
+    scores : sequence of float, optional
+        One score per client: the higher, the slower its device.
+
+    Raises
+    ------
+    ConfigInvalid
+        If the trace does not fit.
+    """
+    count = config.clients
+    if config.trace is not None:
+        trace = read_trace(config.trace, count)
+        compute, network, duty = trace.compute, trace.network, trace.duty_cycle
+    else:
+        draws = config.task_seconds * speeds(config.speed, count, config.sigma, seed)
+        compute, network, duty = tuple(draws.tolist()), None, None
+    if network is None and config.bandwidth_mbps is not None:
+        noise = np.random.default_rng((seed, 7)).normal(size=count)
+        rates = config.bandwidth_mbps * np.exp(config.bandwidth_sigma * noise)
+        network = tuple(rates.tolist())
+    if duty is None and config.duty_cycle is not None:
+        duty = (config.duty_cycle,) * count
+    transfer = tuple(16.0e-6 * model_bytes / rate for rate in network or ())
+    fleet = Fleet(
+        compute,
+        transfer or (0.0,) * count,
+        duty,
+        jitter=config.jitter,
+        dropout=config.dropout,
+        seed=seed,
+    )
+    if scores is not None:
+        fleet = slowest_last(fleet, scores)
+    unit = fleet.median_task
+    dies_at = deaths(count, config.death_rate, virtual_time * unit, seed)
+    return replace(fleet, period=config.period * unit, dies_at=dies_at)

@@ -1,0 +1,213 @@
+"""Events, training and merging of one run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fl_sim.cohort.base import CohortTrainer, Task
+from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler, TaskTimes
+from fl_sim.simulation.versions import LiveVersions
+from strategies.engine import Engine
+from strategies.recipe import Recipe
+from strategies.screening import Limits
+from strategies.update import ClientUpdate, Rejected, Vector
+from strategies.window import Buffer
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Settings of a run; times are virtual seconds.
+
+    Attributes
+    ----------
+    in_flight : int
+        Tasks under way at a time, unless the recipe hands out cohorts.
+    horizon : float
+        End of the run.
+    evaluate_every : float
+        Time between evaluations of the published model.
+    max_staleness : int
+        Versions an update may lag behind.
+    max_updates : int, optional
+        Delivered updates after which the run ends early.
+    cohort_size : int (default: 16)
+        Tasks trained together. Changes speed, never results.
+    seed : int (default: 0)
+        Seed of the choice of clients.
+    """
+
+    in_flight: int
+    horizon: float
+    evaluate_every: float
+    max_staleness: int
+    max_updates: int | None = None
+    cohort_size: int = 16
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy of the model published at a time (virtual seconds)."""
+
+    time: float
+    version: int
+    accuracy: float
+
+
+class Simulation:
+    """One run of one recipe.
+
+    Parameters
+    ----------
+    trainer : CohortTrainer
+        Does the local training.
+    sizes : sequence of int
+        Number of examples of each client.
+    initial : Vector
+        The untrained model.
+    fleet : TaskTimes
+        The devices.
+    recipe : Recipe
+        The aggregation rule.
+    settings : LoopSettings
+        How long, how many at a time.
+    on_evaluation : callable, optional
+        Told of every evaluation.
+
+    Attributes
+    ----------
+    evaluations : list of Evaluation
+        In order of time.
+    updates : int
+        Updates delivered.
+    outcomes : Counter
+        Number of updates by code, "accepted" for those merged or waiting; failed tasks as
+        "failed".
+    engine : Engine
+        The server.
+    """
+
+    def __init__(
+        self,
+        trainer: CohortTrainer,
+        sizes: list[int],
+        initial: Vector,
+        fleet: TaskTimes,
+        recipe: Recipe,
+        settings: LoopSettings,
+        on_evaluation: Callable[[Evaluation], None] | None = None,
+    ) -> None:
+        self._trainer, self._sizes, self._settings = trainer, sizes, settings
+        self._on_evaluation = on_evaluation
+        limits = Limits(max_staleness=settings.max_staleness, max_examples=max(sizes))
+        self.engine = Engine(recipe, initial, limits=limits)
+        window, cohort = self.engine.parts.window, getattr(self.engine.parts, "cohort", None)
+        self._max_wait = window.max_wait if isinstance(window, Buffer) else None
+        self._scheduler = Scheduler(
+            fleet, cohort or settings.in_flight, settings.seed, rounds=cohort is not None
+        )
+        self._names = [str(client) for client in range(len(fleet))]
+        self.versions = LiveVersions()
+        self._results: dict[int, Vector] = {}
+        self._spare: list[Vector] = []
+        self.evaluations: list[Evaluation] = []
+        self.updates = 0
+        self.outcomes: Counter[str] = Counter()
+        self._digest = hashlib.sha256()
+
+    def run(self) -> str:
+        """Run to the end.
+
+        Returns
+        -------
+        str
+            SHA-256 over the order, base versions and fates of all updates, and the models
+            published at every evaluation, with the last model of all.
+        """
+        most = self._settings.max_updates or math.inf
+        self._hand_out()
+        end = self._settings.horizon
+        while (event := self._scheduler.next()) and event.time <= end:
+            self._evaluate_before(event.time)
+            self._handle(event)
+            if self.updates >= most:
+                end = event.time
+                break
+            self._hand_out()
+        self._evaluate_before(end)
+        self._evaluate(end)
+        self._digest.update(self.engine.params.data)
+        return self._digest.hexdigest()
+
+    def _hand_out(self) -> None:
+        begun = self._scheduler.fill()
+        self.versions.hold(self.engine.version, self.engine.params, begun)
+
+    def _handle(self, event: Event) -> None:
+        if event.delivered:
+            self._take(event)
+        elif event.client != NOBODY:
+            self.outcomes["failed"] += 1
+        if self.engine.ready(event.time):
+            self.engine.merge(event.time)
+            self._forget(self._scheduler.advance(self.engine.version))
+
+    def _take(self, event: Event) -> None:
+        if event.client not in self._results:
+            self._train(event)
+        delta = self._results.pop(event.client)
+        client, base = self._names[event.client], event.base_version
+        self.versions.release(base)
+        update = ClientUpdate(client, base, delta, self._sizes[event.client], f"{client}@{base}")
+        was_empty = not self.engine.pending
+        answer = self.engine.offer(update, event.time)
+        self._spare.append(delta)
+        code = answer.code.value if isinstance(answer, Rejected) else "accepted"
+        if was_empty and self._max_wait is not None and code == "accepted":
+            self._scheduler.wake(event.time + self._max_wait)
+        self.outcomes[code] += 1
+        self.updates += 1
+        self._digest.update(struct.pack("<qq", event.client, base) + code.encode())
+
+    def _train(self, event: Event) -> None:
+        """Train this task and those of the tasks under way that complete next."""
+        others = self._scheduler.claim(self._settings.cohort_size - 1, self._settings.horizon)
+        chosen = [(event.client, event.base_version), *others]
+        tasks = [Task(self.versions.model(base), client, base) for client, base in chosen]
+        rows = [self._spare.pop() if self._spare else self._new_row() for _ in tasks]
+        self._trainer.train(tasks, rows)
+        for task, row in zip(tasks, rows, strict=True):
+            self._results[task.client] = row
+
+    def _forget(self, called_off: list[tuple[int, int]]) -> None:
+        for client, base in called_off:
+            self.versions.release(base)
+            if client in self._results:
+                self._spare.append(self._results.pop(client))
+
+    def _new_row(self) -> Vector:
+        return np.empty(self.engine.params.size, np.float32)
+
+    def _evaluate_before(self, time: float) -> None:
+        while (due := len(self.evaluations) * self._settings.evaluate_every) < time:
+            self._evaluate(due)
+
+    def _evaluate(self, time: float) -> None:
+        last = self.evaluations[-1] if self.evaluations else None
+        if last is not None and last.version == self.engine.version:
+            accuracy = last.accuracy
+        else:
+            published = self.engine.published
+            self._digest.update(published.data)
+            accuracy = self._trainer.accuracy(published)
+        evaluation = Evaluation(time, self.engine.version, accuracy)
+        self.evaluations.append(evaluation)
+        if self._on_evaluation is not None:
+            self._on_evaluation(evaluation)

@@ -1,0 +1,237 @@
+"""Who trains when: a queue of completions on virtual time.
+
+Nothing here knows about models, so the order of events cannot depend on how or when the
+training behind them is computed.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from heapq import heappop, heappush
+from typing import NamedTuple, Protocol
+
+from fl_sim.simulation.event_queue import Entry, EventQueue
+
+NOBODY = -1
+_TRIES = 16
+# Events per bucket of the queue; from 8 to 128 its speed is flat.
+_PER_BUCKET = 32
+
+
+class TaskTimes(Protocol):
+    """Device behaviour as the scheduler sees it; times are virtual seconds."""
+
+    def __len__(self) -> int:
+        """Number of clients."""
+        ...
+
+    @property
+    def median_task(self) -> float:
+        """Time of a typical task."""
+        ...
+
+    def begin(self, client: int, number: int, now: float) -> tuple[float, bool]:
+        """Return when the client's task `number`, begun at `now`, ends and if it delivers."""
+        ...
+
+    def available(self, client: int, now: float) -> float:
+        """Return the first time from `now` on at which the client can begin; inf for never."""
+        ...
+
+
+class Event(NamedTuple):
+    """Something that happened.
+
+    Attributes
+    ----------
+    time : float
+        Virtual time in seconds.
+    client : int
+        The client whose task ended, or `NOBODY` when somebody merely asked to be woken.
+    base_version : int
+        The version the client was given.
+    delivered : bool
+        False when the task broke off or the client died: there is no update.
+    """
+
+    time: float
+    client: int
+    base_version: int
+    delivered: bool
+
+
+class Scheduler:
+    """Keeps `in_flight` clients busy and yields their completions in order of time.
+
+    Idle clients are drawn uniformly. A client whose update from the current version was delivered
+    rests until the next version, as in the live server: a second update from the same base adds
+    weight but hardly information.
+
+    Parameters
+    ----------
+    fleet : TaskTimes
+        Durations, failures and availability.
+    in_flight : int
+        Tasks under way at a time.
+    seed : int (default: 0)
+        Seed of the choice among idle clients.
+    rounds : bool (default: False)
+        Hand out `in_flight` tasks per version, replacing only those that failed, and call off
+        what is still under way when the next version comes: the synchronous way.
+    """
+
+    def __init__(
+        self, fleet: TaskTimes, in_flight: int, seed: int = 0, *, rounds: bool = False
+    ) -> None:
+        self.version = 0
+        self.now = 0.0
+        self._fleet, self._in_flight, self._rounds = fleet, in_flight, rounds
+        self._random = random.Random(seed).random
+        self._idle = list(range(len(fleet)))
+        self._resting: list[int] = []
+        self._num_tasks = [0] * len(fleet)
+        self._base: dict[int, int] = {}
+        self._failing: set[int] = set()
+        self._waiting = EventQueue(_PER_BUCKET * fleet.median_task / in_flight)
+        self._claimed: list[Entry] = []
+        self._num_pushed = 0
+        self._asleep = False
+
+    @property
+    def busy(self) -> int:
+        """Number of tasks under way."""
+        return len(self._base)
+
+    def fill(self) -> int:
+        """Hand the current version to idle clients until `in_flight` tasks are under way.
+
+        Returns
+        -------
+        int
+            Number of tasks begun that will deliver an update.
+        """
+        begun = 0
+        # In a round, whoever has delivered keeps their place, and rests.
+        most = self._in_flight - len(self._resting) if self._rounds else self._in_flight
+        while len(self._base) < most and self._idle:
+            client = self._draw()
+            if client == NOBODY:
+                break
+            number = self._num_tasks[client]
+            self._num_tasks[client] = number + 1
+            due, delivers = self._fleet.begin(client, number, self.now)
+            self._base[client] = self.version
+            self._push(due, client)
+            if delivers:
+                begun += 1
+            else:
+                self._failing.add(client)
+        return begun
+
+    def next(self) -> Event | None:
+        """Advance to the next event; None when nothing will ever happen again."""
+        head = self._waiting.head()
+        if self._claimed and (head is None or self._claimed[0] < head):
+            self.now, _, client = heappop(self._claimed)
+        elif head is None:
+            return None
+        else:
+            self.now, _, client = self._waiting.pop()
+        if client == NOBODY:
+            self._asleep = False
+            return Event(self.now, NOBODY, self.version, False)
+        base = self._base.pop(client)
+        if client in self._failing:
+            self._failing.discard(client)
+            self._idle.append(client)
+            return Event(self.now, client, base, False)
+        (self._resting if base == self.version else self._idle).append(client)
+        return Event(self.now, client, base, True)
+
+    def claim(self, count: int, until: float) -> list[tuple[int, int]]:
+        """Take the next tasks to train: those that complete earliest and were not taken before.
+
+        Parameters
+        ----------
+        count : int
+            Most tasks to take.
+        until : float
+            Tasks due later are left alone.
+
+        Returns
+        -------
+        list of (client, base version)
+            In the order of completion.
+        """
+        taken: list[tuple[int, int]] = []
+        while len(taken) < count:
+            head = self._waiting.head()
+            if head is None or head[0] > until:
+                break
+            heappush(self._claimed, self._waiting.pop())
+            client = head[2]
+            if client != NOBODY and client not in self._failing:
+                taken.append((client, self._base[client]))
+        return taken
+
+    def advance(self, version: int) -> list[tuple[int, int]]:
+        """Hand out `version` from now on; clients that rested may work again.
+
+        Returns
+        -------
+        list of (client, base version)
+            Tasks that would have delivered and were called off; none unless in rounds.
+        """
+        self.version = version
+        if self._resting:
+            self._idle += self._resting
+            self._resting = []
+        return self._call_off() if self._rounds else []
+
+    def wake(self, at: float) -> None:
+        """Ask for an event at the time `at`."""
+        self._push(at, NOBODY)
+
+    def _call_off(self) -> list[tuple[int, int]]:
+        lost = [item for item in self._base.items() if item[0] not in self._failing]
+        self._idle += self._base
+        self._base = {}
+        self._failing.clear()
+        entries, self._claimed = self._claimed + self._waiting.clear(), []
+        for entry in entries:
+            if entry[2] == NOBODY:
+                self._waiting.push(entry)
+        return lost
+
+    def _draw(self) -> int:
+        """Take an available client from the idle ones, or arrange to be woken."""
+        idle, now = self._idle, self.now
+        for _ in range(_TRIES):
+            place = int(self._random() * len(idle))
+            client = idle[place]
+            ready = self._fleet.available(client, now)
+            if now < ready < math.inf:
+                continue
+            idle[place] = idle[-1]
+            idle.pop()
+            if ready <= now:
+                return client
+            if not idle:
+                return NOBODY
+        return self._search()
+
+    def _search(self) -> int:
+        times = [self._fleet.available(client, self.now) for client in self._idle]
+        online = [place for place, ready in enumerate(times) if ready <= self.now]
+        if online:
+            return self._idle.pop(online[int(self._random() * len(online))])
+        first = min(times)
+        if first < math.inf and not self._asleep:
+            self._asleep = True
+            self.wake(first)
+        return NOBODY
+
+    def _push(self, due: float, client: int) -> None:
+        self._num_pushed += 1
+        self._waiting.push((due, self._num_pushed, client))

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from fl_sim.simulation.event_queue import EventQueue
+from fl_sim.simulation.fleet import Fleet, slowest_last, speeds
+from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler
+from tests.support.simulation import fleet
+
+
+def steady(*seconds: float, **options: object) -> Fleet:
+    return Fleet(seconds, (0.0,) * len(seconds), jitter=0.0, **options)
+
+
+def events(scheduler: Scheduler, count: int, merge_every: int = 1) -> list[Event]:
+    """Run, with a new version after every few deliveries."""
+    seen: list[Event] = []
+    scheduler.fill()
+    while len(seen) < count and (event := scheduler.next()):
+        seen.append(event)
+        if len(seen) % merge_every == 0:
+            scheduler.advance(scheduler.version + 1)
+        scheduler.fill()
+    return seen
+
+
+@pytest.mark.parametrize("width", [0.01, 0.5, 100.0])
+def test_the_queue_delivers_in_order_whatever_the_width_of_its_buckets(width: float) -> None:
+    rng = random.Random(1)
+    queue, now, left, seen = EventQueue(width), 0.0, 0, []
+    for number in range(500):
+        queue.push((now + rng.expovariate(1.0), number, 0))
+        left += 1
+        if rng.random() < 0.4:
+            assert queue.head() is not None
+            seen.append(queue.pop())
+            now, left = seen[-1][0], left - 1
+    while queue.head() is not None:
+        seen.append(queue.pop())
+    assert len(seen) == 500
+    assert seen == sorted(seen)
+
+
+def test_completions_come_in_order_of_time_and_keep_clients_busy() -> None:
+    scheduler = Scheduler(fleet(20), 5, seed=1)
+    seen = events(scheduler, 200)
+    assert [event.time for event in seen] == sorted(event.time for event in seen)
+    assert scheduler.busy == 5
+    assert len({event.client for event in seen}) > 10
+
+
+def test_claiming_tasks_for_training_does_not_change_the_order_of_events() -> None:
+    plain, claiming = Scheduler(fleet(20), 8, seed=1), Scheduler(fleet(20), 8, seed=1)
+    expected = events(plain, 100)
+    rng, seen = random.Random(2), []
+    claiming.fill()
+    while len(seen) < 100:
+        claiming.claim(rng.randrange(4), math.inf)
+        event = claiming.next()
+        assert event is not None
+        seen.append(event)
+        claiming.advance(claiming.version + 1)
+        claiming.fill()
+    assert seen == expected
+
+
+def test_claims_each_task_once_and_nothing_due_too_late() -> None:
+    scheduler = Scheduler(steady(1.0, 2.0, 3.0, 9.0), 4)
+    scheduler.fill()
+    assert scheduler.claim(2, until=5.0) == [(0, 0), (1, 0)]
+    assert scheduler.claim(9, until=5.0) == [(2, 0)]
+    assert scheduler.claim(9, until=5.0) == []
+
+
+def test_a_client_rests_until_the_next_version() -> None:
+    scheduler = Scheduler(steady(1.0, 10.0), 2)
+    scheduler.fill()
+    first = scheduler.next()
+    assert first == Event(1.0, 0, 0, True)
+    assert scheduler.fill() == 0
+    scheduler.advance(1)
+    assert scheduler.fill() == 1
+    assert scheduler.next() == Event(2.0, 0, 1, True)
+
+
+def test_dead_clients_lose_their_task_and_never_work_again() -> None:
+    scheduler = Scheduler(steady(1.0, 1.0, dies_at=(2.5, math.inf)), 2)
+    seen = events(scheduler, 12)
+    dead = [event for event in seen if event.client == 0]
+    assert [event.delivered for event in dead] == [True, True, False]
+    assert dead[-1].time == 2.5
+    assert sum(event.client == 1 for event in seen) == 9
+
+
+def test_nothing_happens_any_more_when_everybody_is_dead() -> None:
+    scheduler = Scheduler(steady(1.0, 1.0, dies_at=(2.5, 0.5)), 2)
+    seen = events(scheduler, 100)
+    assert len(seen) == 4
+    assert scheduler.next() is None
+
+
+def test_tasks_break_off_at_the_rate_asked_for() -> None:
+    scheduler = Scheduler(fleet(50, dropout=0.3), 20, seed=1)
+    seen = events(scheduler, 4000)
+    assert sum(not event.delivered for event in seen) / 4000 == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_task_pauses_while_its_client_is_offline() -> None:
+    device = steady(3.0, duty=(0.5,), period=4.0)
+    begin = device.available(0, 0.0)
+    due, delivers = device.begin(0, 0, begin)
+    assert delivers
+    online = sum(device.available(0, begin + k / 1000) == begin + k / 1000 for k in range(8000))
+    assert online == pytest.approx(4000, abs=5)
+    worked = sum(
+        device.available(0, begin + k / 1000) == begin + k / 1000
+        for k in range(round((due - begin) * 1000))
+    )
+    assert worked == pytest.approx(3000, abs=5)
+
+
+def test_somebody_wakes_the_scheduler_when_everybody_is_offline() -> None:
+    devices = next(
+        found
+        for seed in range(20)
+        if (found := steady(0.1, 0.1, duty=(0.2, 0.2), period=10.0, seed=seed)).available(0, 0.0)
+        and found.available(1, 0.0)
+    )
+    scheduler = Scheduler(devices, 2)
+    assert scheduler.fill() == 0
+    first = scheduler.next()
+    assert first is not None
+    assert first.client == NOBODY
+    assert first.time == min(devices.available(0, 0.0), devices.available(1, 0.0))
+    assert scheduler.fill() == 1
+
+
+def test_tasks_end_only_while_their_client_is_online() -> None:
+    devices = fleet(20, duty=(0.3,) * 20, period=5.0)
+    seen = events(Scheduler(devices, 5), 300)
+    for event in seen:
+        if event.client != NOBODY:
+            assert devices.available(event.client, event.time - 1e-6) == event.time - 1e-6
+
+
+def test_a_round_replaces_failures_and_calls_off_who_is_late() -> None:
+    compute = (1.0, 2.0, 3.0, 50.0)
+    devices = Fleet(compute, (0.0,) * 4, jitter=0.0, dies_at=(0.5, math.inf, math.inf, math.inf))
+    scheduler = Scheduler(devices, 3, rounds=True)
+    scheduler.fill()
+    delivered = []
+    while len(delivered) < 2:
+        event = scheduler.next()
+        assert event is not None
+        delivered += [event.client] * event.delivered
+        scheduler.fill()
+        assert scheduler.busy + len(delivered) <= 3
+    assert delivered == [1, 2]
+    assert scheduler.advance(1) == [(3, 0)]
+    assert scheduler.busy == 0
+    assert scheduler.fill() == 3
+
+
+@pytest.mark.parametrize("law", ["lognormal", "pareto", "uniform"])
+def test_speeds_have_a_median_of_one(law: str) -> None:
+    draws = sorted(speeds(law, 20001, 0.9, 1))
+    assert draws[10000] == pytest.approx(1.0, abs=0.05)
+    assert draws[0] > 0
+    assert (draws[-1] > 5.0) == (law != "uniform")
+
+
+def test_the_highest_scores_get_the_slowest_devices() -> None:
+    devices = replace(steady(5.0, 1.0, 3.0), duty=(0.5, 0.1, 0.3))
+    sorted_out = slowest_last(devices, [0.1, 0.9, 0.2])
+    assert sorted_out.compute == (1.0, 5.0, 3.0)
+    assert sorted_out.duty == (0.1, 0.5, 0.3)
+
+
+def test_the_same_seed_gives_the_same_events() -> None:
+    one, other, third = (events(Scheduler(fleet(30), 9, seed=s), 300) for s in (1, 1, 2))
+    assert one == other
+    assert one != third
