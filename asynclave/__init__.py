@@ -11,14 +11,25 @@ from asynclave._version import __version__
 
 if TYPE_CHECKING:
     from fl_client.mods import sealed_uploads
-    from fl_server.strategy import AsyncWA, FedAsync, FedBuff
+    from fl_server.strategy import AsyncStrategy, AsyncWA, FedAsync, FedBuff
+    from strategies.catalog import recipe_from
 
-__all__ = ["AsyncWA", "FedAsync", "FedBuff", "__version__", "sealed_uploads"]
+__all__ = [
+    "AsyncStrategy",
+    "AsyncWA",
+    "FedAsync",
+    "FedBuff",
+    "__version__",
+    "recipe_from",
+    "sealed_uploads",
+]
 
 _HOMES = {
+    "AsyncStrategy": "fl_server.strategy",
     "AsyncWA": "fl_server.strategy",
     "FedAsync": "fl_server.strategy",
     "FedBuff": "fl_server.strategy",
+    "recipe_from": "strategies.catalog",
     "sealed_uploads": "fl_client.mods",
 }
 

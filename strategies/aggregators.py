@@ -7,9 +7,11 @@ every column block is read from memory once however many parts a recipe has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from strategies.batch import Batch, normalised_weights, raw_weights
 from strategies.drift import DeltaCache
@@ -17,9 +19,37 @@ from strategies.recipe import Parts
 from strategies.update import Vector
 from strategies.window import Buffer, Sliding
 
+Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What an aggregator may work with.
+
+    Parameters
+    ----------
+    parts : Parts
+        The recipe's parts.
+    origin : Vector
+        The model the run started from, shape ``(P,)``.
+    cache : DeltaCache, optional
+        The cached deltas when the recipe keeps them.
+    model_of : callable
+        Returns the model of a version that the engine still keeps.
+    """
+
+    parts: Parts
+    origin: Vector
+    cache: DeltaCache | None
+    model_of: Callable[[int], Vector]
+
 
 class Aggregator(Protocol):
-    """One way to turn updates into a direction."""
+    """One way to turn updates into a direction.
+
+    One that carries something from merge to merge overrides the last three methods.
+    """
 
     def weigh(self, batch: Batch) -> tuple[float, ...]:
         """Fix this merge's coefficients and return those of the batch's updates."""
@@ -33,8 +63,20 @@ class Aggregator(Protocol):
         """End the merge."""
         ...
 
+    def state(self) -> tuple[Any, Arrays]:
+        """Return what is carried on, as JSON data and independent copies of arrays."""
+        return None, {}
 
-class BufferMean:
+    def shapes(self, meta: Any, num_params: int) -> Shapes:
+        """Return the shapes of the arrays that belong to saved JSON data, or raise ValueError."""
+        return {}
+
+    def restore(self, meta: Any, arrays: Arrays) -> None:
+        """Continue from what :meth:`state` returned."""
+        return None
+
+
+class BufferMean(Aggregator):
     """Weighted sum over a disjoint buffer, of deltas or of innovations.
 
     With a cache: cached mean plus weighted innovations, then the cache takes the buffer's
@@ -101,7 +143,7 @@ class BufferMean:
             self._folds[index] = cache.used(client)
 
 
-class SlidingMean:
+class SlidingMean(Aggregator):
     """Weighted mean of the last K deltas or innovations at every upload, divided by K.
 
     The sum is taken anew each time: a running sum would keep the rounding errors of every large
@@ -135,7 +177,7 @@ class SlidingMean:
         if self._cache is None:
             np.copyto(row, delta)
         else:
-            self._exchange(self._cache, batch.updates[0].client, columns, delta, row, scratch)
+            self._cache.exchange(batch.updates[0].client, columns, delta, row, scratch)
         np.matmul(self._coefficients, self.ring[: len(self.weights), columns], out=out)
         if self._cache is not None:
             self._cache.mean(columns, scratch, with_uploads=True)
@@ -148,79 +190,29 @@ class SlidingMean:
         if self._cache is not None:
             self._cache.commit()
 
-    def _exchange(
-        self,
-        cache: DeltaCache,
-        client: str,
-        columns: slice,
-        delta: Vector,
-        innovation: Vector,
-        scratch: Vector,
-    ) -> None:
-        cache.settle(columns, scratch)
-        cache.innovation(client, columns, delta, out=innovation)
-        cache.replace(client, columns, delta)
-        np.multiply(innovation, np.float32(cache.used(client)), out=scratch)
-        cache.total[columns] += scratch
+    def state(self) -> tuple[Any, Arrays]:
+        """Return the window."""
+        meta = {"weights": self.weights, "slot": self.slot}
+        return meta, {"window": self.ring[: len(self.weights)].copy()}
+
+    def shapes(self, meta: Any, num_params: int) -> Shapes:
+        """Return the shape of a saved window."""
+        if len(meta["weights"]) > self.size or not 0 <= meta["slot"] < self.size:
+            raise ValueError("more updates than the window holds")
+        return {"window": (len(meta["weights"]), num_params)}
+
+    def restore(self, meta: Any, arrays: Arrays) -> None:
+        """Continue with a saved window."""
+        self.weights, self.slot = meta["weights"], meta["slot"]
+        self.ring[: len(self.weights)] = arrays["window"]
 
 
-class ModelMixing:
-    """s(tau) * (client model - model), the client model being its base model plus its delta.
-
-    Parameters
-    ----------
-    parts : Parts
-        The recipe's parts.
-    model_of : callable
-        Returns the model of a version that the engine still keeps.
-    """
-
-    def __init__(self, parts: Parts, model_of: Callable[[int], Vector]) -> None:
-        self._parts = parts
-        self._model_of = model_of
-        self._coefficient = np.float32(0.0)
-
-    def weigh(self, batch: Batch) -> tuple[float, ...]:
-        """Return s(tau)."""
-        (weight,) = raw_weights(self._parts, batch)
-        self._coefficient = np.float32(weight)
-        return (weight,)
-
-    def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
-        """Write s(tau) * (base + delta - params)."""
-        base = self._model_of(batch.updates[0].base_version)
-        np.subtract(base[columns], batch.params[columns], out=out)
-        out += batch.rows[0, columns]
-        out *= self._coefficient
-
-    def commit(self) -> None:
-        """Nothing to keep."""
-
-
-def aggregator_for(
-    parts: Parts, num_params: int, cache: DeltaCache | None, model_of: Callable[[int], Vector]
-) -> Aggregator:
-    """Return the aggregator that a recipe's parts ask for.
-
-    Parameters
-    ----------
-    parts : Parts
-        The recipe's parts.
-    num_params : int
-        Length P of the model.
-    cache : DeltaCache, optional
-        The cached deltas when the recipe corrects drift.
-    model_of : callable
-        Returns the model of a version; used by recipes that mix models.
-
-    Returns
-    -------
-    Aggregator
-    """
-    if parts.mixes_models:
-        return ModelMixing(parts, model_of)
-    match parts.window:
+def aggregator_for(bench: Bench) -> Aggregator:
+    """Return the aggregator that a recipe's parts ask for."""
+    if bench.parts.upload is not None:
+        return bench.parts.upload.aggregator(bench)
+    match bench.parts.window:
         case Buffer():
-            return BufferMean(parts, cache)
+            return BufferMean(bench.parts, bench.cache)
         case Sliding():
-            return SlidingMean(parts, cache, num_params)
+            return SlidingMean(bench.parts, bench.cache, bench.origin.size)

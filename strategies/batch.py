@@ -52,6 +52,8 @@ class Batch:
         Clients that left since the last merge.
     rule : ReleaseRule, optional
         The release rule in force.
+    staleness : tuple of float
+        Staleness of each update, or of its client on average where the recipe asks for that.
     """
 
     updates: tuple[Pending, ...]
@@ -60,14 +62,15 @@ class Batch:
     clients: int
     departed: tuple[str, ...]
     rule: ReleaseRule | None
+    staleness: tuple[float, ...]
 
 
 def raw_weights(parts: Parts, batch: Batch) -> list[float]:
     """Return volume times freshness of each update, before any normalisation."""
     scale = parts.uploads_per_merge / batch.clients if parts.relative_staleness else 1.0
     return [
-        parts.volume.weight(update.num_examples) * parts.freshness.weight(update.staleness * scale)
-        for update in batch.updates
+        parts.volume.weight(update.num_examples) * parts.freshness.weight(staleness * scale)
+        for update, staleness in zip(batch.updates, batch.staleness, strict=True)
     ]
 
 

@@ -8,14 +8,39 @@ from typing import Any
 
 from strategies.errors import BadOption, UnknownRecipe
 from strategies.recipe import Recipe
+from strategies.recipes.ace import ACE
+from strategies.recipes.aced import ACED
+from strategies.recipes.area import AREA
 from strategies.recipes.async_wa import AsyncWA
+from strategies.recipes.asyncfeded import AsyncFedED
+from strategies.recipes.ca2fl import CA2FL
+from strategies.recipes.dc_asgd import DCASGD
+from strategies.recipes.fadas import FADAS
 from strategies.recipes.fedasync import FedAsync
+from strategies.recipes.fedavg import FedAvg
 from strategies.recipes.fedbuff import FedBuff
+from strategies.recipes.fedstaleweight import FedStaleWeight
+from strategies.recipes.ringleader import Ringleader
+from strategies.recipes.ringmaster import Ringmaster
 
-RECIPES: dict[str, type[AsyncWA] | type[FedAsync] | type[FedBuff]] = {
-    AsyncWA.name: AsyncWA,
-    FedAsync.name: FedAsync,
-    FedBuff.name: FedBuff,
+RECIPES: dict[str, type[Any]] = {
+    kind.name: kind
+    for kind in (
+        ACE,
+        ACED,
+        AREA,
+        AsyncWA,
+        AsyncFedED,
+        CA2FL,
+        DCASGD,
+        FADAS,
+        FedAsync,
+        FedAvg,
+        FedBuff,
+        FedStaleWeight,
+        Ringleader,
+        Ringmaster,
+    )
 }
 
 
@@ -25,7 +50,7 @@ def recipe_from(name: str, **options: Any) -> Recipe:
     Parameters
     ----------
     name : str
-        "async-wa", "fedasync" or "fedbuff".
+        One of ``RECIPES``: "async-wa", "fedbuff", "ca2fl" and so on.
     **options : bool, int, float, str or None
         Options of the recipe; strings as written by ``Recipe.options`` are read back.
 

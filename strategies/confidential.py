@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from strategies.batch import Pending
 from strategies.errors import BadOption, LeakyRecipe
 from strategies.recipe import Recipe
+from strategies.reject import Reject
 from strategies.release import ReleaseRule
 from strategies.window import Buffer, Window
 
@@ -41,6 +45,14 @@ def refuse_leaky(recipe: Recipe, rule: ReleaseRule | None) -> None:
     drift = recipe.parts().drift
     if drift is not None and drift.max_clients is not None and drift.max_clients < rule.k:
         raise BadOption("max_clients must be at least the release rule's k.")
+
+
+def over_quota(client: str, waiting: Sequence[Pending], rule: ReleaseRule | None) -> Reject | None:
+    """Return CLIENT_QUOTA if a client has used its share of the buffer under the rule."""
+    if rule is None:
+        return None
+    sent = sum(update.client == client for update in waiting)
+    return Reject.CLIENT_QUOTA if sent >= rule.max_per_client else None
 
 
 def capacity(window: Window, rule: ReleaseRule | None) -> int:

@@ -30,14 +30,17 @@ class CachedDeltas:
         slowest of 100 uploads about every 40 rounds.
     max_clients : int, optional
         Bound on the cache, which takes ``max_clients * P`` floats; the longest silent leave.
+    per_client : bool
+        False counts ``max_age`` in uploads of all clients together.
     """
 
     max_age: float = 100.0
     max_clients: int | None = None
+    per_client: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.max_age <= 1e9:
-            raise BadOption("max_age must be a positive number of uploads per client.")
+            raise BadOption("max_age must be a positive number of uploads.")
         if self.max_clients is not None and (
             type(self.max_clients) is not int or self.max_clients < 1
         ):
@@ -142,6 +145,16 @@ class DeltaCache:
     def replace(self, client: str, columns: slice, delta: Vector) -> None:
         """Set h <- D."""
         self.entries[client].row[columns] = delta
+
+    def exchange(
+        self, client: str, columns: slice, delta: Vector, innovation: Vector, scratch: Vector
+    ) -> None:
+        """Do all a single upload asks for: settle, write its innovation, set h and H."""
+        self.settle(columns, scratch)
+        self.innovation(client, columns, delta, out=innovation)
+        self.replace(client, columns, delta)
+        np.multiply(innovation, np.float32(self.used(client)), out=scratch)
+        self.total[columns] += scratch
 
     def used(self, client: str) -> float:
         """Return the client's weight in H."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from strategies.aggregators import Aggregator, aggregator_for
+from strategies.aggregators import Aggregator, Bench, aggregator_for
 from strategies.batch import Batch, Pending
-from strategies.confidential import capacity, refuse_leaky
-from strategies.drift import CachedDeltas, DeltaCache
+from strategies.confidential import capacity, over_quota, refuse_leaky
+from strategies.drift import DeltaCache
 from strategies.errors import MergeDue, ReleaseNotReady
 from strategies.ledger import Ledger
 from strategies.population import Population
@@ -21,7 +21,7 @@ from strategies.published import fold
 from strategies.recipe import Recipe
 from strategies.reject import Reject, sentence
 from strategies.release import ReleaseRule
-from strategies.screening import Limits, screen_form, screen_values
+from strategies.screening import Limits, screen_form, screen_values, tightened
 from strategies.slab import Slab
 from strategies.snapshot import read_snapshot, write_snapshot
 from strategies.update import (
@@ -81,8 +81,8 @@ class Engine:
         version: int = 0,
     ) -> None:
         refuse_leaky(recipe, release_rule)
-        self.recipe, self.limits, self.rule = recipe, limits, release_rule
-        self.parts = recipe.parts()
+        self.recipe, self.rule, self.parts = recipe, release_rule, recipe.parts()
+        self.limits = tightened(limits, self.parts.max_staleness)
         self.version = version
         self.params = initial_model(params)
         size = self.params.size
@@ -91,11 +91,15 @@ class Engine:
         self.opened_at = 0.0
         self.merges = 0
         self.ledger = Ledger(version)
-        drift = self.parts.drift or CachedDeltas()
-        self.population = Population(drift.max_age, drift.max_clients, self.parts.num_clients)
-        self.models = {version: self.params} if self.parts.mixes_models else {}
+        age = self.parts.forgetting
+        self.population = Population(
+            age.max_age, age.max_clients, self.parts.num_clients, age.per_client
+        )
+        self.models = {version: self.params} if self.parts.keeps_models else {}
         self.cache = DeltaCache(size) if self.parts.drift else None
-        self.aggregator: Aggregator = aggregator_for(self.parts, size, self.cache, self._model_of)
+        self.aggregator: Aggregator = aggregator_for(
+            Bench(self.parts, self.params, self.cache, self._model_of)
+        )
         self.momentum = self.parts.server.initial(size)
         self.mean = self.params.copy() if self.parts.published else None
         self._published: Vector | None = None
@@ -244,31 +248,25 @@ class Engine:
         return (
             screen_form(update, self.limits, self.params.size)
             or self.ledger.screen(update, self.version, self.limits.max_staleness)
-            or self._screen_quota(update.client)
+            or over_quota(update.client, self.waiting, self.rule)
             or screen_values(update.delta, self.limits)
         )
-
-    def _screen_quota(self, client: str) -> Reject | None:
-        if self.rule is None:
-            return None
-        sent = sum(waiting.client == client for waiting in self.waiting)
-        return Reject.CLIENT_QUOTA if sent >= self.rule.max_per_client else None
 
     def _batch(self) -> Batch:
         clients = [update.client for update in self.waiting]
         for client in clients:
             self.population.touch(client)
         departed = tuple(self.population.expire(keep=set(clients)))
-        return Batch(
-            tuple(self.waiting),
-            self.slab.take(),
-            self.params,
-            self.population.size,
-            departed,
-            self.rule,
-        )
+        staleness: tuple[float, ...] = tuple(update.staleness for update in self.waiting)
+        if self.parts.average_staleness:
+            staleness = self.population.mean_staleness_after(self.waiting)
+        people = self.population.size
+        rows = self.slab.take()
+        return Batch(tuple(self.waiting), rows, self.params, people, departed, self.rule, staleness)
 
     def _apply(self, batch: Batch, merged: Vector) -> None:
+        server = self.parts.server
+        step_rate = server.rate(max(update.staleness for update in batch.updates))
         rate = 0.0
         if self.parts.published is not None:
             rate = self.parts.published.rate(
@@ -279,8 +277,8 @@ class Engine:
             width = columns.stop - start
             aggregate, scratch = self._scratch[0, :width], self._scratch[1, :width]
             self.aggregator.direction(batch, columns, aggregate, scratch)
-            momentum = None if self.momentum is None else self.momentum[columns]
-            self.parts.server.step(self.params[columns], aggregate, momentum, merged[columns])
+            moments = None if self.momentum is None else self.momentum[..., columns]
+            server.step(self.params[columns], aggregate, moments, merged[columns], step_rate)
             if self.mean is not None:
                 fold(self.mean[columns], merged[columns], rate, scratch)
 
@@ -291,7 +289,7 @@ class Engine:
         self.params = merged
         too_old = self.version - self.limits.max_staleness - 1
         self.ledger.forget(too_old)
-        if self.parts.mixes_models:
+        if self.parts.keeps_models:
             self.models[self.version] = merged
             self.models.pop(too_old, None)
         self.waiting = []

@@ -1,7 +1,7 @@
 """Staleness functions s(tau): how much an old update still counts.
 
-All three are from Xie et al., *Asynchronous Federated Optimization* (1903.03934), section 5;
-every one gives a fresh update (tau = 0) the weight 1.
+All but :class:`Growing` are from Xie et al., *Asynchronous Federated Optimization* (1903.03934),
+section 5; every one gives a fresh update (tau = 0) the weight 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Freshness(Protocol):
     """Weight of an update by its staleness."""
 
     def weight(self, staleness: float) -> float:
-        """Return s(tau) in (0, 1] for tau >= 0."""
+        """Return s(tau) > 0 for tau >= 0."""
         ...
 
 
@@ -72,3 +72,12 @@ class Hinge:
     def weight(self, staleness: float) -> float:
         """Return the hinge's weight."""
         return 1.0 / (self.slope * max(0.0, staleness - self.delay) + 1.0)
+
+
+@dataclass(frozen=True)
+class Growing:
+    """s(tau) = 1 + tau: late updates count more, for they are the rarer ones."""
+
+    def weight(self, staleness: float) -> float:
+        """Return 1 + staleness."""
+        return 1.0 + staleness

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+
+class Upload(Protocol):
+    """Who sent an update, and how late."""
+
+    @property
+    def client(self) -> str:
+        """The client."""
+        ...
+
+    @property
+    def staleness(self) -> int:
+        """Staleness in versions."""
+        ...
 
 
 class Population:
@@ -19,16 +34,24 @@ class Population:
         Beyond this number the longest silent leave.
     num_clients : int, optional
         Size of the federation when known; by default the clients heard of.
+    per_client : bool
+        False counts ``max_age`` in uploads of all clients together.
     """
 
     def __init__(
-        self, max_age: float, max_clients: int | None = None, num_clients: int | None = None
+        self,
+        max_age: float,
+        max_clients: int | None = None,
+        num_clients: int | None = None,
+        per_client: bool = True,
     ) -> None:
         self._max_age = max_age
         self._max_clients = max_clients
         self._num_clients = num_clients
+        self._per_client = per_client
         self._uploads = 0
         self._last: dict[str, int] = {}
+        self._staleness: dict[str, tuple[int, int]] = {}
 
     @property
     def size(self) -> int:
@@ -41,24 +64,41 @@ class Population:
         self._last.pop(client, None)
         self._last[client] = self._uploads
 
+    def mean_staleness_after(self, uploads: Sequence[Upload]) -> tuple[float, ...]:
+        """Note the staleness of uploads; return the mean of each one's client, itself included."""
+        for upload in uploads:
+            total, count = self._staleness.get(upload.client, (0, 0))
+            self._staleness[upload.client] = total + upload.staleness, count + 1
+        noted = [self._staleness[upload.client] for upload in uploads]
+        return tuple(total / count for total, count in noted)
+
     def expire(self, keep: Collection[str]) -> list[str]:
         """Remove and return the clients that left; never one of ``keep``."""
         gone: list[str] = []
         excess = 0 if self._max_clients is None else len(self._last) - self._max_clients
-        oldest_allowed = self._uploads - self._max_age * self.size
+        unit = self.size if self._per_client else 1
+        oldest_allowed = self._uploads - self._max_age * unit
         for client, last in self._last.items():
             if client in keep or (len(gone) >= excess and last >= oldest_allowed):
                 break
             gone.append(client)
         for client in gone:
             del self._last[client]
+            self._staleness.pop(client, None)
         return gone
 
     def state(self) -> dict[str, object]:
         """Return JSON data that :meth:`restore` reads."""
-        return {"uploads": self._uploads, "last": list(self._last.items())}
+        return {
+            "uploads": self._uploads,
+            "last": list(self._last.items()),
+            "staleness": [[client, *noted] for client, noted in self._staleness.items()],
+        }
 
-    def restore(self, uploads: int, last: list[tuple[str, int]]) -> None:
+    def restore(
+        self, uploads: int, last: list[tuple[str, int]], staleness: list[tuple[str, int, int]]
+    ) -> None:
         """Continue from a saved state."""
         self._uploads = uploads
         self._last = {client: upload for client, upload in last}
+        self._staleness = {client: (total, count) for client, total, count in staleness}

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from strategies.drift import CachedDeltas
 from strategies.errors import BadOption
 from strategies.freshness import Constant, Freshness
 from strategies.published import RunningMean
-from strategies.server_optimiser import ServerSgd
+from strategies.server_optimiser import ServerOptimiser, ServerSgd
 from strategies.volume import Volume
 from strategies.window import Normalise, Sliding, Window
+
+if TYPE_CHECKING:
+    from strategies.aggregators import Aggregator, Bench
+
+
+class UploadRule(Protocol):
+    """How a single upload becomes a direction, where that is more than its delta."""
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether the rule asks for the models that updates were trained from."""
+        ...
+
+    def aggregator(self, bench: Bench) -> Aggregator:
+        """Return what carries the rule out."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,14 +48,22 @@ class Parts:
         Measure staleness in uploads per client instead of versions.
     drift : CachedDeltas, optional
         Merge innovations against cached deltas instead of raw deltas.
-    mixes_models : bool
-        Pull the model towards the client's model instead of adding its delta.
-    server : ServerSgd
+    average_staleness : bool
+        Weigh an update by the mean staleness of all its client sent, not by its own.
+    upload : UploadRule, optional
+        What an upload adds instead of its weighted delta; needs a window of one update.
+    server : ServerOptimiser
         Step of the model.
     published : RunningMean, optional
         Average the versions for publishing.
     num_clients : int, optional
         Size of the federation when known.
+    max_staleness : int, optional
+        Updates that lag further behind are refused, whatever the engine's limits allow.
+    max_age : float, optional
+        Uploads per client after which a silent client leaves, for rules without cached deltas.
+    cohort : int, optional
+        Tasks to hand out per version, no more before the next; None keeps clients at work.
     """
 
     window: Window
@@ -48,20 +72,38 @@ class Parts:
     normalise: Normalise = "sum"
     relative_staleness: bool = False
     drift: CachedDeltas | None = None
-    mixes_models: bool = False
-    server: ServerSgd = field(default_factory=ServerSgd)
+    average_staleness: bool = False
+    upload: UploadRule | None = None
+    server: ServerOptimiser = field(default_factory=ServerSgd)
     published: RunningMean | None = None
     num_clients: int | None = None
+    max_staleness: int | None = None
+    max_age: float | None = None
+    cohort: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mixes_models and self.window != Sliding(1):
-            raise BadOption("Mixing client models needs a window of exactly one update.")
+        if self.upload is not None and self.window != Sliding(1):
+            raise BadOption("A rule for single uploads needs a window of exactly one update.")
         if self.normalise not in ("sum", "count"):
             raise BadOption('normalise must be "sum" or "count".')
         if self.num_clients is not None and (
             type(self.num_clients) is not int or self.num_clients < 1
         ):
             raise BadOption("num_clients must be an integer of at least 1.")
+        if self.max_age is not None:
+            CachedDeltas(self.max_age)
+
+    @property
+    def forgetting(self) -> CachedDeltas:
+        """When silent clients are forgotten."""
+        if self.drift is not None:
+            return self.drift
+        return CachedDeltas() if self.max_age is None else CachedDeltas(self.max_age)
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether the engine keeps the models of all versions an update may start from."""
+        return self.upload is not None and self.upload.keeps_models
 
     @property
     def uploads_per_merge(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,6 +43,13 @@ class Limits:
             raise BadOption("max_norm must be positive.")
         if type(self.max_examples) is not int or self.max_examples < 1:
             raise BadOption("max_examples must be an integer of at least 1.")
+
+
+def tightened(limits: Limits, max_staleness: int | None) -> Limits:
+    """Return the limits with a recipe's own bound on staleness, where it is the lower one."""
+    if max_staleness is None or max_staleness >= limits.max_staleness:
+        return limits
+    return replace(limits, max_staleness=max_staleness)
 
 
 def screen_form(update: ClientUpdate, limits: Limits, num_params: int) -> Reject | None:

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from strategies.errors import BadOption
 from strategies.update import Vector
+
+Moments = npt.NDArray[np.float32]
+
+
+class ServerOptimiser(Protocol):
+    """Step of the server."""
+
+    def initial(self, num_params: int) -> Moments | None:
+        """Return the moments to start from, shape ``(..., num_params)``, or None."""
+        ...
+
+    def rate(self, max_staleness: int) -> float:
+        """Return the learning rate of a merge by its oldest update."""
+        ...
+
+    def step(
+        self, params: Vector, aggregate: Vector, moments: Moments | None, out: Vector, rate: float
+    ) -> None:
+        """Write the next model into ``out``.
+
+        All arrays cover the same columns. ``aggregate`` is used as scratch space and
+        ``moments`` is updated in place.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,24 +55,102 @@ class ServerSgd:
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr <= 1e6:
-            raise BadOption("The server learning rate must be positive, at most 1,000,000.")
+        check_rate(self.lr)
         if not 0 <= self.momentum < 1:
             raise BadOption("The server momentum must lie in [0, 1).")
 
-    def initial(self, num_params: int) -> Vector | None:
+    def initial(self, num_params: int) -> Moments | None:
         """Return the momentum to start from, None without momentum."""
         return np.zeros(num_params, np.float32) if self.momentum else None
 
-    def step(self, params: Vector, aggregate: Vector, momentum: Vector | None, out: Vector) -> None:
-        """Write the next model into ``out``.
+    def rate(self, max_staleness: int) -> float:
+        """Return the learning rate, whatever the staleness."""
+        return self.lr
 
-        All arrays cover the same columns. ``aggregate`` is used as scratch space and
-        ``momentum`` is updated in place.
-        """
-        if momentum is not None:
-            np.multiply(momentum, np.float32(self.momentum), out=momentum)
-            np.add(momentum, aggregate, out=momentum)
-            np.copyto(aggregate, momentum)
-        np.multiply(aggregate, np.float32(self.lr), out=aggregate)
+    def step(
+        self, params: Vector, aggregate: Vector, moments: Moments | None, out: Vector, rate: float
+    ) -> None:
+        """Write the next model into ``out``."""
+        if moments is not None:
+            np.multiply(moments, np.float32(self.momentum), out=moments)
+            np.add(moments, aggregate, out=moments)
+            np.copyto(aggregate, moments)
+        np.multiply(aggregate, np.float32(rate), out=aggregate)
         np.add(params, aggregate, out=out)
+
+
+@dataclass(frozen=True)
+class ServerAmsGrad:
+    """x <- x + rate * m / (sqrt(max v) + epsilon), with moments m and v of the aggregate.
+
+    Reddi et al., *On the Convergence of Adam and Beyond* (ICLR 2018), algorithm 2, without bias
+    correction. The rate adapts to delay as in FADAS (Wang et al., ICML 2024, equation for the
+    delay-adaptive learning rate): ``lr`` up to ``delay_threshold``, min(lr, 1 / tau) beyond.
+    Keeps 3 P floats.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    beta1, beta2 : float
+        Decay of the first and the second moment.
+    epsilon : float
+        Keeps the division finite.
+    delay_threshold : int, optional
+        Staleness of the oldest update that costs nothing; None never lowers the rate.
+    """
+
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+    delay_threshold: int | None = None
+
+    def __post_init__(self) -> None:
+        check_rate(self.lr)
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise BadOption("beta1 and beta2 must lie in [0, 1).")
+        if not 0 < self.epsilon <= 1:
+            raise BadOption("epsilon must lie in (0, 1].")
+        if self.delay_threshold is not None and (
+            type(self.delay_threshold) is not int or self.delay_threshold < 1
+        ):
+            raise BadOption("The delay threshold must be an integer of at least 1.")
+
+    def initial(self, num_params: int) -> Moments | None:
+        """Return m, v and max v to start from, shape ``(3, num_params)``."""
+        return np.zeros((3, num_params), np.float32)
+
+    def rate(self, max_staleness: int) -> float:
+        """Return the delay-adaptive learning rate."""
+        if self.delay_threshold is None or max_staleness <= self.delay_threshold:
+            return self.lr
+        return min(self.lr, 1.0 / max_staleness)
+
+    def step(
+        self, params: Vector, aggregate: Vector, moments: Moments | None, out: Vector, rate: float
+    ) -> None:
+        """Write the next model into ``out``."""
+        assert moments is not None
+        first, second, largest = moments
+        first *= np.float32(self.beta1)
+        np.multiply(aggregate, np.float32(1 - self.beta1), out=out)
+        first += out
+        second *= np.float32(self.beta2)
+        np.multiply(aggregate, np.float32(1 - self.beta2), out=out)
+        # An infinite second moment stops its coordinate, as a very large one would.
+        with np.errstate(over="ignore"):
+            out *= aggregate
+        second += out
+        np.maximum(largest, second, out=largest)
+        np.sqrt(largest, out=aggregate)
+        aggregate += np.float32(self.epsilon)
+        np.divide(first, aggregate, out=aggregate)
+        aggregate *= np.float32(rate)
+        np.add(params, aggregate, out=out)
+
+
+def check_rate(lr: float) -> None:
+    """Raise BadOption unless ``lr`` is a usable learning rate."""
+    if not 0 < lr <= 1e6:
+        raise BadOption("The server learning rate must be positive, at most 1,000,000.")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, astuple
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from strategies.aggregators import SlidingMean
+from strategies.aggregators import Arrays, Shapes
 from strategies.batch import Pending
 from strategies.drift import CachedDelta
 from strategies.errors import BadState
@@ -18,8 +17,7 @@ from strategies.update import frozen
 if TYPE_CHECKING:
     from strategies.engine import Engine
 
-Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
-_FORMAT = 1
+_FORMAT = 2
 
 
 def write_snapshot(engine: Engine) -> dict[str, Any]:
@@ -53,10 +51,8 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
         arrays["momentum"] = engine.momentum.copy()
     if engine.mean is not None:
         arrays["mean"] = engine.mean.copy()
-    if isinstance(engine.aggregator, SlidingMean):
-        window = engine.aggregator
-        meta["window"] = {"weights": window.weights, "slot": window.slot}
-        arrays["window"] = window.ring[: len(window.weights)].copy()
+    meta["aggregator"], own = engine.aggregator.state()
+    arrays |= own
     if engine.cache is not None:
         entries = engine.cache.entries
         meta["cache"] = [[c, e.volume, e.used] for c, e in entries.items()]
@@ -118,24 +114,22 @@ def _checked_arrays(engine: Engine, meta: dict[str, Any], state: dict[str, Any])
     # Row counts are tied to the metadata before anything is assigned, so that a damaged state
     # is refused as a whole.
     size = engine.params.size
-    shapes: dict[str, tuple[int, ...]] = {"params": (size,), "rows": (len(meta["waiting"]), size)}
+    shapes: Shapes = {"params": (size,), "rows": (len(meta["waiting"]), size)}
     if engine.models:
         shapes["models"] = (len(meta["models"]), size)
     if engine.momentum is not None:
-        shapes["momentum"] = (size,)
+        shapes["momentum"] = engine.momentum.shape
     if engine.mean is not None:
         shapes["mean"] = (size,)
-    if isinstance(engine.aggregator, SlidingMean):
-        shapes["window"] = (len(meta["window"]["weights"]), size)
+    shapes |= engine.aggregator.shapes(meta["aggregator"], size)
     if engine.cache is not None:
         shapes |= {"cache": (len(meta["cache"]), size), "cache_total": (size,)}
     arrays = {name: np.asarray(state[name]) for name in shapes}
     for name, shape in shapes.items():
         if arrays[name].dtype != np.float32 or arrays[name].shape != shape:
             raise BadState(f"The saved array {name!r} does not fit this engine.")
-    too_many = shapes["rows"][0] > engine.slab.capacity
-    if too_many or shapes.get("window", (0,))[0] > engine.parts.window.size:
-        raise BadState("The saved state holds more updates than the window.")
+    if shapes["rows"][0] > engine.slab.capacity:
+        raise BadState("The saved state holds more updates than the buffer.")
     return arrays
 
 
@@ -147,7 +141,7 @@ def _assign(
     entries: dict[str, CachedDelta],
 ) -> None:
     params = frozen(arrays["params"].copy())
-    engine.population.restore(meta["population"]["uploads"], meta["population"]["last"])
+    engine.population.restore(**meta["population"])
     engine.ledger.restore(meta["first_version"], meta["ledger"])
     engine.params, engine.waiting = params, waiting
     engine.version, engine.merges = meta["version"], meta["merges"]
@@ -160,10 +154,7 @@ def _assign(
         engine.models[engine.version] = params
     engine.momentum = arrays["momentum"].copy() if "momentum" in arrays else None
     engine.mean = arrays["mean"].copy() if "mean" in arrays else None
-    if isinstance(engine.aggregator, SlidingMean):
-        window = engine.aggregator
-        window.weights, window.slot = meta["window"]["weights"], meta["window"]["slot"]
-        window.ring[: len(window.weights)] = arrays["window"]
+    engine.aggregator.restore(meta["aggregator"], arrays)
     if engine.cache is not None:
         engine.cache.entries, engine.cache.weight = entries, meta["cache_weight"]
         np.copyto(engine.cache.total, arrays["cache_total"])

@@ -298,6 +298,8 @@ class AsyncStrategy(Strategy):
         clock: Clock = getattr(grid, "clock", None) or SystemClock()
         fleet = Fleet(self._rng)
         name = self.run_name or f"flower-{grid.run.run_id}"
+        wait_for_nodes(grid, clock, fleet, self.min_available_nodes, timeout)
+        in_flight = self.in_flight(len(fleet.connected))
         config = RunSettings(
             num_versions=num_rounds,
             timeout=timeout,
@@ -311,10 +313,10 @@ class AsyncStrategy(Strategy):
             configrecord_key=self.configrecord_key,
             evaluate_fn=evaluate_fn,
             rests_until_merge=self.gateway is not None or self.release_rule is not None,
+            cohort=self.recipe(in_flight).parts().cohort,
         )
-        wait_for_nodes(grid, clock, fleet, self.min_available_nodes, timeout)
         self._model = Model(initial_arrays)
-        intake = make_intake(self, self.in_flight(len(fleet.connected)), clock)
+        intake = make_intake(self, in_flight, clock)
         begin = clock.now()
         try:
             intake.open(name, self._model.layout, self._model.params)

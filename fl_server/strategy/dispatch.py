@@ -70,6 +70,12 @@ class Fleet:
         """Training tasks under way at connected nodes."""
         return sum(not t.evaluate and t.node in self._connected for t in self._tasks.values())
 
+    def num_engaged(self, version: int) -> int:
+        """Count the connected nodes that train from `version` or have contributed to it."""
+        training = {t.node for t in self._tasks.values() if not t.evaluate and t.version == version}
+        done = {n for n, node in self._nodes.items() if node.contributed_to == version}
+        return len((training & self._connected) | done)
+
     @property
     def pending(self) -> list[str]:
         """Ids of the messages without a reply, in the order of sending."""

@@ -76,6 +76,9 @@ class RunSettings:
     rests_until_merge : bool
         Whether a node that has contributed to a buffer waits for its merge, because a release
         rule would refuse a second update of it.
+    cohort : int or None
+        Training tasks per version, for synchronous rounds; None keeps nodes at work all the
+        time.
     """
 
     num_versions: int
@@ -86,3 +89,4 @@ class RunSettings:
     configrecord_key: str
     evaluate_fn: EvaluateFn | None
     rests_until_merge: bool
+    cohort: int | None

@@ -44,5 +44,5 @@ def fitting_limits(recipe: Recipe, in_flight: int) -> Limits:
     parts = recipe.parts()
     if isinstance(parts.window, Buffer):
         return Limits()
-    rounds = 10 if parts.mixes_models else 100
+    rounds = 10 if parts.keeps_models else 100
     return Limits(max_staleness=max(100, rounds * in_flight))

@@ -116,13 +116,18 @@ class AsyncRun:
             for node in self._fleet.idle():
                 if message := evaluation.message_for(node):
                     self._push(message, evaluation.version, evaluate=True)
-        free = self._hooks.in_flight(len(self._fleet.connected)) - self._fleet.num_training
+        free = self._free_places()
         if not self._training or free <= 0:
             return
         for node in self._fleet.trainable(now, self._version)[:free]:
             content = self._snapshot(node).content
             message = Message(content, node, MessageType.TRAIN, group_id=str(self._version + 1))
             self._push(message, self._version, evaluate=False)
+
+    def _free_places(self) -> int:
+        if self._config.cohort is not None:
+            return self._config.cohort - self._fleet.num_engaged(self._version)
+        return self._hooks.in_flight(len(self._fleet.connected)) - self._fleet.num_training
 
     def _snapshot(self, node: int) -> _Snapshot:
         if self._version not in self._sent:

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 
 from strategies.errors import BadOption
 from strategies.freshness import Constant, Freshness, Hinge, Polynomial
+from strategies.mixing import ModelMixing
 from strategies.published import RunningMean
 from strategies.recipe import Parts, options_of
 from strategies.server_optimiser import ServerSgd
@@ -70,7 +71,7 @@ class FedAsync:
             window=Sliding(1),
             freshness=self._freshness(),
             normalise="count",
-            mixes_models=True,
+            upload=ModelMixing(),
             server=ServerSgd(self.mixing),
             published=RunningMean(self.published_rounds) if self.published_rounds else None,
         )

@@ -7,19 +7,30 @@ from typing import Any
 import numpy as np
 
 from strategies import (
+    ACE,
+    ACED,
+    AREA,
+    CA2FL,
+    DCASGD,
+    FADAS,
     Accepted,
+    AsyncFedED,
     AsyncWA,
     ClientUpdate,
     Engine,
     FedAsync,
+    FedAvg,
     FedBuff,
+    FedStaleWeight,
     Merge,
     Recipe,
     Reject,
     Rejected,
+    Ringleader,
+    Ringmaster,
 )
 
-EVERY_RECIPE: tuple[Recipe, ...] = (
+LINEAR: tuple[Recipe, ...] = (
     FedBuff(buffer_size=3),
     FedBuff(buffer_size=3, normalise="sum", server_momentum=0.9, published_rounds=2.0),
     FedAsync(),
@@ -28,6 +39,29 @@ EVERY_RECIPE: tuple[Recipe, ...] = (
     AsyncWA(buffer_size=3, max_age=1.0, max_clients=3),
     AsyncWA(buffer_size=3, disjoint=True),
     AsyncWA(buffer_size=3, drift_correction=False),
+    FedAvg(buffer_size=3),
+    CA2FL(buffer_size=3),
+    CA2FL(buffer_size=3, max_age=1.0, published_rounds=2.0),
+    ACE(),
+    ACE(max_age=1.0, published_rounds=2.0),
+    ACED(max_delay=3),
+    AREA(),
+    AREA(volume_exponent=0.5, max_age=1.0),
+    Ringmaster(),
+    Ringmaster(max_delay=3, published_rounds=2.0),
+    Ringleader(),
+    Ringleader(max_age=1.0),
+    FedStaleWeight(buffer_size=3),
+    AsyncFedED(),
+)
+"""Recipes whose model scales with the updates."""
+
+EVERY_RECIPE: tuple[Recipe, ...] = (
+    *LINEAR,
+    FADAS(buffer_size=3),
+    FADAS(buffer_size=3, server_lr=1.0, delay_threshold=1),
+    DCASGD(),
+    DCASGD(adaptive=False, strength=0.5, server_lr=1.0),
 )
 
 _ids = count()

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from strategies import AsyncWA, BadOption, FedAsync, FedBuff, UnknownRecipe, recipe_from
+from strategies.catalog import RECIPES
 from tests.strategies.helpers import EVERY_RECIPE
 
 
@@ -31,10 +32,41 @@ def test_defaults_and_native_values():
 def test_only_disjoint_recipes_say_so():
     assert [FedBuff().disjoint, AsyncWA(disjoint=True).disjoint] == [True, True]
     assert [FedAsync().disjoint, AsyncWA().disjoint] == [False, False]
+    assert {name for name in RECIPES if recipe_from(name).disjoint} == {
+        "ca2fl",
+        "fadas",
+        "fedavg",
+        "fedbuff",
+        "fedstaleweight",
+    }
+
+
+def test_every_kebab_case_name_is_in_the_catalogue():
+    assert sorted(RECIPES) == [
+        "ace",
+        "aced",
+        "area",
+        "async-wa",
+        "asyncfeded",
+        "ca2fl",
+        "dc-asgd",
+        "fadas",
+        "fedasync",
+        "fedavg",
+        "fedbuff",
+        "fedstaleweight",
+        "ringleader",
+        "ringmaster",
+    ]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_defaults(name):
+    assert recipe_from(name).name == name
 
 
 def test_unknown_recipe_names_the_known_ones():
-    with pytest.raises(UnknownRecipe, match=r"async-wa, fedasync, fedbuff"):
+    with pytest.raises(UnknownRecipe, match=r"ace, aced, area, async-wa"):
         recipe_from("fedavgm")
 
 
@@ -69,6 +101,23 @@ def test_unknown_recipe_names_the_known_ones():
         ("async-wa", {"max_age": 0}),
         ("async-wa", {"volume_exponent": 2}),
         ("async-wa", {"max_wait": 5.0}),
+        ("fedavg", {"over_selection": -0.1}),
+        ("fedavg", {"buffer_size": 0}),
+        ("fadas", {"beta1": 1.0}),
+        ("fadas", {"epsilon": 0}),
+        ("fadas", {"delay_threshold": 0}),
+        ("fadas", {"server_lr": 0}),
+        ("ca2fl", {"max_clients": 0}),
+        ("ace", {"max_age": 0}),
+        ("aced", {"max_delay": 0}),
+        ("area", {"volume_exponent": 2}),
+        ("dc-asgd", {"strength": -1}),
+        ("dc-asgd", {"decay": 1.0}),
+        ("dc-asgd", {"adaptive": 1}),
+        ("ringmaster", {"max_delay": 0}),
+        ("ringleader", {"max_age": 0}),
+        ("asyncfeded", {"offset": 0}),
+        ("fedstaleweight", {"buffer_size": 0}),
     ],
 )
 def test_bad_option_is_refused(name, options):

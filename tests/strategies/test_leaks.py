@@ -9,7 +9,22 @@ import heapq
 import numpy as np
 import pytest
 
-from strategies import Accepted, AsyncWA, Engine, FedAsync, FedBuff, Limits, ReleaseRule
+from strategies import (
+    ACE,
+    ACED,
+    AREA,
+    CA2FL,
+    Accepted,
+    AsyncWA,
+    Engine,
+    FedAsync,
+    FedAvg,
+    FedBuff,
+    FedStaleWeight,
+    Limits,
+    ReleaseRule,
+    Ringmaster,
+)
 from tests.strategies.helpers import accept, update
 from tests.strategies.leverage import leverage
 
@@ -43,6 +58,10 @@ def released_coefficients(recipe, clients, rule=None):
         FedAsync(),
         AsyncWA(buffer_size=K, drift_correction=False),
         AsyncWA(buffer_size=K),
+        ACE(server_lr=1.0),
+        ACED(server_lr=1.0, max_delay=10),
+        AREA(),
+        Ringmaster(server_lr=1.0),
     ],
     ids=repr,
 )
@@ -58,7 +77,13 @@ def test_every_update_can_be_solved_for_from_overlapping_releases(recipe):
 
 @pytest.mark.parametrize(
     "recipe",
-    [FedBuff(buffer_size=K), AsyncWA(buffer_size=K, disjoint=True)],
+    [
+        FedBuff(buffer_size=K),
+        AsyncWA(buffer_size=K, disjoint=True),
+        FedAvg(buffer_size=K),
+        CA2FL(buffer_size=K),
+        FedStaleWeight(buffer_size=K),
+    ],
     ids=repr,
 )
 def test_no_update_can_be_solved_for_from_disjoint_buffers(recipe):

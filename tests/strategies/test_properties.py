@@ -8,9 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies import AsyncWA, BadState, Engine, FedAsync, FedBuff, Limits, ReleaseRule
+from strategies import (
+    CA2FL,
+    FADAS,
+    Accepted,
+    AsyncWA,
+    BadState,
+    Engine,
+    FedAsync,
+    FedAvg,
+    FedBuff,
+    FedStaleWeight,
+    Limits,
+    ReleaseRule,
+)
 from tests.strategies.helpers import (
     EVERY_RECIPE,
+    LINEAR,
     accept,
     assert_same_state,
     engine_of,
@@ -20,6 +34,13 @@ from tests.strategies.helpers import (
 
 SIZE = 5
 BUFFERED = [FedBuff(4), FedBuff(4, normalise="sum"), AsyncWA(4, disjoint=True)]
+EVERY_BUFFERED = [
+    *BUFFERED,
+    FedAvg(4),
+    FADAS(4, server_lr=0.1),
+    CA2FL(4),
+    FedStaleWeight(4),
+]
 
 seeds = st.integers(0, 2**32 - 1)
 fast = settings(max_examples=25, deadline=None)
@@ -168,7 +189,7 @@ def test_state_of_another_configuration_is_refused(other):
         engine_of(FedBuff(3), *range(SIZE)).restore(other.state())
 
 
-@pytest.mark.parametrize("recipe", BUFFERED, ids=repr)
+@pytest.mark.parametrize("recipe", EVERY_BUFFERED, ids=repr)
 @fast
 @given(seed=seeds, order=st.permutations(range(4)))
 def test_order_inside_a_buffer_does_not_matter(recipe, seed, order):
@@ -190,7 +211,7 @@ def test_order_inside_a_buffer_does_not_matter(recipe, seed, order):
     np.testing.assert_allclose(models[0], models[1], rtol=1e-4, atol=1e-5)
 
 
-@for_every_recipe
+@pytest.mark.parametrize("recipe", LINEAR, ids=repr)
 @fast
 @given(seed=seeds, scale=st.sampled_from([0.25, 2.0, 1024.0]))
 def test_scaling_all_updates_scales_the_model(recipe, seed, scale):
@@ -231,6 +252,28 @@ def test_every_accepted_update_is_consumed_exactly_once(recipe, seed):
 
     assert consumed == accepted[: len(consumed)]
     assert len(accepted) - len(consumed) == engine.pending
+
+
+@for_every_recipe
+@fast
+@given(seed=seeds)
+def test_refused_updates_never_change_the_state(recipe, seed):
+    engine = Engine(recipe, np.ones(SIZE, np.float32), limits=Limits(max_staleness=4))
+    run(engine, random_updates(seed, 15))
+    before = engine.state()
+    newest, good = engine.version, np.ones(SIZE, np.float32)
+
+    refused = [
+        update(good * np.float32(np.nan), client="new", base=newest),
+        update(good[1:], client="new", base=newest),
+        update(good, client="new", base=newest, examples=0),
+        update(good, client="new", base=newest + 1),
+        update(good, client="new", base=max(0, newest - 5) if newest >= 5 else -1),
+    ]
+    answers = [engine.offer(each, 99.0) for each in refused]
+
+    assert not any(isinstance(answer, Accepted) for answer in answers)
+    assert_same_state(before, engine.state())
 
 
 def test_merge_digest_is_the_sha256_of_the_little_endian_model():

@@ -1,0 +1,70 @@
+"""ACED: ACE without the clients that have been silent for too long.
+
+Chang et al., *Mitigating Participation Imbalance Bias in Asynchronous Federated Learning*
+(2511.19066), the delay-aware variant: as ACE, but the mean goes over the active clients
+
+    A(t) = {i : t - t_i <= max_delay}
+
+only. Our reading: t counts versions, one per upload, and t_i is the version that client i's last
+upload made. Whoever is not active is forgotten, for its next upload replaces its cached update
+in any case. Refused under a release rule as ACE is.
+
+Memory: (active clients + 3) P floats, at most max_delay + 1 of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from strategies.drift import CachedDeltas
+from strategies.engagement import LatestDeltas
+from strategies.published import RunningMean
+from strategies.recipe import Parts, options_of
+from strategies.server_optimiser import ServerSgd
+from strategies.window import Sliding
+
+
+@dataclass(frozen=True)
+class ACED:
+    """ACED.
+
+    Parameters
+    ----------
+    server_lr : float
+        Server learning rate. Every upload moves the model: 0.1 makes ten uploads together move
+        it about as far as a buffer of ten does.
+    max_delay : int
+        Versions for which a client's latest update counts; the paper's tau_algo.
+    published_rounds : float
+        Horizon of the published mean in uploads per client; 0 publishes the model itself.
+
+    Raises
+    ------
+    BadOption
+        An option is out of range.
+    """
+
+    name: ClassVar[str] = "aced"
+    disjoint: ClassVar[bool] = False
+
+    server_lr: float = 0.1
+    max_delay: int = 100
+    published_rounds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.parts()
+
+    def parts(self) -> Parts:
+        """Return the parts that make up the rule."""
+        return Parts(
+            window=Sliding(1),
+            drift=CachedDeltas(self.max_delay, per_client=False),
+            upload=LatestDeltas(),
+            server=ServerSgd(self.server_lr),
+            published=RunningMean(self.published_rounds) if self.published_rounds else None,
+        )
+
+    def options(self) -> dict[str, str]:
+        """Return the options as strings; ``recipe_from`` reads them back."""
+        return options_of(self)
