@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from strategies.drift import CachedDeltas
 from strategies.engagement import LatestDeltas
+from strategies.errors import BadOption
 from strategies.published import RunningMean
 from strategies.recipe import Parts, options_of
 from strategies.server_optimiser import ServerSgd
@@ -53,6 +54,8 @@ class ACED:
     published_rounds: float = 0.0
 
     def __post_init__(self) -> None:
+        if type(self.max_delay) is not int or self.max_delay < 1:
+            raise BadOption("max_delay must be an integer of at least 1.")
         self.parts()
 
     def parts(self) -> Parts:

@@ -137,3 +137,16 @@ def test_importing_the_package_costs_numpy_only():
     )
 
     assert loaded.stdout.strip() == "[]"
+
+
+def test_recipe_by_name_loads_neither_flower_nor_torch():
+    script = (
+        "import sys, asynclave; asynclave.recipe_from('ca2fl');"
+        "print([name for name in ('flwr', 'torch', 'grpc') if name in sys.modules])"
+    )
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert loaded.stdout.strip() == "[]"
