@@ -108,7 +108,7 @@ class Simulation:
         self._on_evaluation = on_evaluation
         limits = Limits(max_staleness=settings.max_staleness, max_examples=max(sizes))
         self.engine = Engine(recipe, initial, limits=limits)
-        window, cohort = self.engine.parts.window, getattr(self.engine.parts, "cohort", None)
+        window, cohort = self.engine.parts.window, self.engine.parts.cohort
         self._max_wait = window.max_wait if isinstance(window, Buffer) else None
         self._scheduler = Scheduler(
             fleet, cohort or settings.in_flight, settings.seed, rounds=cohort is not None

@@ -13,14 +13,14 @@ import torch
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.cohort.choice import trainer_for
-from fl_sim.simulation.config import SimulationConfig
+from fl_sim.simulation.config import SimulationConfig, StrategySection
 from fl_sim.simulation.fleet import Fleet, fleet_from
 from fl_sim.simulation.loop import Evaluation, LoopSettings, Simulation
 from fl_sim.simulation.result import SeedResult, SimulationResult
 from fl_sim.simulation.workload import workload_from
 from strategies.catalog import RECIPES, recipe_from
 from strategies.recipe import Recipe
-from strategies.recipes.async_wa import buffer_size_for
+from strategies.recipes.async_wa import AsyncWA, buffer_size_for
 from strategies.window import Buffer
 
 Progress = Callable[[int, float, Evaluation], None]
@@ -84,13 +84,9 @@ def recipe_of(config: SimulationConfig) -> Recipe:
     """
     section, devices = config.strategy, config.devices
     options: dict[str, Any] = dict(section.options.get(section.name, {}))
-    kind = RECIPES.get(section.name)
-    if kind is not None and "buffer_size" in {field.name for field in fields(kind)}:
-        size = section.buffer_size
-        if size is None and section.name == "async-wa":
-            size = buffer_size_for(devices.num_in_flight)
-        if size is not None:
-            options.setdefault("buffer_size", size)
+    size = _buffer_size(section, devices.num_in_flight)
+    if size is not None:
+        options.setdefault("buffer_size", size)
     recipe = recipe_from(section.name, **options)
     window = recipe.parts().window
     if isinstance(window, Buffer) and window.max_wait is None and window.size > devices.clients:
@@ -161,6 +157,20 @@ def read_results(path: Path) -> list[SeedResult]:
         except (ValueError, TypeError):
             continue
     return runs
+
+
+def _buffer_size(section: StrategySection, in_flight: int) -> int | None:
+    """Return K as the live strategies choose it; None if the recipe has no such option."""
+    kind = RECIPES.get(section.name)
+    options = {} if kind is None else {field.name: field.default for field in fields(kind)}
+    if "buffer_size" not in options:
+        return None
+    if section.buffer_size is not None:
+        return section.buffer_size
+    if section.name == AsyncWA.name:
+        return buffer_size_for(in_flight)
+    default = options["buffer_size"]
+    return max(1, min(default, in_flight // 2)) if isinstance(default, int) else None
 
 
 def _loop_settings(

@@ -19,6 +19,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fl_protocol.codes import Code, ConfigInvalid
 
@@ -95,11 +96,13 @@ def _columns(path: Path, names: Sequence[str]) -> list[str]:
 
 def _add(
     place: str,
-    row: dict[str, str],
+    row: dict[str | Any, str | Any],
     columns: list[str],
     devices: dict[int, dict[str, float]],
     num_clients: int,
 ) -> None:
+    if None in row:
+        raise _invalid(f"devices.trace: {place}: {len(row) - 1 + len(row[None])} fields, too many.")
     text = row["client"] or ""
     if not (text.isascii() and text.isdecimal() and int(text) < num_clients):
         raise _invalid(

@@ -1,0 +1,44 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SMALL = """
+[devices]
+clients = 6
+[train]
+model = "logistic"
+local_steps = 2
+[run]
+virtual_time = 2.0
+target_accuracy = 0.3
+"""
+
+
+def simulate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    config, output = folder / "small.toml", folder / "out"
+    config.write_text(SMALL)
+    command = [sys.executable, "-m", "asynclave", "simulate", "--config", str(config)]
+    command += ["--output", str(output), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_last_line_is_one_object_and_a_second_call_finds_the_results(tmp_path: Path) -> None:
+    first = simulate(tmp_path, "--strategy", "fedasync", "--seeds", "2", "--json")
+    again = simulate(tmp_path, "--strategy", "fedasync", "--seeds", "2", "--json")
+
+    assert first.returncode == 0, first.stderr
+    summary = json.loads(first.stdout.splitlines()[-1])
+    assert summary["strategy"] == "fedasync"
+    assert summary["seeds"] == [1, 2]
+    assert len(summary["digest"]) == 2
+    assert json.loads(again.stdout.splitlines()[-1]) == summary
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+    assert len(list((tmp_path / "out").glob("accuracy-*.png"))) == 1
+
+
+def test_an_unknown_strategy_is_one_clear_line(tmp_path: Path) -> None:
+    refused = simulate(tmp_path, "--strategy", "fedmagic")
+    assert refused.returncode == 2
+    assert "UNKNOWN_RECIPE: Unknown recipe 'fedmagic'" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fl_sim.cohort.base import Task
+from fl_sim.cohort.choice import trainer_for
+from fl_sim.simulation.fleet import Fleet, deaths
+from fl_sim.simulation.loop import LoopSettings, Simulation
+from strategies.catalog import RECIPES, recipe_from
+from strategies.recipe import Recipe
+from strategies.recipes.async_wa import AsyncWA
+from strategies.recipes.fedbuff import FedBuff
+from strategies.update import Vector
+from tests.support.simulation import fleet, initial, problem
+
+
+def simulation(
+    recipe: Recipe | None = None,
+    *,
+    clients: int = 8,
+    devices: Fleet | None = None,
+    backend: str = "numpy",
+    **settings: Any,
+) -> Simulation:
+    job = problem(clients)
+    chosen = {
+        "in_flight": clients,
+        "horizon": 12.0,
+        "evaluate_every": 1.0,
+        "max_staleness": 1000,
+        **settings,
+    }
+    loop = LoopSettings(**chosen)
+    trainer = trainer_for(job, backend, initial(), loop.cohort_size)
+    sizes = job.data.sizes().tolist()
+    return Simulation(
+        trainer, sizes, initial(), devices or fleet(clients), recipe or AsyncWA(buffer_size=3), loop
+    )
+
+
+@pytest.mark.parametrize("backend", ["numpy", "flat"])
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_the_digest_does_not_depend_on_who_is_trained_together(name: str, backend: str) -> None:
+    fields = RECIPES[name].__dataclass_fields__
+    options = {"buffer_size": 3} if "buffer_size" in fields else {}
+
+    def digest(cohort_size: int) -> str:
+        devices = fleet(8, dropout=0.1, dies_at=deaths(8, 0.3, 12.0, 1))
+        run = simulation(
+            recipe_from(name, **options), devices=devices, backend=backend, cohort_size=cohort_size
+        )
+        digest = run.run()
+        assert run.updates > 5
+        return digest
+
+    assert len({digest(size) for size in (1, 3, 16)}) == 1
+
+
+def test_another_seed_gives_another_digest() -> None:
+    assert simulation(in_flight=3, seed=1).run() != simulation(in_flight=3, seed=2).run()
+
+
+def test_learns() -> None:
+    run = simulation(horizon=40.0)
+    run.run()
+    assert run.evaluations[0].time == 0.0
+    assert run.evaluations[-1].time == 40.0
+    assert run.evaluations[-1].accuracy > run.evaluations[0].accuracy + 0.2
+
+
+def test_keeps_only_the_versions_that_somebody_trains_from() -> None:
+    run = simulation(clients=30, in_flight=4, cohort_size=2, horizon=30.0)
+    most = 0
+    handle = run._handle
+
+    def observed(event: object) -> None:
+        nonlocal most
+        handle(event)
+        most = max(most, len(run.versions))
+
+    run._handle = observed
+    run.run()
+    assert run.engine.version > 50
+    assert 1 < most <= 4
+
+
+def test_trains_nothing_that_is_never_delivered() -> None:
+    class Counting:
+        name = "counting"
+        trained = 0
+
+        def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
+            self.trained += len(tasks)
+            for row in out:
+                row.fill(0.001)
+
+        def accuracy(self, params: Vector) -> float:
+            return 0.5
+
+    counting = Counting()
+    devices = fleet(20, dropout=0.3, dies_at=deaths(20, 0.5, 10.0, 1))
+    settings = LoopSettings(10, 10.0, 1.0, 1000, cohort_size=8)
+    run = Simulation(counting, [5] * 20, initial(), devices, AsyncWA(), settings)
+    run.run()
+    assert run.outcomes["failed"] > 5
+    assert counting.trained == run.updates == run.outcomes["accepted"]
+
+
+def test_a_buffer_that_waits_long_enough_is_merged_though_not_full() -> None:
+    patient = simulation(FedBuff(buffer_size=8), clients=8, in_flight=2)
+    waiting = simulation(FedBuff(buffer_size=8, max_wait=0.5), clients=8, in_flight=2)
+    patient.run()
+    waiting.run()
+    assert waiting.engine.version > 2 * patient.engine.version
+
+
+def test_stops_after_the_updates_asked_for() -> None:
+    run = simulation(max_updates=17, horizon=1e6)
+    run.run()
+    assert run.updates == 17
+    assert run.evaluations[-1].version == run.engine.version
+
+
+def test_refuses_updates_that_are_too_stale_and_goes_on() -> None:
+    run = simulation(max_staleness=2, horizon=40.0)
+    run.run()
+    assert run.outcomes["TOO_STALE"] > 0
+    assert run.outcomes["accepted"] > 20
+    assert np.isfinite(run.engine.published).all()

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fl_sim
+from fl_protocol.codes import ConfigInvalid
+from fl_sim.simulation.config import SimulationConfig, load_config
+from fl_sim.simulation.sweep import read_results, simulate
+from strategies.catalog import RECIPES
+from strategies.errors import BadOption, UnknownRecipe
+
+
+def small(**sections: dict[str, Any]) -> SimulationConfig:
+    content = {
+        "devices": {"clients": 6},
+        "train": {"model": "logistic", "local_steps": 2},
+        "run": {"virtual_time": 3.0, "seeds": 2, "target_accuracy": 0.3},
+    }
+    for name, values in sections.items():
+        content[name] = {**content.get(name, {}), **values}
+    return load_config(None, content)
+
+
+def test_the_result_has_the_shape_of_the_command_line() -> None:
+    summary = fl_sim.simulate(small()).summary()
+    assert list(summary)[:7] == [
+        "strategy",
+        "seeds",
+        "final_accuracy",
+        "time_to_target",
+        "updates",
+        "updates_per_second",
+        "digest",
+    ]
+    assert summary["seeds"] == [1, 2]
+    assert set(summary["final_accuracy"]) == {"mean", "std"}
+    assert summary["time_to_target"]["reached"] == 2
+    assert 0 < summary["time_to_target"]["median"] <= 3.0
+    assert len(set(summary["digest"])) == 2
+    assert summary["backend"] == ["numpy"]
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_of_the_catalogue_runs(name: str) -> None:
+    (run,) = simulate(small(strategy={"name": name}, run={"seeds": 1})).runs
+    assert run.updates > 0
+    assert run.versions > 0
+
+
+def test_a_target_that_most_seeds_miss_has_no_median_time() -> None:
+    summary = simulate(small(run={"target_accuracy": 0.999})).summary()
+    assert summary["time_to_target"] == {"median": None, "reached": 0}
+
+
+def test_a_sweep_takes_up_where_it_was_killed(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    whole = simulate(small(), results=results)
+    first, second = results.read_text().splitlines(keepends=True)
+    results.write_text(first + second[:40])
+
+    done: list[int] = []
+    resumed = simulate(
+        small(), results=results, on_progress=lambda seed, share, _: done.append(seed)
+    )
+
+    assert set(done) == {2}
+    assert resumed.summary()["digest"] == whole.summary()["digest"]
+    assert [run.seed for run in read_results(results)] == [1, 2]
+
+
+def test_finished_runs_of_another_configuration_or_strategy_do_not_count(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    simulate(small(), results=results)
+    simulate(small(train={"lr": 0.1}), results=results)
+    simulate(small(strategy={"name": "fedasync"}), results=results)
+    simulate(small(run={"seeds": 3}), results=results)
+    assert len(read_results(results)) == 7
+
+
+def test_a_resumed_sweep_stays_with_the_backend_it_measured(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    shape = {"model": "cnn", "local_steps": 1}
+    measured = simulate(small(train=shape, run={"seeds": 1, "virtual_time": 1.0}), results=results)
+    other = {"vmap": "flat", "flat": "vmap"}[measured.runs[0].backend]
+    text = results.read_text()
+    results.write_text(text.replace(f'"{measured.runs[0].backend}"', f'"{other}"'))
+    again = simulate(small(train=shape, run={"seeds": 2, "virtual_time": 1.0}), results=results)
+    assert [run.backend for run in again.runs] == [other, other]
+
+
+def test_devices_and_data_are_the_same_for_every_strategy() -> None:
+    one, other = (
+        simulate(small(strategy={"name": name}, run={"seeds": 1, "virtual_time": 1.0}))
+        for name in ("async-wa", "fedasync")
+    )
+    assert one.runs[0].updates == other.runs[0].updates
+    assert one.runs[0].accuracies[0] == other.runs[0].accuracies[0]
+
+
+@pytest.mark.parametrize(
+    ("sections", "complaint"),
+    [
+        ({"devices": {"client": 3}}, "devices.client: Extra inputs"),
+        ({"devices": {"in_flight": 7}}, "in_flight exceeds the 6 clients"),
+        ({"devices": {"in_flight": 1.5}}, "in_flight is a whole number"),
+        ({"devices": {"speed": "trace"}}, "the key trace go together"),
+        ({"train": {"lr": "fast"}}, "train.lr: "),
+        ({"run": {"virtual_time": 0}}, "run.virtual_time: "),
+        ({"nonsense": {"a": 1}}, "nonsense: Extra inputs"),
+        ({"strategy": {"name": "fedbuff", "buffer_size": 7}}, "strategy.buffer_size: a buffer"),
+        ({"train": {"model": "gpt"}}, "train.model: there is no model 'gpt'"),
+        ({"train": {"model": "cnn", "backend": "numpy"}}, "train.backend: numpy trains"),
+        ({"data": {"name": "emnist"}}, "emnist"),
+    ],
+)
+def test_a_bad_configuration_is_refused_before_any_training(
+    sections: dict[str, dict[str, Any]], complaint: str
+) -> None:
+    with pytest.raises(ConfigInvalid) as refusal:
+        simulate(small(**sections), on_progress=lambda *_: pytest.fail("trained"))
+    assert complaint in refusal.value.sentence
+
+
+def test_unknown_recipes_and_options_are_refused() -> None:
+    with pytest.raises(UnknownRecipe):
+        simulate(small(strategy={"name": "fedmagic"}))
+    with pytest.raises(BadOption):
+        simulate(small(strategy={"name": "fedbuff", "options": {"fedbuff": {"magic": 1}}}))
+
+
+def test_names_a_configuration_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[run\n")
+    with pytest.raises(ConfigInvalid, match="not valid TOML"):
+        load_config(tmp_path / "bad.toml")

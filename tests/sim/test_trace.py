@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fl_protocol.codes import ConfigInvalid
+from fl_sim.simulation.config import DevicesSection
+from fl_sim.simulation.fleet import fleet_from
+from fl_sim.simulation.trace import read_trace
+
+GOOD = "client,compute,network,duty_cycle\n0,2.0,8,1\n2,6.0,16,0.25\n1,4.0,8,0.5\n"
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "devices.csv"
+    path.write_text(GOOD)
+    return path
+
+
+def test_reads_every_column_by_client(trace: Path) -> None:
+    read = read_trace(trace, 3)
+    assert read.compute == (2.0, 4.0, 6.0)
+    assert read.network == (8.0, 8.0, 16.0)
+    assert read.duty_cycle == (1.0, 0.5, 0.25)
+
+
+def test_a_trace_becomes_a_fleet(trace: Path) -> None:
+    section = DevicesSection(clients=3, speed="trace", trace=trace)
+    fleet = fleet_from(section, model_bytes=500_000, virtual_time=10.0, seed=1)
+    # 500 kB are 4 Mbit, down and up: 8 Mbit.
+    assert fleet.transfer == pytest.approx((1.0, 1.0, 0.5))
+    assert fleet.median_task == pytest.approx(5.0)
+    assert fleet.duty == (1.0, 0.5, 0.25)
+    assert fleet.period == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (GOOD.replace("1,4.0,8,0.5\n", ""), "no row for client 1"),
+        (GOOD.replace("2,6.0", "0,6.0"), "line 3: client 0 has a row already"),
+        (GOOD.replace("2,6.0", "7,6.0"), "line 3: client must be 0 to 2, not '7'"),
+        (GOOD.replace("6.0", ""), "line 3: compute must be a number above 0, not ''"),
+        (GOOD.replace("6.0", "nan"), "line 3: compute must be"),
+        (GOOD.replace("0.25", "1.5"), "line 3: duty_cycle must be a number above 0 and at most 1"),
+        (GOOD.replace("2,6.0,16,0.25", "2,6.0"), "line 3: network must be"),
+        (GOOD.replace("2,6.0,16,0.25", "2,6.0,16,0.25,9"), "line 3: 5 fields"),
+        (GOOD.replace("compute", "speed"), "no column 'compute'"),
+        (GOOD.replace("network", "modem"), "unknown column 'modem'"),
+        ("", "no column 'client'"),
+    ],
+)
+def test_names_the_row_or_column_that_is_wrong(trace: Path, text: str, complaint: str) -> None:
+    trace.write_text(text)
+    with pytest.raises(ConfigInvalid) as refusal:
+        read_trace(trace, 3)
+    assert complaint in refusal.value.sentence
+    assert refusal.value.sentence.startswith("devices.trace: ")
+
+
+def test_names_a_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=r"devices\.trace: .*none\.csv cannot be read"):
+        read_trace(tmp_path / "none.csv", 3)
