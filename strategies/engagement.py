@@ -9,7 +9,6 @@ import numpy as np
 
 from strategies.aggregators import Aggregator, Arrays, Bench, Shapes
 from strategies.batch import Batch
-from strategies.drift import DeltaCache
 from strategies.errors import BadOption
 from strategies.update import Vector
 
@@ -40,10 +39,13 @@ class _DeltaMean(Aggregator):
     def __init__(self, bench: Bench) -> None:
         if bench.cache is None:
             raise BadOption("A mean of latest updates needs cached deltas.")
-        self._bench, self._cache = bench, bench.cache
+        self._volume, self._cache = bench.parts.volume, bench.cache
 
     def weigh(self, batch: Batch) -> tuple[float, ...]:
-        return (_share_after_upload(self._bench, self._cache, batch),)
+        update = batch.updates[0]
+        volume = self._volume.weight(update.num_examples)
+        self._cache.plan([(update.client, volume)], batch.departed, None)
+        return (self._cache.used(update.client) / self._cache.weight,)
 
     def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
         client = batch.updates[0].client
@@ -59,11 +61,11 @@ class _ModelMean(_DeltaMean):
 
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
-        self._origin = bench.origin
+        self._origin, self._model_of = bench.origin, bench.model_of
 
     def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
         model = batch.rows[0, columns]
-        model += self._bench.model_of(batch.updates[0].base_version)[columns]
+        model += self._model_of(batch.updates[0].base_version)[columns]
         model -= self._origin[columns]
         super().direction(batch, columns, out, scratch)
         out += self._origin[columns]
@@ -77,10 +79,3 @@ class _ModelMean(_DeltaMean):
 
     def restore(self, meta: Any, arrays: Arrays) -> None:
         self._origin = arrays["origin"].astype(np.float32)
-
-
-def _share_after_upload(bench: Bench, cache: DeltaCache, batch: Batch) -> float:
-    update = batch.updates[0]
-    volume = bench.parts.volume.weight(update.num_examples)
-    cache.plan([(update.client, volume)], batch.departed, None)
-    return cache.used(update.client) / cache.weight

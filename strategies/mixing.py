@@ -25,16 +25,16 @@ class ModelMixing:
 
 class _Mixer(Aggregator):
     def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+        self._parts, self._model_of = bench.parts, bench.model_of
         self._coefficient = np.float32(0.0)
 
     def weigh(self, batch: Batch) -> tuple[float, ...]:
-        (weight,) = raw_weights(self._bench.parts, batch)
+        (weight,) = raw_weights(self._parts, batch)
         self._coefficient = np.float32(weight)
         return (weight,)
 
     def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
-        base = self._bench.model_of(batch.updates[0].base_version)
+        base = self._model_of(batch.updates[0].base_version)
         np.subtract(base[columns], batch.params[columns], out=out)
         out += batch.rows[0, columns]
         out *= self._coefficient

@@ -99,6 +99,6 @@ class Population:
         self, uploads: int, last: list[tuple[str, int]], staleness: list[tuple[str, int, int]]
     ) -> None:
         """Continue from a saved state."""
-        self._uploads = uploads
+        noted = {client: (total, count) for client, total, count in staleness}
         self._last = {client: upload for client, upload in last}
-        self._staleness = {client: (total, count) for client, total, count in staleness}
+        self._uploads, self._staleness = uploads, noted

@@ -11,7 +11,8 @@ Our reading: the server keeps the models, which gives the same w; the mean goes 
 heard of, where AREA's goes over all and counts those not yet heard of as the initial model.
 Successive models differ by one client's change, so the recipe is refused under a release rule.
 
-Memory: (clients + max_staleness + 4) P floats; the base models within max_staleness are kept.
+Memory beside the model: (clients + max_staleness + 4) P floats, for the base models within
+max_staleness are kept.
 """
 
 from __future__ import annotations

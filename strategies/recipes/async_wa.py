@@ -18,6 +18,9 @@ Freshness acts on innovations only: discounting stale deltas themselves silences
 clients, often the ones with rare data. tau / n is the staleness in uploads per client (tau K / n
 for disjoint buffers). Overlapping windows can be differenced, so only the disjoint form is
 accepted under a release rule.
+
+Memory beside the model: (K + clients + 4) P floats sliding, (K + clients + 3) P disjoint; one P
+less without the published mean, no cache without drift correction.
 """
 
 from __future__ import annotations

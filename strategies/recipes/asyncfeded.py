@@ -9,7 +9,8 @@ The paper also adapts each client's number of local epochs to its gamma; that ha
 client and is not part of this rule. Every upload makes a version, so the recipe is refused under
 a release rule.
 
-Memory: (max_staleness + 3) P floats; the base models within max_staleness are kept.
+Memory beside the model: (max_staleness + 2) P floats, for the base models within max_staleness
+are kept.
 """
 
 from __future__ import annotations

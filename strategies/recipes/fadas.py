@@ -11,7 +11,7 @@ with tau_max the largest staleness in the buffer. We take the minimum literally,
 adaptation does nothing while lr is below 1 / max_staleness. The step depends on a buffer through
 its mean only, so the recipe is as safe under a release rule as FedBuff is.
 
-Memory: (K + 3) P floats.
+Memory beside the model: (K + 4) P floats.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ class FADAS:
     buffer_size : int
         K, the updates per version.
     server_lr : float
-        Server learning rate; the size of a step in each coordinate.
+        Server learning rate, about the size of a step in each coordinate; the paper tunes it
+        by task, the default is ours.
     beta1, beta2 : float
         Decay of the moments; 0.9 and 0.99 in the paper.
     epsilon : float
         Keeps the division finite.
     delay_threshold : int, optional
-        tau_c; None switches delay adaptation off.
+        tau_c; None switches delay adaptation off. The default is ours.
     max_wait : float, optional
         Seconds after which a buffer that is not full is merged.
     published_rounds : float
@@ -56,7 +57,7 @@ class FADAS:
     disjoint: ClassVar[bool] = True
 
     buffer_size: int = 10
-    server_lr: float = 0.001
+    server_lr: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.99
     epsilon: float = 1e-8

@@ -7,6 +7,8 @@ Xie et al., *Asynchronous Federated Optimization* (1903.03934), algorithm 1 and 
 with s constant, polynomial (1 + tau) ** -exponent, or hinge. The engine keeps the models of the
 last ``max_staleness`` versions to know w_i from the delta. Every release depends on one update
 only, so the recipe is refused under a release rule.
+
+Memory beside the model: (max_staleness + 2) P floats, one more P with the published mean.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ algorithm 1 and section 5: when K updates are buffered,
 Implementations disagree on the divisor. ``normalise="count"`` is the paper's 1 / K: discounted
 updates also make the step shorter. ``normalise="sum"`` divides by the sum of the weights, so the
 discount only shifts weight between the updates of a buffer.
+
+Memory beside the model: (K + 1) P floats, one more P with momentum and one with the published mean.
 """
 
 from __future__ import annotations

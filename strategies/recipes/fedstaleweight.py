@@ -10,7 +10,7 @@ client, normalised over the buffer:
 Our reading: 1 + tau, the versions that a task spans, so that a client that is never late counts,
 too; the mean is taken over all its updates, this one included.
 
-Memory: K P floats and two integers per client.
+Memory beside the model: (K + 1) P floats, and two integers per client.
 """
 
 from __future__ import annotations
