@@ -1,4 +1,4 @@
-"""The command line: ``asynclave run``, ``simulate``, ``up`` and ``down``."""
+"""The command line: ``asynclave run``, ``simulate``, ``up``, ``down``, ``evidence``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from asynclave._version import __version__
 from asynclave.deployment.commands import down_command, up_command
+from asynclave.evidence import app as evidence_app
 from asynclave.simulate.command import simulate_command
 from fl_protocol.codes import AsynclaveError
 
@@ -79,6 +80,7 @@ def run(
 app.command("simulate")(simulate_command)
 app.command("up")(up_command)
 app.command("down")(down_command)
+app.add_typer(evidence_app, name="evidence")
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def verify_chain(chain: Sequence[str], root_pem: str, now: float) -> Ed25519Publ
     """
     try:
         certificates = [_read_exact(pem) for pem in chain]
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise EvidenceRejected(Code.EVIDENCE_MALFORMED) from error
     try:
         issuers = [*certificates[1:], x509.load_pem_x509_certificate(root_pem.encode())]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fl_protocol import canonical
@@ -42,34 +42,49 @@ class EnclaveKeys:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a platform hands out: signed payload, signature, certificates from leaf upwards."""
+    """What a platform hands out.
+
+    Parameters
+    ----------
+    payload : bytes
+        Encoded claims.
+    signature : bytes
+        Over the domain and the payload: the simulated platform's, or beside a hardware quote the
+        enclave's own with its receipt key, which the quote's report data vouches for.
+    chain : tuple of str
+        PEM certificates from the leaf upwards; empty where the quote carries them.
+    quote : bytes
+        Hardware quote or report; empty on the simulated platform.
+    """
 
     payload: bytes
     signature: bytes
     chain: tuple[str, ...]
+    quote: bytes = b""
 
     def encode(self) -> bytes:
         """Return the canonical JSON that travels."""
-        return canonical.encode(
-            {
-                "payload": b64url(self.payload),
-                "signature": b64url(self.signature),
-                "chain": list(self.chain),
-            }
-        )
+        members = {
+            "payload": b64url(self.payload),
+            "signature": b64url(self.signature),
+            "chain": list(self.chain),
+        }
+        return canonical.encode(members | ({"quote": b64url(self.quote)} if self.quote else {}))
 
     @classmethod
     def decode(cls, data: bytes) -> Evidence:
         """Read what `encode` wrote; raises EvidenceRejected ``EVIDENCE_MALFORMED``."""
         try:
             members = canonical.decode_object(data, MAX_EVIDENCE_BYTES)
-            _require(set(members) == {"payload", "signature", "chain"})
+            _require(members.keys() - {"quote"} == {"payload", "signature", "chain"})
+            quote = b64url_decode(members["quote"]) if "quote" in members else b""
+            _require(bool(quote) == ("quote" in members))
             chain = members["chain"]
-            _require(type(chain) is list and 1 <= len(chain) <= _MAX_CHAIN)
+            _require(type(chain) is list and len(chain) <= _MAX_CHAIN and bool(chain or quote))
             _require(all(type(certificate) is str for certificate in chain))
             signature = b64url_decode(members["signature"])
             _require(len(signature) == SIGNATURE_BYTES)
-            return cls(b64url_decode(members["payload"]), signature, tuple(chain))
+            return cls(b64url_decode(members["payload"]), signature, tuple(chain), quote)
         except (CanonicalError, ValueError, TypeError, AttributeError) as error:
             raise EvidenceRejected(Code.EVIDENCE_MALFORMED) from error
 
@@ -79,7 +94,8 @@ class Claims:
     """What evidence says; ``policy`` is the whole policy as canonical-JSON members.
 
     Digests and nonce are hexadecimal, keys base64url, ``iat`` Unix seconds; ``isolation`` tells
-    for each layer of lockdown whether it is active.
+    for each layer of lockdown whether it is active. ``tcb`` are versions of the platform's parts
+    by name; it comes from a verifier, never from the payload.
     """
 
     v: int
@@ -96,6 +112,7 @@ class Claims:
     receipt_key: str
     isolation: Mapping[str, str]
     iat: int
+    tcb: Mapping[str, int] = field(default_factory=dict)
 
     def keys(self) -> EnclaveKeys:
         """Return the enclave's raw keys."""
@@ -185,7 +202,7 @@ _RULES: dict[str, Callable[[object], bool]] = {
     "nonce": _hexadecimal(MIN_NONCE_BYTES, MAX_NONCE_BYTES),
     "debug": lambda value: type(value) is bool,
     "epoch": _whole,
-    "measurement": _hexadecimal(48, 48),
+    "measurement": lambda value: _hexadecimal(48, 48)(value) or _hexadecimal(32, 32)(value),
     "signer_id": _hexadecimal(32, 32),
     "security_version": _whole,
     "policy": lambda value: type(value) is dict,

@@ -15,6 +15,7 @@ from fl_protocol.session import Session
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.attestation import Attestor, EpochWitness
 from tee_sim.policy import Guardrails
+from tee_sim.quotes.verifiers import hardware_verifiers
 from tee_sim.settings import load_settings
 
 
@@ -43,6 +44,8 @@ class NodeConfig:
         Known enclave measurements, SHA-384 in hex.
     min_security_version : int
         Oldest acceptable enclave build.
+    minimum_tcb : dict
+        By hardware platform: least version of each named part of its trusted computing base.
     guardrails : dict
         Members of `Guardrails`: the weakest enclave policy this node accepts.
     patience : float
@@ -60,6 +63,7 @@ class NodeConfig:
     simulated_root_pem: str = ""
     measurements: tuple[str, ...] = ()
     min_security_version: int = 0
+    minimum_tcb: dict[str, dict[str, int]] = field(default_factory=dict)
     guardrails: dict[str, Any] = field(default_factory=dict)
     patience: float = 30.0
     run_patience: float = 10.0
@@ -87,6 +91,8 @@ class NodeConfig:
             min_security_version=self.min_security_version,
             guardrails=guardrails,
             federation=self.federation,
+            verifiers=hardware_verifiers(),
+            minimum_tcb=self.minimum_tcb,
         )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fl_protocol.codes import Code, EvidenceRejected
 from fl_protocol.encoding import b64url
@@ -242,3 +246,18 @@ def test_evidence_names_the_platform_and_the_isolation(host: Host) -> None:
 def test_root_files_are_their_owners_only(host: Host) -> None:
     for path in (host.files.root, host.files.platform_key, host.files.platform_chain):
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_refuses_certificate_of_an_unknown_version(host: Host) -> None:
+    evidence = Evidence.decode(host.evidence())
+    certificate = x509.load_pem_x509_certificate(evidence.chain[0].encode())
+    der = certificate.public_bytes(Encoding.DER)
+    spoilt = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020112"))
+    lines = textwrap.fill(base64.b64encode(spoilt).decode(), 64)
+    pem = f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
+    assert host.refusal(replace(evidence, chain=(pem,)).encode()) == Code.EVIDENCE_MALFORMED
+
+
+def test_refuses_a_quote_beside_simulated_evidence(host: Host) -> None:
+    evidence = replace(Evidence.decode(host.evidence()), quote=b"nobody signed this")
+    assert host.refusal(evidence.encode()) == Code.EVIDENCE_MALFORMED

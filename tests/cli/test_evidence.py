@@ -1,0 +1,84 @@
+"""`asynclave evidence explain` on the recorded quotes: what it prints and how it exits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from asynclave.cli import app
+from fl_protocol.codes import AsynclaveError, Code
+from tests.support.quotes import recorded
+
+AT = ("--at", "1750000000")
+
+
+def explain(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["evidence", "explain", *map(str, arguments)])
+    if isinstance(result.exception, AsynclaveError):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def saved(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_bytes(recorded(name))
+    return path
+
+
+def test_accepts_a_recorded_quote_under_a_policy_that_names_it(tmp_path: Path) -> None:
+    quote = saved(tmp_path, "sgx_quote")
+    policy = tmp_path / "trust.toml"
+    measurement = "33d8736db756ed4997e04ba358d27833188f1932ff7b1d156904d3f560452fbb"
+    policy.write_text(
+        f'roots_of_trust = ["intel-sgx"]\nmeasurements = ["{measurement}"]\n'
+        "[minimum_tcb.intel-sgx]\npce_svn = 13\n"
+    )
+    code, output = explain(quote, "--policy", policy, *AT)
+    assert code == 0
+    assert measurement in output and "accepted" in output
+
+
+def test_refuses_a_recorded_quote_without_a_policy(tmp_path: Path) -> None:
+    code, output = explain(saved(tmp_path, "tdx_quote"), *AT)
+    assert code == 1
+    assert "roots_of_trust" in output
+
+
+def test_refuses_the_debug_report_of_amd_as_json(tmp_path: Path) -> None:
+    policy = tmp_path / "trust.toml"
+    policy.write_text('roots_of_trust = ["amd-sev-snp"]\n')
+    certificates = [
+        argument
+        for name in ("vcek.testcer", "milan.testcer")
+        for argument in ("--certificates", saved(tmp_path, name))
+    ]
+    report = saved(tmp_path, "attestation.bin")
+    code, output = explain(report, *certificates, "--policy", policy, *AT, "--json")
+    answer = json.loads(output)
+    assert code == 1
+    assert answer["debug"] is True and answer["code"] == Code.EVIDENCE_DEBUG
+    outcomes = {check["name"]: check["outcome"] for check in answer["checks"]}
+    assert outcomes["signatures"] == outcomes["validity"] == "ok"
+
+
+def test_judges_certificates_at_the_time_given(tmp_path: Path) -> None:
+    code, output = explain(saved(tmp_path, "sgx_quote"), "--at", "2500000000", "--json")
+    outcomes = {check["name"]: check["outcome"] for check in json.loads(output)["checks"]}
+    assert (code, outcomes["validity"]) == (1, "refused")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a quote", bytes(70_000)])
+def test_says_when_a_file_is_unreadable(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "quote"
+    path.write_bytes(content)
+    with pytest.raises(AsynclaveError):
+        explain(path)
+
+
+def test_says_when_there_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(AsynclaveError) as caught:
+        explain(tmp_path / "nothing")
+    assert caught.value.code == Code.CONFIG_INVALID

@@ -1,0 +1,116 @@
+"""Explaining evidence: the same checks as appraisal, each with its answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected
+from tee_sim.appraisal import TrustPolicy
+from tee_sim.explanation import Explanation, Outcome, explain
+from tee_sim.trust_file import load_trust
+from tests.support.quotes import RECORDED_AT, IntelMaker, SnpMaker, Vendor
+from tests.tee_sim.test_evidence import NONCE, Host
+
+
+def refused(explanation: Explanation) -> dict[str, str]:
+    return {f.name: f.code for f in explanation.findings if f.outcome is Outcome.REFUSED}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_default_trust_refuses_simulated_evidence(host: Host) -> None:
+    explanation = explain(host.evidence(), TrustPolicy(), host.clock.now())
+    assert explanation.code == Code.EVIDENCE_SIMULATED_REFUSED
+    assert refused(explanation)["measurement known"] == Code.EVIDENCE_MEASUREMENT
+
+
+def test_accepts_what_appraisal_accepts(host: Host) -> None:
+    evidence = host.evidence()
+    assert host.trust.appraise(evidence, NONCE, 0, host.clock)
+    explanation = explain(evidence, host.trust, host.clock.now())
+    assert explanation.accepted and not refused(explanation)
+
+
+@pytest.mark.parametrize(
+    ("code", "forged"),
+    [
+        (Code.EVIDENCE_DEBUG, {"debug": True}),
+        (Code.EVIDENCE_MEASUREMENT, {"measurement": "cd" * 48}),
+        (Code.EVIDENCE_SECURITY_VERSION, {"security_version": 1}),
+        (Code.EVIDENCE_REPORT_DATA, {"epoch": 99}),
+        (Code.EVIDENCE_POLICY, {"policy": {"k": 2}}),
+        (Code.EVIDENCE_EXPIRED, {"iat": 1}),
+    ],
+)
+def test_names_the_code_that_appraisal_gives(
+    host: Host, code: Code, forged: dict[str, object]
+) -> None:
+    evidence = host.forged(**forged)
+    assert host.refusal(evidence) == code
+    assert explain(evidence, host.trust, host.clock.now()).code == code
+
+
+def test_a_bare_quote_leaves_its_report_data_to_the_reader() -> None:
+    vendor = Vendor()
+    data = IntelMaker(vendor, 5, "tdx15").make()
+    explanation = explain(data, TrustPolicy(), RECORDED_AT)
+    assert "signatures" in refused(explanation)  # under a root that only tests pin
+    outcome = {finding.name: finding.outcome for finding in explanation.findings}
+    assert outcome["report data"] is Outcome.NOT_CHECKED
+
+
+def test_a_report_without_certificates_is_read_and_refused() -> None:
+    report, chain = SnpMaker(Vendor()).make()
+    without, beside = (
+        {f.name: f.outcome for f in explain(report, TrustPolicy(), RECORDED_AT, c).findings}
+        for c in ((), chain)
+    )
+    assert without["signatures"] is Outcome.REFUSED
+    assert without["validity"] is Outcome.NOT_CHECKED
+    assert beside["validity"] is Outcome.OK
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\3\0\2\0", b"\2\0\0\0" * 296, b"x" * 5000])
+def test_says_when_evidence_is_unreadable(data: bytes) -> None:
+    with pytest.raises(EvidenceRejected) as caught:
+        explain(data, TrustPolicy(), RECORDED_AT)
+    assert caught.value.code == Code.EVIDENCE_MALFORMED
+
+
+def test_reads_a_trust_policy_from_toml(tmp_path: Path) -> None:
+    path = tmp_path / "trust.toml"
+    path.write_text(
+        'roots_of_trust = ["intel-tdx"]\nmeasurements = ["ab"]\n'
+        "[minimum_tcb.intel-tdx]\npce_svn = 13\n[guardrails]\nk_min = 5\n"
+    )
+    trust = load_trust(path)
+    assert trust.roots_of_trust == ("intel-tdx",)
+    assert trust.minimum_tcb == {"intel-tdx": {"pce_svn": 13}}
+    assert trust.guardrails.k_min == 5
+    assert replace(trust, verifiers={}) != trust
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "roots_of_trust = 'intel-tdx'",
+        "allow_debug = 1",
+        "min_security_version = true",
+        "unknown = 1",
+        "[guardrails]\nunknown = 1",
+        "[minimum_tcb.intel-tdx]\npce_svn = '13'",
+        "=",
+    ],
+)
+def test_refuses_a_trust_file_that_does_not_fit(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "trust.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigInvalid) as caught:
+        load_trust(path)
+    assert str(path) in caught.value.sentence
