@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from strategies import (
     CA2FL,
+    DCASGD,
     FADAS,
     Accepted,
     AsyncWA,
@@ -222,6 +223,33 @@ def test_scaling_all_updates_scales_the_model(recipe, seed, scale):
     run(other, random_updates(seed, 20, scale=scale))
 
     np.testing.assert_array_equal(one.params * np.float32(scale), other.params)
+
+
+@fast
+@given(seed=seeds)
+def test_adaptive_server_steps_do_not_depend_on_the_scale_of_the_updates(seed):
+    recipe = FADAS(3, server_lr=0.1, epsilon=1e-20)
+    one, other = (Engine(recipe, np.zeros(SIZE, np.float32)) for _ in range(2))
+
+    run(one, random_updates(seed, 20))
+    run(other, random_updates(seed, 20, scale=1024.0))
+
+    np.testing.assert_allclose(one.params, other.params, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("adaptive", "power"), [(False, 2), (True, 1)])
+@fast
+@given(seed=seeds)
+def test_delay_compensation_scales_with_its_strength(adaptive, power, seed):
+    scale = 4.0
+    one = Engine(DCASGD(adaptive=adaptive, strength=0.5), np.zeros(SIZE, np.float32))
+    weaker = DCASGD(adaptive=adaptive, strength=0.5 / scale**power)
+    other = Engine(weaker, np.zeros(SIZE, np.float32))
+
+    run(one, random_updates(seed, 12))
+    run(other, random_updates(seed, 12, scale=scale))
+
+    np.testing.assert_allclose(one.params * np.float32(scale), other.params, rtol=1e-3, atol=1e-3)
 
 
 @for_every_recipe
