@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float32]
 
 # Models and gradients of a tile should stay in the second-level cache: 1 MiB of float32.
 _TILE_FLOATS = 1 << 18
+_LARGEST_TILE = 32
 
 
 class DenseTrainer:
@@ -35,7 +36,7 @@ class DenseTrainer:
     sizes : sequence of int
         Inputs, hidden widths if any, classes.
     data : ClientData
-        Training examples; inputs of shape (n, sizes[0]).
+        Training examples; their inputs are flattened.
     test : tuple of (ndarray, ndarray)
         Inputs and labels of the test examples.
     settings : TrainSettings
@@ -52,15 +53,22 @@ class DenseTrainer:
         settings: TrainSettings,
     ) -> None:
         self._sizes = list(pairwise(sizes))
-        self._data, self._test, self._lr = data, test, np.float32(settings.lr)
+        self._inputs, self._labels = data.inputs.reshape(-1, sizes[0]), data.labels
+        self._test = test[0].reshape(-1, sizes[0]), test[1]
+        self._lr = np.float32(settings.lr)
         self._plan = StepPlan(data, settings)
         self.num_params = sum((inputs + 1) * outputs for inputs, outputs in self._sizes)
-        self._tile = max(1, _TILE_FLOATS // (2 * self.num_params))
+        tile = max(1, min(_LARGEST_TILE, _TILE_FLOATS // (2 * self.num_params)))
+        # Fresh memory for these costs more in page faults than the arithmetic of a small model.
+        self._models = np.empty((tile, self.num_params), np.float32)
+        self._steps = np.empty_like(self._models)
+        self._gathered = np.empty((tile, self._plan.width, sizes[0]), np.float32)
 
     def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         """Write trained minus base model of each task."""
-        for start in range(0, len(tasks), self._tile):
-            stop = start + self._tile
+        tile = len(self._models)
+        for start in range(0, len(tasks), tile):
+            stop = start + tile
             self._train_tile(tasks[start:stop], out[start:stop])
 
     def accuracy(self, params: Vector) -> float:
@@ -70,13 +78,17 @@ class DenseTrainer:
         return float(np.mean(logits.argmax(axis=1) == labels))
 
     def _train_tile(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
-        models = np.stack([task.base for task in tasks])
-        steps = np.empty_like(models)
+        models, steps = self._models[: len(tasks)], self._steps[: len(tasks)]
+        inputs = self._gathered[: len(tasks)]
+        for model, task in zip(models, tasks, strict=True):
+            np.copyto(model, task.base)
         layers, changes = self._layers(models), self._layers(steps)
         rows, weights = self._plan.padded(tasks, len(tasks))
         for picked, weight in zip(rows, weights, strict=True):
-            activations = self._forward(layers, self._data.inputs[picked])
-            error = self._error(activations[-1], self._data.labels[picked], weight)
+            # Unlike "raise", "clip" writes into `out` without a copy in between.
+            np.take(self._inputs, picked, axis=0, out=inputs, mode="clip")
+            activations = self._forward(layers, inputs)
+            error = self._error(activations[-1], self._labels[picked], weight)
             self._backward(layers, changes, activations, error)
             models += steps
         for model, task, delta in zip(models, tasks, out, strict=True):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
-Entry: TypeAlias = tuple[float, int, int]
-"""Time due, order of arrival, client: the order of delivery is that of these tuples."""
+Entry: TypeAlias = tuple[float, int, int, int]
+"""Time due, order of arrival, and two numbers of the owner's; delivered in tuple order."""
 
 
 class EventQueue:
@@ -44,13 +44,14 @@ class EventQueue:
 
     def head(self) -> Entry | None:
         """Return the first entry without taking it; None when empty."""
-        if not self._near:
-            if not self._days:
-                return None
-            day = heappop(self._days)
-            self._near = self._far.pop(day)
-            heapify(self._near)
-            self._edge = max(self._edge, (day + 1) * self._width)
+        if self._near:
+            return self._near[0]
+        if not self._days:
+            return None
+        day = heappop(self._days)
+        self._near = self._far.pop(day)
+        heapify(self._near)
+        self._edge = max(self._edge, (day + 1) * self._width)
         return self._near[0]
 
     def pop(self) -> Entry:

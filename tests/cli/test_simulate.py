@@ -40,5 +40,6 @@ def test_the_last_line_is_one_object_and_a_second_call_finds_the_results(tmp_pat
 def test_an_unknown_strategy_is_one_clear_line(tmp_path: Path) -> None:
     refused = simulate(tmp_path, "--strategy", "fedmagic")
     assert refused.returncode == 2
-    assert "UNKNOWN_RECIPE: Unknown recipe 'fedmagic'" in refused.stderr
+    assert "UNKNOWN_RECIPE: " in refused.stderr
+    assert "'fedmagic'" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -33,7 +33,7 @@ def test_the_queue_delivers_in_order_whatever_the_width_of_its_buckets(width: fl
     rng = random.Random(1)
     queue, now, left, seen = EventQueue(width), 0.0, 0, []
     for number in range(500):
-        queue.push((now + rng.expovariate(1.0), number, 0))
+        queue.push((now + rng.expovariate(1.0), number, 0, 0))
         left += 1
         if rng.random() < 0.4:
             assert queue.head() is not None
