@@ -60,6 +60,9 @@ def sealed_uploads(config: ClientConfig | Path | str | None = None) -> Mod:
             # Before training: a task that could not be delivered is not worth the work.
             task = _Task(message, context)
             uploader = uploaders.of(context)
+            task.check(uploader)
+        except RunRejected as error:
+            return _answer(message, RecordDict(), error.code)
         except AsynclaveError as error:
             return _failed(message, error)
         reply = call_next(message, context)
@@ -68,11 +71,11 @@ def sealed_uploads(config: ClientConfig | Path | str | None = None) -> Mod:
         try:
             uploaded = uploader.upload(task.update_in(reply))
         except _REFUSALS as error:
-            return _answer(message, reply, error.code)
+            return _answer(message, reply.content, error.code)
         except AsynclaveError as error:
             return _failed(message, error)
         signed, outcome = uploaded.signed, uploaded.receipt.outcome
-        return _answer(message, reply, outcome, signed.payload, signed.signature)
+        return _answer(message, reply.content, outcome, signed.payload, signed.signature)
 
     return mod
 
@@ -114,8 +117,13 @@ class _Task:
             raise ConfigInvalid(
                 Code.CONFIG_INVALID, f"the training message holds no usable model: {error}"
             ) from None
+        self._base_digest = digest_of(self._base)
         carried = {e.name: arrays[e.name] for e in self._layout.entries if not e.trained}
         self._digest = task_digest(message, carried, context.run_config)
+
+    def check(self, uploader: SealedUploader) -> None:
+        """Raise RunRejected ``RUN_REPEATED`` if this node has contributed to this model."""
+        uploader.check(self._run_id, self._base_version, self._base_digest)
 
     def update_in(self, reply: Message) -> LocalUpdate:
         """Turn the ClientApp's reply into an update.
@@ -131,7 +139,7 @@ class _Task:
         return LocalUpdate(
             self._run_id,
             self._base_version,
-            digest_of(self._base),
+            self._base_digest,
             self._layout.digest,
             self._digest,
             self._delta_in(reply.content),
@@ -190,9 +198,9 @@ def _examples_in(content: RecordDict, key: str) -> int:
 
 
 def _answer(
-    message: Message, reply: Message, code: str, payload: bytes = b"", signature: bytes = b""
+    message: Message, reply: RecordDict, code: str, payload: bytes = b"", signature: bytes = b""
 ) -> Message:
-    content = RecordDict(dict(reply.content.metric_records))
+    content = RecordDict(dict(reply.metric_records))
     content[flower.RECEIPT] = ConfigRecord(
         {"payload": payload, "signature": signature, "code": code}
     )

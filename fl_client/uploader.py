@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from fl_client.config import ClientConfig
+from fl_client.contributions import ContributionWitness
 from fl_protocol.codes import Code, EnvelopeRejected, ReceiptRejected, RunRejected
 from fl_protocol.envelope import SEGMENT_BYTES, SealedUpdate, body_digest, key_id, seal
 from fl_protocol.header import SUITE, Header
@@ -23,7 +25,7 @@ from tee_sim.node_config import connect
 
 # The enclave was replaced, or speaks under another policy than the one sealed to.
 _SEAL_AGAIN = frozenset({Code.ENV_EPOCH, Code.ENV_KEY_ID, Code.ENV_POLICY})
-_MAX_SEALS = 4
+_MAX_ATTEMPTS = 4
 _VALID_SECONDS = 600
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 2.0
 
@@ -67,6 +69,12 @@ class Uploaded:
     signed: Signed
 
 
+@dataclass(frozen=True)
+class _Outgoing:
+    header: Header
+    sealed: SealedUpdate
+
+
 class SealedUploader:
     """Enrols, attests, seals, submits and verifies receipts for one node.
 
@@ -85,24 +93,31 @@ class SealedUploader:
         self._clock, self._rng = clock or SystemClock(), rng or SystemRng()
         self._connection = connect(config, self._clock, self._rng)
         self._session = self._connection.session
+        self._contributions = ContributionWitness(
+            Path(config.identity_dir) / "contributions",
+            repeat_after_restart=config.repeat_after_restart,
+        )
         self._identity = self._connection.store.load_or_create(self._rng)
 
     def close(self) -> None:
         """Close the connection to the gateway."""
         self._session.close()
 
-    def upload(self, update: LocalUpdate, update_id: str | None = None) -> Uploaded:
-        """Seal an update to the attested enclave and submit it.
+    def check(self, run_id: str, base_version: int, base_digest: str) -> None:
+        """Raise RunRejected ``RUN_REPEATED`` unless this node may contribute to a model."""
+        self._contributions.check(run_id, base_version, base_digest)
 
-        When the enclave was restarted meanwhile, its successor is attested and the update sealed
-        again under the same id, so it counts at most once.
+    def upload(self, update: LocalUpdate) -> Uploaded:
+        """Seal an update to the enclave attested just now and submit it.
+
+        An update that has left may be in a release even if no receipt comes back: nobody but the
+        enclave can say that it is not, and its host may end it. So each model of a run is
+        contributed to once, whatever the answer, unless the bundle sets `repeat_after_restart`.
 
         Parameters
         ----------
         update : LocalUpdate
             What was trained.
-        update_id : str, optional
-            Id to reuse when repeating an earlier upload; random by default.
 
         Returns
         -------
@@ -116,40 +131,56 @@ class SealedUploader:
             `ReceiptRejected` or `GatewayUnavailable`.
         """
         enrolment = self._session.enrol()
-        update_id = update_id or self._rng.bytes(16).hex()
-        give_up, wait, seals = self._clock.now() + self._config.run_patience, _FIRST_WAIT, 0
+        update_id = self._rng.bytes(16).hex()
+        attempts_left = _MAX_ATTEMPTS if self._config.repeat_after_restart else 1
+        outgoing, attested = None, None
         while True:
-            attested = self._connection.attestor.current()
-            seals += 1
+            # Asked anew each time: what is sealed to an enclave that has ended is lost.
+            latest = self._connection.attestor.refresh()
+            if outgoing is None or attested is None or latest.epoch != attested.epoch:
+                outgoing, attested = self._sealed(update, update_id, enrolment, latest), latest
+                self._contributions.claim(
+                    update.run_id, update.base_version, update.base_digest, attested.epoch
+                )
+            attempts_left -= 1
             try:
-                return self._submit(update, update_id, enrolment, attested)
+                uploaded = self._submitted(outgoing, enrolment, attested)
+            except EnvelopeRejected as error:
+                if error.code not in _SEAL_AGAIN or not attempts_left:
+                    raise
+            else:
+                self._contributions.observe(update.run_id, uploaded.receipt.version)
+                return uploaded
+
+    def _sealed(
+        self, update: LocalUpdate, update_id: str, enrolment: Enrolment, attested: Attested
+    ) -> _Outgoing:
+        # An enclave that believes another issuer would count whomever its host makes up.
+        verify_membership(enrolment.membership, attested.policy.issuer_public_key())
+        header = self._header(update, update_id, enrolment, attested)
+        delta = np.ascontiguousarray(update.delta, dtype="<f4").data
+        key = self._identity.identity_key
+        return _Outgoing(header, seal(header, delta, attested.hpke_key, key, self._rng))
+
+    def _submitted(self, outgoing: _Outgoing, enrolment: Enrolment, attested: Attested) -> Uploaded:
+        give_up, wait = self._clock.now() + self._config.run_patience, _FIRST_WAIT
+        while True:
+            try:
+                reply = self._session.call(
+                    "SubmitUpdate",
+                    lambda: submit_messages(outgoing.sealed, enrolment.membership),
+                    trace_id=outgoing.header.trace_id,
+                )
+                break
             except RunRejected as error:
                 # A fresh enclave knows no run until the server has opened it there again.
                 if error.code != Code.RUN_UNKNOWN or self._clock.now() + wait > give_up:
                     raise
                 self._clock.sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT)
-            except EnvelopeRejected as error:
-                if error.code not in _SEAL_AGAIN or seals >= _MAX_SEALS:
-                    raise
-            self._connection.attestor.refresh()
-
-    def _submit(
-        self, update: LocalUpdate, update_id: str, enrolment: Enrolment, attested: Attested
-    ) -> Uploaded:
-        # An enclave that believes another issuer would count whomever its host makes up.
-        verify_membership(enrolment.membership, attested.policy.issuer_public_key())
-        header = self._header(update, update_id, enrolment, attested)
-        delta = np.ascontiguousarray(update.delta, dtype="<f4").data
-        sealed = seal(header, delta, attested.hpke_key, self._identity.identity_key, self._rng)
-        reply = self._session.call(
-            "SubmitUpdate",
-            lambda: submit_messages(sealed, enrolment.membership),
-            trace_id=header.trace_id,
-        )
         signed = Signed(reply.payload, reply.signature)
         receipt = verify_receipt(signed, attested.receipt_key)
-        _check_fits(receipt, header, sealed)
+        _check_fits(receipt, outgoing.header, outgoing.sealed)
         return Uploaded(receipt, signed)
 
     def _header(

@@ -57,6 +57,7 @@ class Code(StrEnum):
     RUN_UNKNOWN = "RUN_UNKNOWN"
     RUN_MANIFEST = "RUN_MANIFEST"
     RUN_RECIPE = "RUN_RECIPE"
+    RUN_REPEATED = "RUN_REPEATED"
     LEAKY_RECIPE = "LEAKY_RECIPE"
     RELEASE_NOT_READY = "RELEASE_NOT_READY"
     RECEIPT_INVALID = "RECEIPT_INVALID"
@@ -128,6 +129,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.RUN_UNKNOWN: "The run is not open at this gateway; the server must open it first.",
         Code.RUN_MANIFEST: "The model sent does not match the run's layout.",
         Code.RUN_RECIPE: "The strategy asked for differs from the enclave's policy.",
+        Code.RUN_REPEATED: "This node has contributed to this model of the run, or to a newer one, "
+        "and does so once only; wait for the next version or begin a run under a new name.",
         Code.LEAKY_RECIPE: "This strategy would let single updates be computed from its releases, "
         "so it cannot run confidentially.",
         Code.RELEASE_NOT_READY: "No release with this version exists yet.",

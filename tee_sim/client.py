@@ -47,7 +47,12 @@ class EnclaveClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self._turn = asyncio.Lock()
-        self.broken = False
+        self._out_of_step = False
+
+    @property
+    def broken(self) -> bool:
+        """Whether the enclave has ended, or an exchange with it did not."""
+        return self._out_of_step or self._reader.at_eof()
 
     @classmethod
     async def over(cls, stream: socket.socket) -> EnclaveClient:
@@ -161,19 +166,19 @@ class EnclaveClient:
                 raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE)
             # Before the first byte is sent: a caller's odd value must not cost the channel.
             head = _encoded(header, sum(len(chunk) for chunk in body))
-            self.broken = True
+            self._out_of_step = True
             try:
                 reply, content = await self._exchange(head, body)
             except (OSError, EOFError, ChannelClosed) as error:
                 raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from error
-            self.broken = False
+            self._out_of_step = False
         if not reply.get("ok"):
             raise error_for(reply["code"], reply["sentence"])
         return reply, content
 
     def close(self) -> None:
         """Close the socket; the enclave ends."""
-        self.broken = True
+        self._out_of_step = True
         self._writer.close()
 
     async def _exchange(self, head: bytes, body: Sequence[Chunk]) -> tuple[dict[str, Any], bytes]:

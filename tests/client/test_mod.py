@@ -20,6 +20,7 @@ from flwr.app import (
 )
 
 from fl_client.mods import sealed_uploads
+from fl_protocol.ports import SystemRng
 from fl_server.stack import LocalStack
 from fl_server.strategy import FedBuff
 from tests.support.federation import (
@@ -31,7 +32,7 @@ from tests.support.federation import (
 )
 from tests.support.sealed import ARRAYS, open_run
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "asynclave-run-id": "mod",
     "asynclave-base-version": 0,
     "asynclave-weighted-by": "num-examples",
@@ -64,9 +65,10 @@ def app(change: Callable[[dict[str, Any]], None] = lambda arrays: None, examples
     return train
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def config(stack: LocalStack) -> Path:
-    return stack.client_config("mod-node")
+    """A node that has contributed nothing yet."""
+    return stack.client_config(f"mod-node-{SystemRng().bytes(4).hex()}")
 
 
 def receipt_in(reply: Message) -> ConfigRecord:
@@ -113,9 +115,28 @@ def test_a_node_given_another_task_is_not_mixed_with_the_others(
     bystander = sealed_uploads(stack.client_config("mod-bystander"))
     refused = bystander(task({**CONFIG, "lr": 0.0}), context(None), app())
     assert receipt_in(refused)["code"] == "ENV_TASK"
-    same = bystander(task({**CONFIG, "lr": 0.1}), context(None), app())
+    other = sealed_uploads(stack.client_config("mod-other"))
+    same = other(task({**CONFIG, "lr": 0.1}), context(None), app())
     assert receipt_in(same)["code"] == "accepted"
     intake.close()
+
+
+def must_not_train(message: Message, context: Context) -> Message:
+    raise AssertionError("trained although the update could not be sent")
+
+
+def test_a_task_of_a_run_opened_again_is_refused_before_training(
+    stack: LocalStack, config: Path
+) -> None:
+    first = open_run(stack, "mod")
+    sealed_uploads(config)(task(), context(None), app())
+    first.close()
+    again = open_run(stack, "mod")
+    reply = sealed_uploads(config)(task(), context(None), must_not_train)
+    assert receipt_in(reply)["code"] == "RUN_REPEATED"
+    outcome = again.offer(reply.content, "node", 0, np.zeros(16, np.float32), 0.0)
+    assert (outcome.accepted, outcome.code) == (False, "RUN_REPEATED")
+    again.close()
 
 
 def with_second(name: str, record: ArrayRecord | MetricRecord) -> App:
@@ -166,9 +187,6 @@ def test_a_refusal_travels_as_a_code_and_raises_nothing(
 
 
 def test_a_training_task_without_a_run_never_sends_plain_arrays(config: Path) -> None:
-    def must_not_train(message: Message, context: Context) -> Message:
-        raise AssertionError("trained although the update could not be sent")
-
     reply = sealed_uploads(config)(task({}), context(None), must_not_train)
     assert reply.has_error()
     assert reply.error.reason.startswith("CONFIG_INVALID: ")

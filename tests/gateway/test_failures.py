@@ -182,7 +182,7 @@ def test_a_killed_gateway_is_waited_for_and_the_run_goes_on(stack: LocalStack) -
     intake.close()
 
 
-def test_a_killed_enclave_is_replaced_and_the_update_sealed_again_under_its_id(
+def test_a_killed_enclave_is_replaced_and_the_next_update_sealed_to_its_successor(
     stack: LocalStack,
 ) -> None:
     intake = open_run(stack, "enclave-killed", watch_interval=0.1)
@@ -194,9 +194,9 @@ def test_a_killed_enclave_is_replaced_and_the_update_sealed_again_under_its_id(
     old_enclave, old_epoch = stack.enclave_pid, intake.attested.epoch
     # The client has attested the old enclave and still holds that appraisal.
     os.kill(old_enclave, signal.SIGKILL)
+    wait_until_gone([old_enclave])
     update = trained("enclave-killed", 1.0, version=1, base=merge.params)
-    uploaded = uploaders[0].upload(update, update_id="kept-across-enclaves")
-    assert uploaded.receipt.update_id == "kept-across-enclaves"
+    uploaded = uploaders[0].upload(update)
     assert uploaded.receipt.epoch > old_epoch
     assert stack.enclave_pid != old_enclave
     assert offer(intake, "0", uploaded, version=1).accepted
@@ -212,14 +212,15 @@ def test_a_reply_naming_an_unknown_run_makes_the_server_open_it_again(stack: Loc
     intake = open_run(stack, "told-by-reply", watch_interval=3600)
     hasty = ClientConfig.load(stack.client_config("hasty"))
     uploader = SealedUploader(dataclasses.replace(hasty, run_patience=0.0))
-    uploader.upload(trained("told-by-reply", 1.0))
+    client(stack, "early").upload(trained("told-by-reply", 1.0))
     os.kill(stack.enclave_pid, signal.SIGKILL)
     with pytest.raises(AsynclaveError, match=r"^RUN_UNKNOWN"):
         uploader.upload(trained("told-by-reply", 1.0))
     record = ConfigRecord({"payload": b"", "signature": b"", "code": "RUN_UNKNOWN"})
     outcome = intake.offer(RecordDict({"asynclave-receipt": record}), "1", 0, initial(), 0.0)
     assert not outcome.accepted
-    assert offer(intake, "1", uploader.upload(trained("told-by-reply", 1.0))).accepted
+    late = client(stack, "late").upload(trained("told-by-reply", 1.0))
+    assert offer(intake, "2", late).accepted
     intake.close()
 
 
@@ -236,7 +237,7 @@ def test_an_access_token_is_renewed_in_time(tmp_path: Path) -> None:
         uploader.upload(trained("renewal", 1.0))
         issued = tokens_issued(stack, "long-lived")
         SystemClock().sleep(2.5)
-        with pytest.raises(AsynclaveError, match=r"^DUPLICATE_UPDATE"):
+        with pytest.raises(AsynclaveError, match=r"^RUN_REPEATED"):
             uploader.upload(trained("renewal", 1.0))
         assert tokens_issued(stack, "long-lived") > issued
         intake.close()

@@ -138,11 +138,12 @@ def test_a_bundle_refuses_a_policy_under_which_one_client_may_be_the_whole_relea
 
 
 def test_a_client_seals_nothing_to_an_enclave_that_believes_another_issuer(
-    stack: LocalStack,
+    stack: LocalStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploader = client(stack, "particular")
     attested = uploader._connection.attestor.current()
     policy = dataclasses.replace(attested.policy, issuer_key=b64url(bytes(32)))
-    uploader._connection.attestor._attested = dataclasses.replace(attested, policy=policy)
+    other = dataclasses.replace(attested, policy=policy)
+    monkeypatch.setattr(uploader._connection.attestor, "refresh", lambda: other)
     with pytest.raises(EnvelopeRejected, match="ENV_MEMBERSHIP"):
         uploader.upload(trained("any", 1.0))

@@ -20,6 +20,7 @@ from fl_protocol.codes import (
     RunRejected,
     UpdateRejected,
 )
+from fl_protocol.ports import SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.intake.sealed import SealedIntake, ServerConfig
 from fl_server.stack import LocalStack
@@ -124,13 +125,14 @@ def test_releases_missed_by_lost_replies_are_fetched_in_order(
 def test_refuses_an_update_that_does_not_fit(
     stack: LocalStack, clients: list[SealedUploader], change: dict[str, Any], code: str
 ) -> None:
-    intake = open_run(stack, "unfit")
-    update = dataclasses.replace(trained("unfit", 1.0), **change)
+    run_id = f"unfit-{SystemRng().bytes(4).hex()}"
+    intake = open_run(stack, run_id)
+    update = dataclasses.replace(trained(run_id, 1.0), **change)
     with pytest.raises((UpdateRejected, EnvelopeRejected)) as refusal:
         clients[0].upload(update)
     assert refusal.value.code == code
-    # The refusal changed nothing: the same client may still contribute.
-    assert clients[0].upload(trained("unfit", 1.0)).receipt.outcome == "accepted"
+    # The refusal changed nothing: others may still contribute.
+    assert clients[1].upload(trained(run_id, 1.0)).receipt.outcome == "accepted"
     intake.close()
 
 
@@ -138,9 +140,9 @@ def test_refuses_a_second_update_of_a_client_from_one_version(
     stack: LocalStack, clients: list[SealedUploader]
 ) -> None:
     intake = open_run(stack, "twice")
-    clients[0].upload(trained("twice", 1.0))
+    submit(clients[0], *sealed_by(clients[0], trained("twice", 1.0)))
     with pytest.raises(UpdateRejected, match=r"^DUPLICATE_UPDATE"):
-        clients[0].upload(trained("twice", 1.0))
+        submit(clients[0], *sealed_by(clients[0], trained("twice", 1.0)))
     intake.close()
 
 

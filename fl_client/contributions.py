@@ -1,0 +1,151 @@
+"""What this node has contributed to, so that no server can have the same training result twice.
+
+Two releases that hold the same contribution beside different others can be solved for it. The
+enclave counts an update once, but forgets with its key, and its host decides when that is. So the
+node remembers for itself, across restarts, and contributes to each model of a run once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fl_protocol import canonical
+from fl_protocol.canonical import CanonicalError
+from fl_protocol.codes import Code, ConfigInvalid, RunRejected
+from fl_protocol.ports import Disk, LocalDisk
+
+_MAX_RUNS = 10_000
+_MAX_MODELS = 512
+_MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Of one run: the last version contributed to and the enclave epoch it was sealed to.
+
+    ``seen`` is the newest version known to be released, ``models`` what was contributed to.
+    """
+
+    base: int = -1
+    epoch: int = 0
+    seen: int = 0
+    models: tuple[str, ...] = ()
+
+
+class ContributionWitness:
+    """Remembers contributions in a folder: one small file per run, mode 0600, replaced atomically.
+
+    Safe to share between threads and processes.
+
+    Parameters
+    ----------
+    folder : Path
+        Created when first written.
+    repeat_after_restart : bool
+        Whether to contribute again to the last model when the enclave was replaced since.
+    disk : Disk, optional
+        The local disk by default.
+    """
+
+    def __init__(
+        self, folder: Path, *, repeat_after_restart: bool = False, disk: Disk | None = None
+    ) -> None:
+        self._folder, self._disk = folder, disk or LocalDisk()
+        self._repeats = repeat_after_restart
+
+    def check(
+        self, run_id: str, base_version: int, model_digest: str, epoch: int | None = None
+    ) -> None:
+        """Say whether this node may contribute to a model of a run.
+
+        Parameters
+        ----------
+        run_id : str
+            The run.
+        base_version : int
+            Version of the model.
+        model_digest : str
+            Its hex SHA-256.
+        epoch : int, optional
+            The attested enclave's epoch, when it is known already.
+
+        Raises
+        ------
+        RunRejected
+            ``RUN_REPEATED``: it contributed to this version, a newer one or this very model
+            before, it saw a newer version released, or it remembers as many runs as it can.
+        ConfigInvalid
+            The file is damaged: forgetting it silently would allow a repetition.
+        """
+        memory = self._read(run_id)
+        if self._repeats and (epoch is None or epoch > memory.epoch):
+            known = (memory.base, memory.models[-1:])
+            if (base_version, (model_digest,)) == known:
+                return
+        if base_version <= memory.base or base_version < memory.seen:
+            raise RunRejected(Code.RUN_REPEATED)
+        if model_digest in memory.models:
+            raise RunRejected(Code.RUN_REPEATED)
+        if not self._disk.exists(self._path(run_id)) and self._num_runs() >= _MAX_RUNS:
+            raise RunRejected(
+                Code.RUN_REPEATED,
+                f"{self._folder} remembers {_MAX_RUNS} runs, which is its bound; remove those "
+                "of runs that nobody can open again.",
+            )
+
+    def claim(self, run_id: str, base_version: int, model_digest: str, epoch: int) -> None:
+        """Check and remember a contribution; to be called before its update leaves the node."""
+        with self._turn():
+            self.check(run_id, base_version, model_digest, epoch)
+            memory = self._read(run_id)
+            models = [model for model in memory.models if model != model_digest]
+            models = [*models, model_digest][-_MAX_MODELS:]
+            seen = max(memory.seen, base_version)
+            self._write(run_id, _Memory(base_version, epoch, seen, tuple(models)))
+
+    def observe(self, run_id: str, version: int) -> None:
+        """Remember a version that the enclave has released."""
+        with self._turn():
+            memory = self._read(run_id)
+            if version > memory.seen:
+                self._write(run_id, replace(memory, seen=version))
+
+    def _path(self, run_id: str) -> Path:
+        return self._folder / f"{hashlib.sha256(run_id.encode()).hexdigest()[:32]}.json"
+
+    def _num_runs(self) -> int:
+        return sum(1 for _ in self._folder.glob("*.json"))
+
+    def _read(self, run_id: str) -> _Memory:
+        path = self._path(run_id)
+        if not self._disk.exists(path):
+            return _Memory()
+        try:
+            members = canonical.decode_object(self._disk.read(path), _MAX_BYTES)
+            base, epoch, seen = (int(members[name]) for name in ("base", "epoch", "seen"))
+            return _Memory(base, epoch, seen, tuple(str(model) for model in members["models"]))
+        except (CanonicalError, KeyError, TypeError, ValueError):
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID, f"{path} is damaged; restore it, or use a fresh run name"
+            ) from None
+
+    def _write(self, run_id: str, memory: _Memory) -> None:
+        members = {**asdict(memory), "models": list(memory.models)}
+        self._disk.write_atomic(self._path(run_id), canonical.encode(members), 0o600)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        # A server may send one node two tasks at once, and each may run in its own process.
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
