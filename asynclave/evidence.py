@@ -40,6 +40,9 @@ def explain_command(
         list[Path] | None,
         typer.Option(help="Certificates of a SEV-SNP report, PEM or DER, leaf first; repeatable."),
     ] = None,
+    collateral: Annotated[
+        Path | None, typer.Option(help="Intel's collateral, JSON; needs asynclave[dcap].")
+    ] = None,
     at: Annotated[float | None, typer.Option(help="Unix seconds to judge at; now.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -50,7 +53,7 @@ def explain_command(
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)
         chain = _read_certificates(certificates or [])
         now = SystemClock().now() if at is None else at
-        explanation = explain(_read(file), trust, now, chain)
+        explanation = explain(_read(file), trust, now, chain, _read_text(collateral))
     if as_json:
         print(json.dumps(_members(explanation)))
     else:
@@ -67,6 +70,13 @@ def _read(path: Path) -> bytes:
     if len(data) > _MAX_FILE_BYTES:
         raise ConfigInvalid(Code.CONFIG_INVALID, f"{path} is too large")
     return data
+
+
+def _read_text(path: Path | None) -> str:
+    try:
+        return _read(path).decode() if path else ""
+    except UnicodeDecodeError as error:
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error.reason}") from None
 
 
 def _read_certificates(paths: list[Path]) -> tuple[str, ...]:
@@ -93,6 +103,7 @@ def _members(explanation: Explanation) -> dict[str, Any]:
         "debug": stated.debug,
         "security_version": stated.security_version,
         "tcb": dict(stated.tcb),
+        "tcb_status": stated.tcb_status,
         "report_data": stated.report_data,
         "checks": [
             {
@@ -119,6 +130,7 @@ def _show(explanation: Explanation) -> None:
         "debug": "on: its memory can be read" if members["debug"] else "off",
         "security version": members["security_version"],
         "TCB": _tcb(members["tcb"]) or "not stated",
+        "TCB status": members["tcb_status"] or "not judged",
         "report data": members["report_data"],
     }
     for name, value in rows.items():

@@ -53,6 +53,11 @@ class Stated(Protocol):
         """Versions of the platform's parts by name."""
         ...
 
+    @property
+    def tcb_status(self) -> str:
+        """The vendor's judgement of the platform; empty without collateral."""
+        ...
+
 
 @dataclass(frozen=True)
 class Check:
@@ -123,6 +128,9 @@ class TrustPolicy:
     minimum_tcb : Mapping of str to Mapping of str to int
         By platform: the least version of each named part; a part the evidence does not name is
         too old.
+    tcb_statuses : tuple of str
+        Allowed judgements of the vendor, as "UpToDate"; when empty none is asked for. Collateral
+        exists for Intel only, so naming any refuses all other platforms.
     """
 
     roots_of_trust: tuple[str, ...] = ()
@@ -135,6 +143,7 @@ class TrustPolicy:
     policy_digest: str | None = None
     verifiers: Mapping[str, EvidenceVerifier] = field(default_factory=dict)
     minimum_tcb: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    tcb_statuses: tuple[str, ...] = ()
 
     def appraise(self, evidence: bytes, nonce: bytes, last_epoch: int, clock: Clock) -> Attested:
         """Decide about evidence, in a fixed order with one code each.
@@ -206,11 +215,13 @@ class TrustPolicy:
         recent = all(stated.tcb.get(part, -1) >= least for part, least in minimum.items())
         known = stated.measurement in self.measurements
         version_holds = stated.security_version >= self.min_security_version
+        judged = not self.tcb_statuses or stated.tcb_status in self.tcb_statuses
         return (
             Check("debug off", Code.EVIDENCE_DEBUG, not stated.debug or self.allow_debug),
             Check("measurement known", Code.EVIDENCE_MEASUREMENT, known),
             Check("security version", Code.EVIDENCE_SECURITY_VERSION, version_holds),
             Check("TCB versions", Code.EVIDENCE_SECURITY_VERSION, recent),
+            Check("TCB status", Code.EVIDENCE_SECURITY_VERSION, judged),
         )
 
     def policy_checks(self, policy: EnclavePolicy) -> tuple[Check, ...]:

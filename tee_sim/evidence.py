@@ -95,7 +95,8 @@ class Claims:
 
     Digests and nonce are hexadecimal, keys base64url, ``iat`` Unix seconds; ``isolation`` tells
     for each layer of lockdown whether it is active. ``tcb`` are versions of the platform's parts
-    by name; it comes from a verifier, never from the payload.
+    by name and ``tcb_status`` is its vendor's judgement of them, empty without collateral; both
+    come from a verifier, never from the payload.
     """
 
     v: int
@@ -113,6 +114,7 @@ class Claims:
     isolation: Mapping[str, str]
     iat: int
     tcb: Mapping[str, int] = field(default_factory=dict)
+    tcb_status: str = ""
 
     def keys(self) -> EnclaveKeys:
         """Return the enclave's raw keys."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fl_protocol.codes import SENTENCES, EvidenceRejected
@@ -17,6 +17,7 @@ from tee_sim.appraisal import (
 )
 from tee_sim.evidence import Claims, Evidence
 from tee_sim.quotes.chains import check_validity
+from tee_sim.quotes.collateral import tcb_status
 from tee_sim.quotes.facts import Facts, Quote
 from tee_sim.quotes.verifiers import ROOT_KEYS, check_payload, read_evidence, read_quote
 
@@ -64,7 +65,11 @@ class Explanation:
 
 
 def explain(
-    data: bytes, trust: TrustPolicy, now: float, certificates: tuple[str, ...] = ()
+    data: bytes,
+    trust: TrustPolicy,
+    now: float,
+    certificates: tuple[str, ...] = (),
+    collateral: str = "",
 ) -> Explanation:
     """Explain a quote, a report or evidence as it travels.
 
@@ -78,6 +83,8 @@ def explain(
         Unix seconds at which certificates are judged.
     certificates : tuple of str
         PEM certificates for a bare SEV-SNP report: VCEK, ASK, ARK.
+    collateral : str
+        Intel's collateral as JSON; its status is demanded only where `trust` does.
 
     Returns
     -------
@@ -87,12 +94,16 @@ def explain(
     ------
     EvidenceRejected
         ``EVIDENCE_MALFORMED``: it cannot be read at all.
+    ConfigInvalid
+        The collateral cannot be used.
     """
     if not data.startswith(b"{"):
         quote = read_quote(data, certificates, padded=True)
         rest = [Finding("report data", Outcome.NOT_CHECKED, detail=_COMPARE)]
         rest += _not_checked(("challenge", "epoch", "policy", "guardrails"), _NEEDS_CLAIMS)
-        return _explanation(quote.facts(), quote, trust, _vouched(quote, now), rest)
+        judged, status = _judged(data, collateral, now)
+        facts = replace(quote.facts(), tcb_status=status)
+        return _explanation(facts, quote, trust, [*_vouched(quote, now), *judged], rest)
     evidence = Evidence.decode(data)
     if not evidence.quote:
         claims = Claims.decode(evidence.payload)
@@ -102,7 +113,9 @@ def explain(
     claims, quote = read_evidence(evidence)
     vouched = _vouched(quote, now)
     vouched.insert(1, _ask("claims signed", lambda: check_payload(evidence, claims)))
-    return _explanation(claims, quote, trust, [*vouched, _answer(age_check(claims, now))], [])
+    judged, status = _judged(evidence.quote, collateral, now)
+    vouched += [*judged, _answer(age_check(claims, now))]
+    return _explanation(replace(claims, tcb_status=status), quote, trust, vouched, [])
 
 
 def _explanation(
@@ -128,6 +141,17 @@ def _vouched(quote: Quote, now: float) -> list[Finding]:
     if not quote.certificates:
         return [signatures, *_not_checked(("validity",), _NEEDS_CERTIFICATES)]
     return [signatures, _ask("validity", lambda: check_validity(quote.certificates, now))]
+
+
+def _judged(quote: bytes, collateral: str, now: float) -> tuple[list[Finding], str]:
+    if not collateral:
+        return [], ""
+    try:
+        judged = tcb_status(quote, collateral, now)
+    except EvidenceRejected as error:
+        return [_refused("collateral", error)], ""
+    detail = " ".join((judged.status, *judged.advisories))
+    return [Finding("collateral", Outcome.OK, detail=detail)], judged.status
 
 
 def _claimed(claims: Claims, trust: TrustPolicy) -> list[Finding]:

@@ -28,7 +28,7 @@ def load_trust(path: Path) -> TrustPolicy:
             if name not in _RULES or not _RULES[name](value):
                 known = ", ".join(_RULES)
                 raise ValueError(f"{name} is not known or not valid; the settings are {known}")
-        for name in ("roots_of_trust", "measurements"):
+        for name in ("roots_of_trust", "measurements", "tcb_statuses"):
             members[name] = tuple(members.get(name, ()))
         guardrails = Guardrails(**members.pop("guardrails", {}))
         return TrustPolicy(**members, guardrails=guardrails, verifiers=hardware_verifiers())
@@ -61,6 +61,7 @@ _RULES: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "measurements": _is_texts,
         "min_security_version": _is_whole,
         "minimum_tcb": _is_minimum,
+        "tcb_statuses": _is_texts,
         "allow_debug": lambda value: type(value) is bool,
         "federation": _is_text,
         "policy_digest": _is_text,

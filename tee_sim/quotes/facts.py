@@ -34,6 +34,8 @@ class Facts:
         Hexadecimal, 64 bytes chosen by the code that asked for the quote.
     registers : Mapping of str to str
         Further measured values by name, hexadecimal or decimal.
+    tcb_status : str
+        The vendor's judgement of the platform; empty without collateral.
     """
 
     platform: str
@@ -44,6 +46,7 @@ class Facts:
     tcb: Mapping[str, int]
     report_data: str
     registers: Mapping[str, str]
+    tcb_status: str = ""
 
 
 class Quote(Protocol):

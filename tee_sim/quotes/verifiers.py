@@ -14,6 +14,7 @@ from fl_protocol.codes import Code, EvidenceRejected
 from tee_sim.evidence import DOMAIN, Claims, Evidence
 from tee_sim.quotes import sev_snp
 from tee_sim.quotes.chains import AMD_ROOT_KEYS, INTEL_ROOT_KEYS, check_validity, read_pem_chain
+from tee_sim.quotes.collateral import tcb_status
 from tee_sim.quotes.facts import AMD_SEV_SNP, INTEL_SGX, INTEL_TDX, Quote
 from tee_sim.quotes.intel import IntelQuote
 from tee_sim.quotes.sev_snp import SnpReport
@@ -37,10 +38,13 @@ class HardwareVerifier:
         "intel-sgx", "intel-tdx" or "amd-sev-snp".
     root_keys : frozenset of str
         Hexadecimal SHA-256 digests of the vendor roots' public keys.
+    collateral : str
+        Intel's collateral as JSON, for the status of the platform; none when empty.
     """
 
     platform: str
     root_keys: frozenset[str]
+    collateral: str = ""
 
     def verify(self, evidence: Evidence, now: float) -> Claims:
         """Return authentic claims; raises EvidenceRejected."""
@@ -50,7 +54,10 @@ class HardwareVerifier:
         quote.authenticate(self.root_keys)
         check_payload(evidence, claims)
         check_validity(quote.certificates, now)
-        return claims
+        if not self.collateral:
+            return claims
+        judged = tcb_status(evidence.quote, self.collateral, now)
+        return replace(claims, tcb_status=judged.status)
 
 
 def hardware_verifiers() -> dict[str, HardwareVerifier]:

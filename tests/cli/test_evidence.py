@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from asynclave.cli import app
 from fl_protocol.codes import AsynclaveError, Code
 from tests.support.quotes import recorded
 
-AT = ("--at", "1750000000")
+AT = ("--at", "1750500000")
 
 
 def explain(*arguments: object) -> tuple[int, str]:
@@ -68,6 +69,15 @@ def test_judges_certificates_at_the_time_given(tmp_path: Path) -> None:
     code, output = explain(saved(tmp_path, "sgx_quote"), "--at", "2500000000", "--json")
     outcomes = {check["name"]: check["outcome"] for check in json.loads(output)["checks"]}
     assert (code, outcomes["validity"]) == (1, "refused")
+
+
+def test_judges_the_platform_by_collateral(tmp_path: Path) -> None:
+    if not os.environ.get("CI"):
+        pytest.importorskip("dcap_qvl")
+    collateral = saved(tmp_path, "tdx_coll.json")
+    quote = saved(tmp_path, "tdx_quote")
+    _, output = explain(quote, "--collateral", collateral, "--at", "1750500000", "--json")
+    assert json.loads(output)["tcb_status"] == "UpToDate"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a quote", bytes(70_000)])

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from tee_sim.quotes.chains import key_digest
 
-RECORDED_AT = 1_750_000_000.0  # June 2025, when the recordings were fresh
+RECORDED_AT = 1_750_500_000.0  # June 2025, when the recordings were fresh
 QE_SIGNERS = {
     "sgx": bytes.fromhex("8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff"),
     "tdx": bytes.fromhex("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5"),

@@ -103,6 +103,7 @@ def test_reads_a_trust_policy_from_toml(tmp_path: Path) -> None:
         "allow_debug = 1",
         "min_security_version = true",
         "unknown = 1",
+        "tcb_statuses = 'UpToDate'",
         "[guardrails]\nunknown = 1",
         "[minimum_tcb.intel-tdx]\npce_svn = '13'",
         "=",

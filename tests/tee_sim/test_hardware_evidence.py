@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from tee_sim.policy import Guardrails
 from tee_sim.quotes.verifiers import HardwareVerifier, read_quote
 from tests.support.clock import SetClock
 from tests.support.enclave import EPOCH, flipped, policy_for
-from tests.support.quotes import RECORDED_AT, IntelMaker, SnpMaker, Vendor
+from tests.support.quotes import RECORDED_AT, IntelMaker, SnpMaker, Vendor, recorded
 
 NONCE = bytes(range(32))
 KINDS = [(3, "sgx"), (4, "sgx"), (4, "tdx"), (5, "sgx"), (5, "tdx"), (5, "tdx15")]
@@ -128,6 +129,21 @@ def test_refuses_certificates_out_of_date(machine: Machine, days: int) -> None:
     machine.clock.time += days * 86_400
     assert machine.refusal(machine.intel()) == Code.EVIDENCE_EXPIRED
     assert machine.refusal(machine.snp()) == Code.EVIDENCE_EXPIRED
+
+
+def test_refuses_hardware_that_intels_collateral_does_not_vouch_for(machine: Machine) -> None:
+    if not os.environ.get("CI"):
+        pytest.importorskip("dcap_qvl")
+    collateral = recorded("tdx_coll.json").decode()
+    judging = HardwareVerifier("intel-tdx", VENDOR.root_keys, collateral)
+    verifiers = {"intel-tdx": judging}
+    assert machine.refusal(machine.intel(), verifiers=verifiers) == Code.EVIDENCE_CHAIN
+
+
+def test_refuses_hardware_nobody_judged_when_a_status_is_demanded(machine: Machine) -> None:
+    for evidence in (machine.intel(), machine.snp()):
+        code = machine.refusal(evidence, tcb_statuses=("UpToDate",))
+        assert code == Code.EVIDENCE_SECURITY_VERSION
 
 
 def test_refuses_debug_enclaves(machine: Machine) -> None:

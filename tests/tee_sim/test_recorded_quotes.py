@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 
 import pytest
 
-from fl_protocol.codes import Code, EvidenceRejected
+from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected
 from tee_sim.appraisal import TrustPolicy
-from tee_sim.explanation import explain
+from tee_sim.explanation import Explanation, explain
 from tee_sim.quotes.chains import check_validity
 from tee_sim.quotes.facts import Facts
 from tee_sim.quotes.verifiers import ROOT_KEYS, hardware_verifiers, read_quote
@@ -135,6 +136,52 @@ def test_the_debug_report_of_amd_is_genuine_and_refused_by_policy() -> None:
     explanation = explain(data, trust, RECORDED_AT, chain)
     assert [finding.name for finding in explanation.findings if finding.code] == ["debug off"]
     assert explanation.code == Code.EVIDENCE_DEBUG
+
+
+def judged(kind: str, collateral: str, now: float = RECORDED_AT) -> Explanation:
+    """Explain a recorded quote under a policy that demands an up-to-date platform."""
+    if not os.environ.get("CI"):
+        pytest.importorskip("dcap_qvl")
+    data = recorded(f"{kind}_quote")
+    facts = read_quote(data, (), padded=True).facts()
+    trust = TrustPolicy(
+        roots_of_trust=(facts.platform,),
+        measurements=(facts.measurement,),
+        verifiers=hardware_verifiers(),
+        tcb_statuses=("UpToDate",),
+    )
+    return explain(data, trust, now, collateral=collateral)
+
+
+def test_accepts_a_platform_that_intel_calls_up_to_date() -> None:
+    explanation = judged("tdx", recorded("tdx_coll.json").decode())
+    assert explanation.accepted and explanation.stated.tcb_status == "UpToDate"
+
+
+def test_refuses_a_platform_that_needs_hardening() -> None:
+    explanation = judged("sgx", recorded("sgx_coll.json").decode())
+    assert explanation.stated.tcb_status == "ConfigurationAndSWHardeningNeeded"
+    assert explanation.code == Code.EVIDENCE_SECURITY_VERSION
+
+
+def test_refuses_a_platform_nobody_judged_when_a_status_is_demanded() -> None:
+    assert judged("tdx", "").code == Code.EVIDENCE_SECURITY_VERSION
+
+
+@pytest.mark.parametrize("now", [1_700_000_000.0, 1_760_000_000.0, 1_800_000_000.0])
+def test_refuses_collateral_of_another_time(now: float) -> None:
+    explanation = judged("tdx", recorded("tdx_coll.json").decode(), now)
+    assert {f.name: f.code for f in explanation.findings}["collateral"] == Code.EVIDENCE_EXPIRED
+
+
+def test_refuses_collateral_of_another_platform() -> None:
+    explanation = judged("tdx", recorded("sgx_coll.json").decode())
+    assert {f.name: f.code for f in explanation.findings}["collateral"] == Code.EVIDENCE_CHAIN
+
+
+def test_says_when_collateral_is_unreadable() -> None:
+    with pytest.raises(ConfigInvalid):
+        judged("tdx", "{}")
 
 
 @pytest.mark.parametrize(("kind", "collateral"), [("sgx", "sgx_coll"), ("tdx", "tdx_coll")])
