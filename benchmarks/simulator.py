@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from heapq import heapify, heapreplace
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,9 @@ from strategies.update import Vector
 _EXAMPLES, _COHORT, _UPDATES, _ROUNDS = 80, 16, 96, 5
 _SIMULATED = 5 * _UPDATES
 _JOBS = {
-    "logistic": ("logistic", 0, ("numpy", "vmap", "flat")),
+    "logistic": ("logistic", 1, ("numpy", "vmap", "flat")),
     "mlp": ("mlp", 64, ("numpy", "vmap", "flat")),
-    "cnn": ("cnn", 0, ("vmap", "flat")),
+    "cnn": ("cnn", 1, ("vmap", "flat")),
     "mlp_407k": ("mlp", 512, ("numpy", "vmap", "flat")),
 }
 
@@ -42,10 +43,13 @@ _JOBS = {
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    figures: dict[str, Any] = {"scheduler": [_scheduler(100_000, full=full) for full in (0, 1)]}
+    figures: dict[str, Any] = {
+        "bare_heap_events_per_second": _bare_heap(25_000),
+        "scheduler": [_scheduler(100_000, full=full) for full in (False, True)],
+    }
     for name, (model, hidden, backends) in _JOBS.items():
         figures[name] = _job(model, hidden, backends)
-    figures["logistic_by_clients_ms"] = {count: _scaling(count) for count in (100, 100_000)}
+    figures["logistic_ms_by_number_of_clients"] = _scaling((100, 100_000))
     json.dump(figures, sys.stdout, indent=2)
     print()
 
@@ -70,14 +74,15 @@ def _problem(model: str, hidden: int, num_clients: int) -> tuple[Problem, Vector
 
 def _job(model: str, hidden: int, backends: tuple[str, ...]) -> dict[str, Any]:
     problem, base = _problem(model, hidden, 100)
-    contenders = {"loop": _loop(problem)}
+    contenders = {"loop": (_loop(problem), _UPDATES)}
     for backend in backends:
-        contenders[f"engine_{backend}"] = _engine(problem, base, backend)
-    contenders[f"simulation_{backends[0]}"] = _simulation(problem, base, backends[0])
+        contenders[f"engine_{backend}"] = (_engine(problem, base, backend), _UPDATES)
+    name = f"simulation_{backends[0]}"
+    contenders[name] = (_simulation(problem, base, backends[0]), _SIMULATED)
     seconds = _cpu_seconds(contenders)
     return {
         "parameters": base.size,
-        "ms_per_update": {k: round(v * 1e3 / _UPDATES, 3) for k, v in seconds.items()},
+        "ms_per_update": {k: round(v * 1e3, 3) for k, v in seconds.items()},
         "times_the_loop": {k: round(seconds["loop"] / v, 2) for k, v in seconds.items()},
     }
 
@@ -115,7 +120,7 @@ def _simulation(problem: Problem, base: Vector, backend: str) -> Callable[[], ob
     clients = problem.data.num_clients
     trainer = trainer_for(problem, backend, base, _COHORT)
     fleet = _fleet(clients, dropout=0.05)
-    settings = LoopSettings(32, 1e9, 1.0, 10_000, max_updates=_UPDATES, cohort_size=_COHORT)
+    settings = LoopSettings(32, 1e9, 1.0, 10_000, max_updates=_SIMULATED, cohort_size=_COHORT)
     sizes = problem.data.sizes().tolist()
 
     def work() -> None:
@@ -129,7 +134,7 @@ def _fleet(clients: int, **options: Any) -> Fleet:
     return Fleet(compute, (0.1,) * clients, seed=1, **options)
 
 
-def _scheduler(clients: int, *, full: int, count: int = 500_000) -> dict[str, Any]:
+def _scheduler(clients: int, *, full: bool, count: int = 500_000) -> dict[str, Any]:
     """Events per second with every client at work; `full` adds all device features."""
     options: dict[str, Any] = {}
     if full:
@@ -150,33 +155,44 @@ def _scheduler(clients: int, *, full: int, count: int = 500_000) -> dict[str, An
     seconds = time.process_time() - started
     return {
         "clients": clients,
-        "every_feature": bool(full),
+        "every_feature": full,
         "events_per_second": round(count / seconds),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 
 
-def _scaling(clients: int) -> float:
-    """CPU milliseconds per update of a whole logistic run."""
-    problem, base = _problem("logistic", 0, clients)
-    trainer = trainer_for(problem, "numpy", base, _COHORT)
-    settings = LoopSettings(100, 1e9, 1e9, 10_000, max_updates=3000)
-    sizes = problem.data.sizes().tolist()
-    run = Simulation(trainer, sizes, base, _fleet(clients), FedBuff(), settings)
+def _bare_heap(in_flight: int, count: int = 500_000) -> int:
+    """Events per second of nothing but a heap with as many entries: the floor in Python."""
+    heap = [(due, 0, 0) for due in speeds("lognormal", in_flight, 1.2, 1).tolist()]
+    heapify(heap)
     started = time.process_time()
-    run.run()
-    return round((time.process_time() - started) / 3, 4)
+    for number in range(count):
+        heapreplace(heap, (heap[0][0] + 1.0, number, 0))
+    return round(count / (time.process_time() - started))
 
 
-def _cpu_seconds(contenders: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Median CPU time of each; every contender once per round, after one untimed round."""
+def _scaling(numbers: tuple[int, ...]) -> dict[int, float]:
+    """CPU milliseconds per update of a whole logistic run, by number of clients."""
+
+    def contender(clients: int) -> tuple[Callable[[], object], int]:
+        problem, base = _problem("logistic", 1, clients)
+        return _simulation(problem, base, "numpy"), _SIMULATED
+
+    seconds = _cpu_seconds({str(clients): contender(clients) for clients in numbers})
+    return {clients: round(seconds[str(clients)] * 1e3, 4) for clients in numbers}
+
+
+def _cpu_seconds(
+    contenders: Mapping[str, tuple[Callable[[], object], int]],
+) -> dict[str, float]:
+    """Median CPU time per update; every contender once per round, after an untimed round."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for round_number in range(_ROUNDS + 1):
-        for name, work in contenders.items():
+        for name, (work, updates) in contenders.items():
             started = time.process_time()
             work()
             if round_number:
-                seconds[name].append(time.process_time() - started)
+                seconds[name].append((time.process_time() - started) / updates)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
