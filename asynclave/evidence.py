@@ -24,6 +24,7 @@ from tee_sim.trust_file import load_trust
 app = typer.Typer(help="Look at attestation evidence.", no_args_is_help=True)
 
 _MAX_FILE_BYTES = 64 << 10
+_LAST_SECOND = 253_402_300_799  # of the year 9999, where the calendar ends
 _STYLES = {Outcome.OK: "green", Outcome.REFUSED: "bold red", Outcome.NOT_CHECKED: "yellow"}
 
 
@@ -43,7 +44,9 @@ def explain_command(
     collateral: Annotated[
         Path | None, typer.Option(help="Intel's collateral, JSON; needs asynclave[dcap].")
     ] = None,
-    at: Annotated[float | None, typer.Option(help="Unix seconds to judge at; now.")] = None,
+    at: Annotated[
+        int | None, typer.Option(min=0, max=_LAST_SECOND, help="Unix seconds to judge at; now.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Explain evidence: exit code 0 when accepted, 1 when refused, 2 when unreadable."""

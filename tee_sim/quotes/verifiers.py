@@ -13,7 +13,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fl_protocol.codes import Code, EvidenceRejected
 from tee_sim.evidence import DOMAIN, Claims, Evidence
 from tee_sim.quotes import sev_snp
-from tee_sim.quotes.chains import AMD_ROOT_KEYS, INTEL_ROOT_KEYS, check_validity, read_pem_chain
+from tee_sim.quotes.chains import (
+    AMD_ROOT_KEYS,
+    CHAIN_LENGTH,
+    INTEL_ROOT_KEYS,
+    check_validity,
+    read_pem_chain,
+)
 from tee_sim.quotes.collateral import tcb_status
 from tee_sim.quotes.facts import AMD_SEV_SNP, INTEL_SGX, INTEL_TDX, Quote
 from tee_sim.quotes.intel import IntelQuote
@@ -22,6 +28,8 @@ from tee_sim.quotes.sev_snp import SnpReport
 ROOT_KEYS: Mapping[str, frozenset[str]] = MappingProxyType(
     {INTEL_SGX: INTEL_ROOT_KEYS, INTEL_TDX: INTEL_ROOT_KEYS, AMD_SEV_SNP: AMD_ROOT_KEYS}
 )
+
+_BEGIN = "-----BEGIN CERTIFICATE-----"
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,9 @@ def read_quote(data: bytes, chain: Sequence[str], *, padded: bool = False) -> Qu
 
 def _certificates(chain: Sequence[str]) -> tuple[x509.Certificate, ...]:
     try:
+        # One certificate a member, or the same chain would have many spellings.
+        if not all(pem.startswith(_BEGIN) for pem in chain) or len(chain) not in (0, CHAIN_LENGTH):
+            raise ValueError("not three certificates")
         return read_pem_chain("".join(chain).encode()) if chain else ()
     except ValueError as error:
         raise EvidenceRejected(

@@ -88,6 +88,11 @@ def test_says_when_a_file_is_unreadable(tmp_path: Path, content: bytes) -> None:
         explain(path)
 
 
+@pytest.mark.parametrize("at", ["-1", "1e30", "999999999999999"])
+def test_refuses_a_time_that_no_calendar_has(tmp_path: Path, at: str) -> None:
+    assert explain(saved(tmp_path, "sgx_quote"), "--at", at)[0] == 2
+
+
 def test_says_when_there_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(AsynclaveError) as caught:
         explain(tmp_path / "nothing")

@@ -41,10 +41,8 @@ def recorded(name: str) -> bytes:
 def recorded_snp_chain() -> tuple[str, ...]:
     """VCEK, ASK and ARK of the recorded SEV-SNP report, PEM."""
     vcek = x509.load_der_x509_certificate(recorded("vcek.testcer"))
-    return (
-        vcek.public_bytes(Encoding.PEM).decode(),
-        recorded("milan.testcer").decode(),
-    )
+    above = x509.load_pem_x509_certificates(recorded("milan.testcer"))
+    return tuple(each.public_bytes(Encoding.PEM).decode() for each in (vcek, *above))
 
 
 class Vendor:

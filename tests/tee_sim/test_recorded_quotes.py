@@ -81,14 +81,25 @@ def test_every_byte_of_a_recorded_quote_counts(recording: Recording) -> None:
 
 def test_every_byte_of_the_recorded_certificates_counts() -> None:
     recording = Recording("amd-sev-snp", recorded("attestation.bin"), recorded_snp_chain())
-    pem = "".join(recording.chain).encode()
     survivors = []
-    for position in range(len(pem)):
-        damaged = bytearray(pem)
-        damaged[position] ^= 1 << position % 7  # stays ASCII
-        if recording.refusal(recording.data, (damaged.decode(),)) not in REFUSALS:
-            survivors.append(position)
+    for place, pem in enumerate(recording.chain):
+        for position in range(len(pem)):
+            damaged = bytearray(pem.encode())
+            damaged[position] ^= 1 << position % 7  # stays ASCII
+            chain = [*recording.chain]
+            chain[place] = damaged.decode()
+            if recording.refusal(recording.data, tuple(chain)) not in REFUSALS:
+                survivors.append((place, position))
     assert survivors == []
+
+
+def test_refuses_another_spelling_of_the_recorded_chain() -> None:
+    recording = Recording("amd-sev-snp", recorded("attestation.bin"), recorded_snp_chain())
+    vcek, ask, ark = recording.chain
+    for chain in ((vcek + ask + ark,), (vcek, ask + ark), (vcek, ask, ark, ""), (vcek, ask)):
+        assert recording.refusal(recording.data, chain) == Code.EVIDENCE_MALFORMED
+    for chain in ((ask, vcek, ark), (vcek, ark, ask), (vcek, ark, ark)):
+        assert recording.refusal(recording.data, chain) == Code.EVIDENCE_CHAIN
 
 
 def test_refuses_every_truncation(recording: Recording) -> None:
