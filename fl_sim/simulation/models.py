@@ -13,6 +13,8 @@ from strategies.layout import Layout
 from strategies.update import Vector
 
 MODELS = ("mlp", "logistic", "cnn", "char-mlp")
+ON_SYMBOLS = ("char-mlp",)
+"""Models of sequences of character codes; all others are models of numbers."""
 _SYMBOLS, _EMBEDDING = 256, 8
 
 

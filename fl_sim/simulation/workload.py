@@ -46,6 +46,7 @@ def workload_from(config: SimulationConfig, seed: int) -> Workload:
     data, train = config.data, config.train
     federated = load(data.name, config.devices.clients, data.partition, data.alpha, seed)
     clients = _joined(federated)
+    _check_fit(config, clients)
     shape, classes = clients.inputs.shape[1:], len(federated.classes)
     settings = TrainSettings(train.lr, train.batch_size, seed=seed, steps=train.local_steps)
     problem = Problem(
@@ -57,6 +58,16 @@ def workload_from(config: SimulationConfig, seed: int) -> Workload:
     )
     initial = models.seeded(seed, train.model, shape, classes, train.hidden)
     return Workload(problem, initial, federated.rare_shares())
+
+
+def _check_fit(config: SimulationConfig, clients: ClientData) -> None:
+    symbols = bool(np.issubdtype(clients.inputs.dtype, np.integer))
+    if symbols != (config.train.model in models.ON_SYMBOLS):
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID,
+            f"train.model: {config.train.model} does not fit {config.data.name}, whose examples "
+            f"are {'characters: use char-mlp' if symbols else 'numbers: use another model'}.",
+        )
 
 
 def _joined(federated: FederatedData) -> ClientData:

@@ -113,6 +113,7 @@ def test_devices_and_data_are_the_same_for_every_strategy() -> None:
         ({"strategy": {"name": "fedbuff", "buffer_size": 7}}, "strategy.buffer_size: a buffer"),
         ({"train": {"model": "gpt"}}, "train.model: there is no model 'gpt'"),
         ({"train": {"model": "cnn", "backend": "numpy"}}, "train.backend: numpy trains"),
+        ({"train": {"model": "char-mlp"}}, "train.model: char-mlp does not fit mnist-5k"),
         ({"data": {"name": "emnist"}}, "emnist"),
     ],
 )
