@@ -26,7 +26,7 @@ from fl_protocol.tokens import Claims, TokenVerifier
 from fl_protocol.wire import CODE_METADATA, SERVICE
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.issuer import family_of
-from fl_server.gateway.limits import RateLimiter
+from fl_server.gateway.limits import LoadLimits, RateLimiter
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.statuses import status_for
 
@@ -152,10 +152,11 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
     """The interceptor that wraps every handler of the service."""
 
     def __init__(
-        self, auth: Authenticator, limiter: RateLimiter, audit: AuditLog, request_deadline: float
+        self, auth: Authenticator, limiter: RateLimiter, audit: AuditLog, limits: LoadLimits
     ) -> None:
         self._auth, self._limiter, self._audit = auth, limiter, audit
-        self._request_deadline = request_deadline
+        self._request_deadline = limits.request_deadline
+        self._write_deadline = limits.write_deadline
 
     async def intercept_service(
         self,
@@ -197,12 +198,22 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         return handler
 
     def _streaming(self, name: str, inner: Any) -> Any:
-        async def handler(requests: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._serving(name, requests, context) as request:
-                async for part in inner(request, context):
-                    yield part
+        async def handler(requests: Any, context: Any) -> None:
+            async with (
+                self._serving(name, requests, context) as request,
+                contextlib.aclosing(inner(request, context)) as parts,
+            ):
+                await self._write(parts, context)
 
         return handler
+
+    async def _write(self, parts: AsyncIterator[Any], context: Any) -> None:
+        try:
+            async with asyncio.timeout(self._write_deadline):
+                async for part in parts:
+                    await context.write(part)
+        except TimeoutError:
+            raise error_for(Code.DEADLINE, "the reply was not taken in time") from None
 
     @contextlib.asynccontextmanager
     async def _serving(self, name: str, requests: Any, context: Any) -> AsyncIterator[Any]:

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fl_protocol.codes import Code, GatewayUnavailable
+from fl_protocol.codes import Code, GatewayUnavailable, RunRejected
+from fl_protocol.header import body_size
 from fl_protocol.proto import gateway_pb2 as pb
-from tee_sim.client import EnclaveClient
+from fl_server.gateway.releases import Release, ReleaseCache
+from tee_sim.client import EnclaveClient, Opened
 from tee_sim.control import LauncherClient
 
 # A request that takes longer means a hung enclave; it is abandoned and replaced.
@@ -37,6 +39,9 @@ class EnclaveLink:
         self._client: EnclaveClient | None = None
         self._turn = asyncio.Lock()
         self._requests: set[asyncio.Task[Any]] = set()
+        self._releases = ReleaseCache()
+        # Bytes of the open run's model; None while no run is open in the attached enclave.
+        self._model_bytes: int | None = None
 
     async def attach(self) -> None:
         """Attach to an enclave unless one is attached.
@@ -55,14 +60,33 @@ class EnclaveLink:
 
     async def open_run(self, header: pb.OpenRunHeader, body: list[bytes]) -> pb.OpenRunReply:
         """Open a run from its parameters; raises RunRejected."""
-        opened = await self._ask(
-            lambda enclave: enclave.open_run(
+
+        async def request(enclave: EnclaveClient) -> Opened:
+            opened = await enclave.open_run(
                 header.run_id, header.layout_json, header.recipe_json, body, header.version
             )
-        )
+            self._releases.clear()
+            self._model_bytes = header.length
+            return opened
+
+        opened = await self._ask(request)
         return pb.OpenRunReply(
             version=opened.version, model_digest=opened.model_digest, epoch=opened.epoch
         )
+
+    async def update_limit(self) -> int:
+        """Return the bytes a sealed update of the open run has at most.
+
+        Raises
+        ------
+        RunRejected
+            ``RUN_UNKNOWN``: no run is open.
+        """
+        if self._model_bytes is None or self._client is None or self._client.broken:
+            await self.attach()
+        if self._model_bytes is None:
+            raise RunRejected(Code.RUN_UNKNOWN)
+        return body_size(self._model_bytes)[0]
 
     async def submit(self, header: pb.SubmitHeader, body: list[bytes]) -> pb.SubmitReply:
         """Hand a sealed update in; raises EnvelopeRejected or UpdateRejected."""
@@ -80,11 +104,19 @@ class EnclaveLink:
 
     async def get_release(self, run_id: str, version: int) -> tuple[pb.ReleaseHeader, bytes]:
         """Fetch a signed release and its parameters; raises RunRejected."""
-        signed, body = await self._ask(lambda enclave: enclave.get_release(run_id, version))
-        header = pb.ReleaseHeader(
-            payload=signed.payload, signature=signed.signature, length=len(body)
-        )
-        return header, body
+        kept = self._releases.get(run_id, version)
+        if kept is not None and self._client is not None and not self._client.broken:
+            return kept
+
+        async def request(enclave: EnclaveClient) -> Release:
+            signed, body = await enclave.get_release(run_id, version)
+            header = pb.ReleaseHeader(
+                payload=signed.payload, signature=signed.signature, length=len(body)
+            )
+            self._releases.put(run_id, version, (header, body))
+            return header, body
+
+        return await self._ask(request)
 
     async def close(self) -> None:
         """Let go of the enclave, which ends it."""
@@ -114,6 +146,8 @@ class EnclaveLink:
         if self._client is None or self._client.broken:
             if self._client is not None:
                 self._client.close()
+            self._releases.clear()
+            self._model_bytes = None
             self._client = (await self._launcher.attach()).client
         return self._client
 

@@ -38,6 +38,8 @@ class LoadLimits:
         times the rate has to stay well below the calls the gateway serves at a time.
     read_deadline : float
         Seconds a client has to deliver a whole body.
+    write_deadline : float
+        Seconds a client has to take a whole reply.
     """
 
     max_body: int = 256 * 1024 * 1024
@@ -47,6 +49,7 @@ class LoadLimits:
     burst: int = 200
     request_deadline: float = 10.0
     read_deadline: float = 60.0
+    write_deadline: float = 60.0
 
 
 class RateLimiter:

@@ -55,7 +55,7 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
         Authenticator(issuer.verifier(), ProofVerifier(clock), ProofVerifier(clock), registry),
         RateLimiter(config.limits.rate, config.limits.burst, clock),
         audit,
-        config.limits.request_deadline,
+        config.limits,
     )
     server = aio.server(
         interceptors=(gatekeeper,),

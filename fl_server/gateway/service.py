@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from fl_protocol.codes import Code, EnvelopeRejected, RunRejected
+from fl_protocol.codes import Code, EnvelopeRejected, RunRejected, error_for
 from fl_protocol.envelope import Header
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.proto.gateway_pb2_grpc import GatewayServicer
@@ -64,6 +64,11 @@ class GatewayService(GatewayServicer):
         call.trace_id = header.trace_id
         if header.client_id != call.client_id:
             raise EnvelopeRejected(Code.ENV_IDENTITY)
+        limit = await self._link.update_limit()
+        if header.ct_len > limit:
+            raise error_for(
+                Code.TOO_LARGE, f"an update of the open run has at most {limit} bytes, sealed"
+            )
         with self._uploads.take(call.client_id):
             body = await read_body(_parts(requests, "segment"), header.ct_len, self._limits)
             reply = await self._link.submit(envelope, body)
