@@ -21,14 +21,16 @@ import grpc
 from grpc import aio
 
 from fl_protocol.codes import AsynclaveError, Code, ProofRejected, TokenRejected, error_for
+from fl_protocol.jws import parse_token
 from fl_protocol.proof import ProofVerifier, thumbprint
-from fl_protocol.tokens import Claims, TokenVerifier
+from fl_protocol.tokens import Claims
 from fl_protocol.wire import CODE_METADATA, SERVICE
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.issuer import family_of
 from fl_server.gateway.limits import LoadLimits, RateLimiter
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.statuses import status_for
+from fl_server.gateway.token_keys import TokenKeys
 
 # None: the call authenticates itself (a ticket, a refresh token, the identity key) or is public.
 REQUIRED_SCOPES: dict[str, str | None] = {
@@ -72,8 +74,8 @@ class Authenticator:
 
     Parameters
     ----------
-    tokens : TokenVerifier
-        Verifies access tokens.
+    tokens : TokenKeys
+        Verify access tokens.
     proofs, first_proofs : ProofVerifier
         Verify the proofs beside a token, and those of callers who have none yet: these must not
         be able to fill the memory that the others' proofs need.
@@ -83,7 +85,7 @@ class Authenticator:
 
     def __init__(
         self,
-        tokens: TokenVerifier,
+        tokens: TokenKeys,
         proofs: ProofVerifier,
         first_proofs: ProofVerifier,
         registry: Registry,
@@ -108,7 +110,11 @@ class Authenticator:
         kind, _, token = metadata.get("authorization", "").partition(" ")
         if kind != "DPoP" or not token:
             raise TokenRejected(Code.TOKEN_MISSING)
-        return token, self._tokens.verify(token, scope)
+        claims = self._tokens.verify(token, scope)
+        if self._registry.is_revoked(kid=parse_token(token).header["kid"]):
+            # Not the bearer's fault: the code makes clients ask for a new token.
+            raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
+        return token, claims
 
     def check(self, method: str, token: str, claims: Claims, metadata: dict[str, str]) -> None:
         """Verify proof and revocation, in this order.

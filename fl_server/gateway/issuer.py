@@ -15,9 +15,9 @@ from fl_protocol.membership import Membership, sign_membership
 from fl_protocol.ports import Clock, Rng
 from fl_protocol.proof import thumbprint
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.tokens import TokenSigner, TokenVerifier
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.registry import Client, Family, Registry
+from fl_server.gateway.token_keys import TokenKeys
 
 ROLE_SCOPES = {
     "client": "update:submit attest:read model:read",
@@ -27,6 +27,7 @@ ROLE_SCOPES = {
 _SECRET_BYTES = 32
 _FAMILY_BYTES = 12
 _MAX_NONCES = 100_000
+_PRUNE_SECONDS = 3600.0
 _NAME = re.compile(r"[A-Za-z0-9._:@-]{1,100}")
 
 
@@ -39,8 +40,10 @@ class Issuer:
         Federation name and lifetimes.
     registry : Registry
         Tickets, clients and refresh families.
-    membership_key, token_key : Ed25519PrivateKey
-        Sign memberships and access tokens; the enclave trusts the former only.
+    membership_key : Ed25519PrivateKey
+        Signs memberships; the only key of the issuer that the enclave trusts.
+    token_keys : TokenKeys
+        Sign access tokens.
     clock, rng : Clock, Rng
         Time; secrets and ids.
     """
@@ -51,28 +54,23 @@ class Issuer:
         registry: Registry,
         *,
         membership_key: Ed25519PrivateKey,
-        token_key: Ed25519PrivateKey,
+        token_keys: TokenKeys,
         clock: Clock,
         rng: Rng,
     ) -> None:
         self._config, self._registry = config, registry
         self._clock, self._rng = clock, rng
         self._membership_key = membership_key
-        public_key = token_key.public_key().public_bytes_raw()
-        self._signer = TokenSigner(token_key, kid=thumbprint(public_key))
-        self._name = f"asynclave:{config.federation}"
-        self._audience = f"asynclave-gateway:{config.federation}"
+        self._token_keys = token_keys
+        self._pruned = 0.0
         self._nonces: OrderedDict[bytes, float] = OrderedDict()
 
     @property
     def jwks_json(self) -> str:
-        """The published key set (RFC 7517)."""
-        return json.dumps({"keys": [self._signer.jwk()]}, sort_keys=True)
-
-    def verifier(self) -> TokenVerifier:
-        """Build the verifier of this issuer's access tokens."""
-        keys = {"keys": [self._signer.jwk()]}
-        return TokenVerifier(keys, self._name, self._audience, self._clock)
+        """The published key set (RFC 7517), without revoked keys."""
+        keys = self._token_keys.jwks()["keys"]
+        published = [key for key in keys if not self._registry.is_revoked(kid=key["kid"])]
+        return json.dumps({"keys": published}, sort_keys=True)
 
     def enrol(self, request: pb.EnrolRequest) -> pb.EnrolReply:
         """Redeem a ticket for an identity key that signed the request.
@@ -115,9 +113,9 @@ class Issuer:
         else:
             self._check_identity(client, request)
             family, refresh_token = self._start_family(client, jkt)
-        token = self._signer.issue(
-            issuer=self._name,
-            audience=self._audience,
+        token = self._token_keys.signer.issue(
+            issuer=self._token_keys.issuer,
+            audience=self._token_keys.audience,
             client_id=client.client_id,
             scope=ROLE_SCOPES[client.role],
             jkt=jkt,
@@ -140,7 +138,11 @@ class Issuer:
     def _start_family(self, client: Client, jkt: str) -> tuple[str, str]:
         family = Family(b64url(self._rng.bytes(_FAMILY_BYTES)), client.client_id, jkt)
         refresh_token = self._secret()
-        expires_at = self._clock.now() + self._config.refresh_ttl
+        now = self._clock.now()
+        if now - self._pruned > _PRUNE_SECONDS:
+            self._pruned = now
+            self._registry.prune(now)
+        expires_at = now + self._config.refresh_ttl
         self._registry.start_family(family, refresh_token, expires_at)
         return family.family, refresh_token
 

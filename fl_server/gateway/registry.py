@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fl_protocol.codes import Code, EnrolmentRejected, TokenRejected
+from fl_protocol.tokens import MAX_TTL, SKEW
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tickets (
@@ -182,16 +183,39 @@ class Registry:
             raise TokenRejected(Code.REFRESH_REUSED)
         return family
 
+    def prune(self, now: float) -> None:
+        """Forget what nobody can use any more: expired refresh families and unused tickets.
+
+        A family is kept until the last access token it may have led to has expired, too.
+        """
+        ended = now - MAX_TTL - SKEW
+        with self._transaction():
+            for statement in (
+                "DELETE FROM refresh_tokens WHERE family IN"
+                " (SELECT family FROM families WHERE expires_at < ?)",
+                "DELETE FROM revoked WHERE kind = 'family' AND value IN"
+                " (SELECT family FROM families WHERE expires_at < ?)",
+                "DELETE FROM families WHERE expires_at < ?",
+                "DELETE FROM tickets WHERE used_by IS NULL AND expires_at < ?",
+            ):
+                self._db.execute(statement, (ended,))
+
     def revoke(self, kind: str, value: str) -> None:
-        """Revoke a "client", "family" or "jti"; takes effect on the next call."""
+        """Revoke a "client", "family", "jti" or "kid" (a token-signing key's id).
+
+        Takes effect on the next call.
+        """
         self._db.execute("INSERT OR IGNORE INTO revoked (kind, value) VALUES (?, ?)", (kind, value))
 
-    def is_revoked(self, *, client_id: str = "", family: str = "", jti: str = "") -> bool:
+    def is_revoked(
+        self, *, client_id: str = "", family: str = "", jti: str = "", kid: str = ""
+    ) -> bool:
         """Tell whether any of the given names is revoked."""
         row = self._db.execute(
             "SELECT 1 FROM revoked WHERE (kind = 'client' AND value = ?)"
-            " OR (kind = 'family' AND value = ?) OR (kind = 'jti' AND value = ?) LIMIT 1",
-            (client_id, family, jti),
+            " OR (kind = 'family' AND value = ?) OR (kind = 'jti' AND value = ?)"
+            " OR (kind = 'kid' AND value = ?) LIMIT 1",
+            (client_id, family, jti, kid),
         ).fetchone()
         return row is not None
 

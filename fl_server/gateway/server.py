@@ -21,6 +21,7 @@ from fl_server.gateway.issuer import Issuer
 from fl_server.gateway.limits import RateLimiter
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.service import GatewayService
+from fl_server.gateway.token_keys import TokenKeys
 from tee_sim.lifetime import stop_event
 from tee_sim.settings import load_signing_key
 
@@ -43,16 +44,17 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     registry = Registry(Path(config.registry))
     audit = AuditLog(Path(config.audit_log))
     link = EnclaveLink(Path(config.launcher_socket))
+    token_keys = TokenKeys(Path(config.token_key), config.federation, clock)
     issuer = Issuer(
         config,
         registry,
         membership_key=load_signing_key(Path(config.issuer_key)),
-        token_key=load_signing_key(Path(config.token_key)),
+        token_keys=token_keys,
         clock=clock,
         rng=rng,
     )
     gatekeeper = Gatekeeper(
-        Authenticator(issuer.verifier(), ProofVerifier(clock), ProofVerifier(clock), registry),
+        Authenticator(token_keys, ProofVerifier(clock), ProofVerifier(clock), registry),
         RateLimiter(config.limits.rate, config.limits.burst, clock),
         audit,
         config.limits,

@@ -19,6 +19,7 @@ from fl_protocol.ports import Clock, LocalDisk, Rng, SystemClock, SystemRng
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.issuer import create_ticket
 from fl_server.gateway.registry import Registry
+from fl_server.gateway.token_keys import rotate
 from fl_server.stack.pki import ServerCertificate, create_server_certificate
 from fl_server.stack.platform import StackPlatform
 from fl_server.stack.processes import Child
@@ -154,9 +155,13 @@ class LocalStack:
             return create_ticket(registry, role, name, clock=self._clock, rng=self._rng)
 
     def revoke(self, kind: str, value: str) -> None:
-        """Revoke a "client", "family" or "jti"; the gateway refuses it from the next call on."""
+        """Revoke as `Registry.revoke` does; the gateway refuses it from the next call on."""
         with contextlib.closing(Registry(self._registry_path)) as registry:
             registry.revoke(kind, value)
+
+    def rotate_token_key(self) -> None:
+        """Sign access tokens with a new key from now on; those issued before stay valid."""
+        rotate(self.state_dir / "token.key", self._rng)
 
     def client_config(self, name: str) -> Path:
         """Write the bundle of a client and return its path.

@@ -14,7 +14,7 @@ from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.tokens import TokenSigner
 from fl_server.stack import LocalStack
-from tests.support.sealed import RawGateway, audit_lines
+from tests.support.sealed import RawGateway, audit_lines, client
 
 NONCE = bytes(32)
 Token = Callable[[str], str]
@@ -162,6 +162,43 @@ def test_a_revoked_client_is_refused_at_once(stack: LocalStack, raw: RawGateway)
     stack.revoke("client", enrolled.client_id)
     assert raw.call("GetEvidence", evidence(), reply.access_token) == "TOKEN_REVOKED"
     assert raw.by_identity(enrolled.client_id, bytes(16)) == "TOKEN_REVOKED"
+
+
+def kids_of(raw: RawGateway) -> list[str]:
+    reply = raw.call("GetKeys", pb.KeysRequest())
+    return [key["kid"] for key in json.loads(reply.jwks_json)["keys"]]
+
+
+def test_a_rotated_key_signs_at_once_and_the_one_before_is_valid_once_more(
+    stack: LocalStack, raw: RawGateway
+) -> None:
+    enrolled = raw.enrol(stack.ticket("client", "rotated"))
+    tokens = [raw.refresh(enrolled.client_id, enrolled.refresh_token)]
+    kids = kids_of(raw)[:1]
+    for _ in range(2):
+        stack.rotate_token_key()
+        tokens.append(raw.refresh(enrolled.client_id, tokens[-1].refresh_token))
+        now, before = kids_of(raw)
+        assert (before, now in kids) == (kids[-1], False)
+        kids.append(now)
+    answers = [raw.call("GetEvidence", evidence(), token.access_token) for token in tokens]
+    assert answers[0] == "TOKEN_UNKNOWN_KEY"
+    assert answers[1].evidence and answers[2].evidence
+
+
+def test_tokens_of_a_revoked_key_are_refused_and_clients_obtain_new_ones(
+    stack: LocalStack, raw: RawGateway
+) -> None:
+    enrolled = raw.enrol(stack.ticket("client", "compromised"))
+    reply = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    leaked = kids_of(raw)[0]
+    node = client(stack, "renewing")
+    node._connection.attestor.refresh()
+    stack.rotate_token_key()
+    stack.revoke("kid", leaked)
+    assert leaked not in kids_of(raw)
+    assert raw.call("GetEvidence", evidence(), reply.access_token) == "TOKEN_UNKNOWN_KEY"
+    node._connection.attestor.refresh()
 
 
 def test_the_audit_log_names_codes_and_clients_but_no_secret(

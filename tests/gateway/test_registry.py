@@ -79,3 +79,23 @@ def test_the_file_holds_no_secret(registry: Registry, tmp_path: Path) -> None:
     content = b"".join(path.read_bytes() for path in tmp_path.glob("registry.sqlite*"))
     assert b"r0-secret-refresh" not in content
     assert (tmp_path / "registry.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+def test_families_and_tickets_that_nobody_can_use_are_forgotten(registry: Registry) -> None:
+    client = registry.redeem("ticket", KEY, now=1.0)
+    registry.add_ticket("unused", "client", "node-2", expires_at=100.0)
+    for name, expires_at in (("old", 100.0), ("new", 5000.0)):
+        registry.start_family(Family(name, client.client_id, "jkt"), f"r-{name}", expires_at)
+        registry.revoke("family", name)
+    # An access token issued at the family's very end is still refused.
+    registry.prune(now=1000.0)
+    assert registry.is_revoked(family="old")
+    registry.prune(now=1100.0)
+    assert not registry.is_revoked(family="old")
+    with pytest.raises(TokenRejected, match=r"^TOKEN_MALFORMED"):
+        registry.rotate("r-old", "next", "jkt", now=1100.0)
+    with pytest.raises(TokenRejected, match=r"^TOKEN_REVOKED"):
+        registry.rotate("r-new", "next", "jkt", now=1100.0)
+    with pytest.raises(EnrolmentRejected, match=r"^ENROL_TICKET_INVALID"):
+        registry.redeem("unused", OTHER_KEY, now=1.0)
+    assert registry.client(client.client_id) == client
