@@ -115,8 +115,8 @@ def _draw(regimes: Mapping[str, Results], path: Path) -> None:
     for axes, (regime, results) in zip(grid.flat, regimes.items(), strict=False):
         for name, result in results.items():
             times, means = _mean_curve([run.accuracies for run in result.runs])
-            bold = name == "async-wa"
-            axes.plot(times, means, label=name, linewidth=2.2 if bold else 1.1)
+            style = {"color": "black", "linewidth": 2.2} if name == "async-wa" else {}
+            axes.plot(times, means, label=name, **style)
         axes.set(title=regime, xlabel="virtual time", ylabel="accuracy", ylim=(0, 1))
         axes.grid(alpha=0.25)
     grid.flat[0].legend(fontsize="small", ncols=2)
