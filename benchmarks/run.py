@@ -39,7 +39,7 @@ def main() -> None:
 
 def _shares(single: dict[str, float], upload: float) -> dict[str, float]:
     shares = {name: _part(single, f"{name}_") / upload for name in ("client", "gateway", "enclave")}
-    return {**shares, "tls_grpc_and_hand_over": 1 - sum(shares.values())}
+    return {**shares, "wire_attestation_and_disk": 1 - sum(shares.values())}
 
 
 def _part(single: dict[str, float], prefix: str) -> float:
