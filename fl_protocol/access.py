@@ -8,9 +8,8 @@ from typing import Any
 
 from fl_protocol.codes import Code, EnrolmentRejected, GatewayUnavailable, TokenRejected
 from fl_protocol.identity import NONCE_BYTES, Enrolment, Identity, IdentityStore
-from fl_protocol.ports import Clock, Rng
+from fl_protocol.ports import Clock, Rng, Transport
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.wire import Wire
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Credentials:
 
     Parameters
     ----------
-    wire : Wire
+    wire : Transport
         The channel to the gateway.
     identity : Identity
         This node's keys.
@@ -39,7 +38,7 @@ class Credentials:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: Transport,
         identity: Identity,
         ticket: str | None,
         clock: Clock,

@@ -1,4 +1,4 @@
-"""The outside world as ports: time, randomness and disk, each replaceable in a simulation."""
+"""The outside world as ports: time, randomness, disk, network; a simulation replaces each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+_Reply = TypeVar("_Reply")
 
 
 class Clock(Protocol):
@@ -43,6 +46,26 @@ class Disk(Protocol):
 
     def exists(self, path: Path) -> bool:
         """Say whether a file is there."""
+        ...
+
+
+class Transport(Protocol):
+    """Single attempts of calls to a gateway; retries and tokens are above it."""
+
+    def invoke(
+        self,
+        method: str,
+        request: Any,
+        read: Callable[[Any], _Reply],
+        token: str | None,
+        timeout: float | None = None,
+        trace_id: str | None = None,
+    ) -> _Reply:
+        """Make one attempt; raises the gateway's refusal or `GatewayUnavailable`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the gateway."""
         ...
 
 

@@ -14,7 +14,7 @@ import stamina
 from fl_protocol.access import Credentials
 from fl_protocol.codes import Code, GatewayUnavailable, TokenRejected
 from fl_protocol.identity import Enrolment, Identity, IdentityStore
-from fl_protocol.ports import Clock, Rng
+from fl_protocol.ports import Clock, Rng, Transport
 from fl_protocol.wire import Wire
 
 _RENEWABLE = {Code.TOKEN_EXPIRED, Code.TOKEN_UNKNOWN_KEY}
@@ -46,6 +46,8 @@ class Session:
         Seconds to keep trying while the gateway or its enclave cannot be reached.
     timeout : float
         Seconds one attempt of a call may take.
+    transport : Transport, optional
+        What carries the calls; gRPC over TLS by default.
     """
 
     def __init__(
@@ -60,11 +62,12 @@ class Session:
         store: IdentityStore | None = None,
         patience: float = 30.0,
         timeout: float = 60.0,
+        transport: Transport | None = None,
     ) -> None:
         self.address = address
         self._clock = clock
         self._patience = patience
-        self._wire = Wire(address, ca_pem, identity, clock, rng, timeout)
+        self._wire = transport or Wire(address, ca_pem, identity, clock, rng, timeout)
         self._credentials = Credentials(self._wire, identity, ticket, clock, rng, store)
 
     def __enter__(self) -> Self:
