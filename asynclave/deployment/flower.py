@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from asynclave.deployment.errors import DeploymentCode, DeploymentError
 from asynclave.deployment.processes import Program, free_port, program_path
 from asynclave.deployment.spec import CONNECTION, StateDir
-from fl_server.stack.pki import ServerCertificate, create_server_certificate, write_private
+from fl_protocol.ports import LocalDisk
+from fl_server.stack.pki import ServerCertificate, create_server_certificate
 
 _HOST = "127.0.0.1"
 _COMMAND_PATIENCE = 60.0
@@ -135,7 +136,7 @@ def create_node_key(directory: Path, name: str) -> Path:
     """Create a SuperNode's authentication key `name` (0600) and `name`.pub; returns the first."""
     key = ec.generate_private_key(ec.SECP384R1())
     private, public = directory / name, directory / f"{name}.pub"
-    write_private(
+    LocalDisk().write_atomic(
         private,
         key.private_bytes(
             serialization.Encoding.PEM,

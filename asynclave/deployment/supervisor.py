@@ -29,6 +29,7 @@ from asynclave.deployment.processes import (
     sweep,
 )
 from asynclave.deployment.spec import DeploymentSpec, StateDir, Status
+from fl_client.config import NODE_CONFIG_KEY
 from fl_protocol.codes import AsynclaveError
 from fl_server.stack import LocalStack, StackSettings
 from strategies.recipes.async_wa import AsyncWA
@@ -118,7 +119,7 @@ class Supervisor:
         if index == self._spec.slow_node:
             config["delay"] = self._spec.slow_delay
         if self._trusted:
-            config["asynclave-config"] = str(self._trusted.client_config(name))
+            config[NODE_CONFIG_KEY] = str(self._trusted.client_config(name))
         return config
 
     def _watch(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fl_protocol.ports import LocalDisk
 
 _VALID_DAYS = 90
 
@@ -71,19 +72,11 @@ def create_server_certificate(
     pem = serialization.Encoding.PEM
     paths.ca.write_bytes(ca.public_bytes(pem))
     paths.certificate.write_bytes(certificate.public_bytes(pem))
-    write_private(
+    LocalDisk().write_atomic(
         paths.key,
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )
     return paths
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a new file only its owner can read; an existing one is replaced."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
 
 
 def _builder(
