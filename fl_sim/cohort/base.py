@@ -60,11 +60,15 @@ class Task(NamedTuple):
         The client.
     base_version : int
         Version of that model.
+    steps : int, optional
+        Local steps to take, at least 1; those of the configuration if unset. The first steps of
+        a longer task are those of a shorter one.
     """
 
     base: Vector
     client: int
     base_version: int
+    steps: int | None = None
 
 
 class CohortTrainer(Protocol):
@@ -77,6 +81,11 @@ class CohortTrainer(Protocol):
     @property
     def name(self) -> str:
         """Name under which a configuration pins it."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Local steps of a task that does not say its own."""
         ...
 
     def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:

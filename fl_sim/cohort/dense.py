@@ -57,6 +57,7 @@ class DenseTrainer:
         self._test = test[0].reshape(-1, sizes[0]), test[1]
         self._lr = np.float32(settings.lr)
         self._plan = StepPlan(data, settings)
+        self.steps = self._plan.steps
         self.num_params = sum((inputs + 1) * outputs for inputs, outputs in self._sizes)
         tile = max(1, min(_LARGEST_TILE, _TILE_FLOATS // (2 * self.num_params)))
         # Fresh memory for these costs more in page faults than the arithmetic of a small model.
@@ -66,10 +67,16 @@ class DenseTrainer:
 
     def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         """Write trained minus base model of each task."""
-        tile = len(self._models)
-        for start in range(0, len(tasks), tile):
-            stop = start + tile
-            self._train_tile(tasks[start:stop], out[start:stop])
+        # The longest first: whoever is done drops off the end of a tile.
+        steps = [self._plan.steps_of(task) for task in tasks]
+        order = sorted(range(len(tasks)), key=lambda place: -steps[place])
+        for start in range(0, len(tasks), len(self._models)):
+            tile = order[start : start + len(self._models)]
+            self._train_tile(
+                [tasks[place] for place in tile],
+                [steps[place] for place in tile],
+                [out[place] for place in tile],
+            )
 
     def accuracy(self, params: Vector) -> float:
         """Return the share of the test examples that a model classifies correctly."""
@@ -77,21 +84,29 @@ class DenseTrainer:
         logits = self._forward(self._layers(params[None]), inputs[None])[-1][0]
         return float(np.mean(logits.argmax(axis=1) == labels))
 
-    def _train_tile(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
-        models, steps = self._models[: len(tasks)], self._steps[: len(tasks)]
-        inputs = self._gathered[: len(tasks)]
-        for model, task in zip(models, tasks, strict=True):
+    def _train_tile(
+        self, tasks: Sequence[Task], steps_of: Sequence[int], out: Sequence[Vector]
+    ) -> None:
+        models, steps, inputs = self._models, self._steps, self._gathered
+        for model, task in zip(models, tasks, strict=False):
             np.copyto(model, task.base)
-        layers, changes = self._layers(models), self._layers(steps)
+        active = 0
         rows, weights = self._plan.padded(tasks, len(tasks))
-        for picked, weight in zip(rows, weights, strict=True):
+        for step, (picked, weight) in enumerate(zip(rows, weights, strict=True)):
+            still = sum(step < most for most in steps_of)
+            if still != active:
+                active = still
+                models, steps = models[:active], steps[:active]
+                inputs = inputs[:active]
+                layers, changes = self._layers(models), self._layers(steps)
+            picked, weight = picked[:active], weight[:active]
             # Unlike "raise", "clip" writes into `out` without a copy in between.
             np.take(self._inputs, picked, axis=0, out=inputs, mode="clip")
             activations = self._forward(layers, inputs)
             error = self._error(activations[-1], self._labels[picked], weight)
             self._backward(layers, changes, activations, error)
             models += steps
-        for model, task, delta in zip(models, tasks, out, strict=True):
+        for model, task, delta in zip(self._models, tasks, out, strict=False):
             np.subtract(model, task.base, out=delta)
 
     def _layers(self, models: Floats) -> list[tuple[Floats, Floats]]:

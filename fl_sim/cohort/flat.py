@@ -47,6 +47,7 @@ class FlatTrainer:
         self._inputs, self._labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
         self._test = torch.from_numpy(test[0]), torch.from_numpy(test[1])
         self._plan = StepPlan(data, settings)
+        self.steps = self._plan.steps
         self._flat = flatten_module(model)
         self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
 

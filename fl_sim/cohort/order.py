@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,7 @@ class StepPlan:
     data : ClientData
         Who holds which examples; nobody none.
     settings : TrainSettings
-        Batch size, steps and seed. `steps` must be set: clients trained together take their
-        steps together.
+        Batch size, steps of a task that does not say its own (must be set), and seed.
 
     Attributes
     ----------
@@ -32,7 +32,9 @@ class StepPlan:
     def __init__(self, data: ClientData, settings: TrainSettings) -> None:
         assert settings.steps is not None
         self.steps = settings.steps
-        self._data, self._settings = data, settings
+        self._data = data
+        self._settings = {settings.steps: settings}
+        self._default = settings
         self._generator = torch.Generator()
         sizes, batch = data.sizes(), settings.batch_size
         odd = bool(np.any((sizes > batch) & (sizes % batch == 1)))
@@ -40,15 +42,20 @@ class StepPlan:
 
     def seed(self, task: Task) -> int:
         """Return the seed of a task's data order and dropout masks."""
-        return task_seed(self._settings.seed, str(task.client), task.base_version)
+        return task_seed(self._default.seed, str(task.client), task.base_version)
+
+    def steps_of(self, task: Task) -> int:
+        """Return the number of steps of a task."""
+        return self.steps if task.steps is None else task.steps
 
     def batches(self, task: Task) -> list[Rows]:
         """Return the example numbers of each step of a task."""
         rows = self._data.of(task.client)
         order = self._generator.manual_seed(self.seed(task))
+        settings = self._settings_for(self.steps_of(task))
         return [
             rows[batch.numpy()]
-            for one_pass in passes(len(rows), self._settings, order)
+            for one_pass in passes(len(rows), settings, order)
             for batch in one_pass
         ]
 
@@ -64,15 +71,21 @@ class StepPlan:
 
         Returns
         -------
-        rows : ndarray of int64, shape (steps, slots, width)
+        rows : ndarray of int64, shape (most steps of any task, slots, width)
             Example numbers; example 0 where there is none.
         weights : ndarray of float32, shape (steps, slots, width)
             One divided by the size of the batch; 0 where there is no example.
         """
-        rows = np.zeros((self.steps, slots, self.width), np.int64)
-        weights = np.zeros((self.steps, slots, self.width), np.float32)
+        steps = max(map(self.steps_of, tasks))
+        rows = np.zeros((steps, slots, self.width), np.int64)
+        weights = np.zeros((steps, slots, self.width), np.float32)
         for slot, task in enumerate(tasks):
             for step, batch in enumerate(self.batches(task)):
                 rows[step, slot, : len(batch)] = batch
                 weights[step, slot, : len(batch)] = 1.0 / len(batch)
         return rows, weights
+
+    def _settings_for(self, steps: int) -> TrainSettings:
+        if steps not in self._settings:
+            self._settings[steps] = replace(self._default, steps=steps)
+        return self._settings[steps]

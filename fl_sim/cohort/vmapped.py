@@ -58,6 +58,7 @@ class VmappedTrainer:
         self._inputs, self._labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
         self._test = torch.from_numpy(test[0]), torch.from_numpy(test[1])
         self._plan = StepPlan(data, settings)
+        self.steps = self._plan.steps
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
         self._models = torch.zeros(cohort_size, flatten_module(model).numel())
         self._gradients = vmap(grad(self._loss))
@@ -70,15 +71,18 @@ class VmappedTrainer:
         models[len(tasks) :] = tasks[0].base
         parameters = self._views(self._models)
         rows, weights = self._plan.padded(tasks, self._slots)
-        for picked, weight in zip(torch.from_numpy(rows), torch.from_numpy(weights), strict=True):
+        batches = zip(torch.from_numpy(rows), torch.from_numpy(weights), strict=True)
+        for step, (picked, weight) in enumerate(batches, 1):
             gradients = self._gradients(
                 parameters, self._inputs[picked], self._labels[picked], weight
             )
             torch._foreach_add_(
                 list(parameters.values()), list(gradients.values()), alpha=-self._lr
             )
-        for slot, (task, delta) in enumerate(zip(tasks, out, strict=True)):
-            np.subtract(models[slot], task.base, out=delta)
+            # Whoever is done stays in the call, which keeps its shape, but is read out now.
+            for slot, (task, delta) in enumerate(zip(tasks, out, strict=True)):
+                if self._plan.steps_of(task) == step:
+                    np.subtract(models[slot], task.base, out=delta)
 
     def accuracy(self, params: Vector) -> float:
         """Return the share of the test examples that a model classifies correctly."""

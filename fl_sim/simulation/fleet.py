@@ -90,11 +90,21 @@ class Fleet:
         """Median over clients of the time of a task: the unit of reported times."""
         return float(np.median(np.add(self.compute, self.transfer)))
 
-    def begin(self, client: int, number: int, now: float) -> tuple[float, bool]:
-        """Return when the client's task `number`, begun at `now`, ends and if it delivers."""
+    def begin(self, client: int, number: int, now: float, work: float = 1.0) -> tuple[float, bool]:
+        """Return when the client's task `number`, begun at `now`, ends and if it delivers.
+
+        Parameters
+        ----------
+        client, number : int
+            The client, and how many tasks it began before.
+        now : float
+            When the task begins.
+        work : float (default: 1.0)
+            Share of a full task; scales the training, not the transfer.
+        """
         compute, transfer, dies_at, window, phase = self._clients[client]
         draw = (client * _SPREAD + number * _STRIDE) % _TABLE
-        due = now + compute * self._factors[draw] + transfer
+        due = now + compute * self._factors[draw] * work + transfer
         broken = self._breaks[draw]
         if broken < 1.0:
             due = now + (due - now) * broken

@@ -8,10 +8,12 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from fl_sim.cohort.base import CohortTrainer, Task
+from fl_sim.simulation.pace import Pace
 from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler, TaskTimes
 from fl_sim.simulation.versions import LiveVersions
 from strategies.engine import Engine
@@ -61,6 +63,13 @@ class Evaluation:
     accuracy: float
 
 
+class Result(NamedTuple):
+    """What a task made: trained minus base model, and the local steps it took."""
+
+    delta: Vector
+    steps: int
+
+
 class Simulation:
     """One run of one recipe.
 
@@ -80,6 +89,8 @@ class Simulation:
         How long, how many at a time.
     on_evaluation : callable, optional
         Told of every evaluation.
+    pace : Pace, optional
+        Steps of each task; those of the configuration if unset.
 
     Attributes
     ----------
@@ -103,19 +114,25 @@ class Simulation:
         recipe: Recipe,
         settings: LoopSettings,
         on_evaluation: Callable[[Evaluation], None] | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        self._trainer, self._sizes, self._settings = trainer, sizes, settings
+        self._trainer, self._sizes, self._settings, self._pace = trainer, sizes, settings, pace
         self._on_evaluation = on_evaluation
         limits = Limits(max_staleness=settings.max_staleness, max_examples=max(sizes))
         self.engine = Engine(recipe, initial, limits=limits)
         window, cohort = self.engine.parts.window, self.engine.parts.cohort
         self._max_wait = window.max_wait if isinstance(window, Buffer) else None
         self._scheduler = Scheduler(
-            fleet, cohort or settings.in_flight, settings.seed, rounds=cohort is not None
+            fleet,
+            cohort or settings.in_flight,
+            settings.seed,
+            rounds=cohort is not None,
+            work=None if pace is None else self._begin,
         )
+        self._steps: dict[int, int] = {}
         self._names = [str(client) for client in range(len(fleet))]
         self.versions = LiveVersions()
-        self._results: dict[int, Vector] = {}
+        self._results: dict[int, Result] = {}
         self._spare: list[Vector] = []
         self.evaluations: list[Evaluation] = []
         self.updates = 0
@@ -150,6 +167,12 @@ class Simulation:
         begun = self._scheduler.fill()
         self.versions.hold(self.engine.version, self.engine.params, begun)
 
+    def _begin(self, client: int, now: float) -> float:
+        """Note the steps of a task that begins; return its share of a full task."""
+        assert self._pace is not None
+        steps = self._steps[client] = self._pace.steps(client, now)
+        return steps / self._trainer.steps
+
     def _handle(self, event: Event) -> None:
         if event.delivered:
             self._take(event)
@@ -162,7 +185,7 @@ class Simulation:
     def _take(self, event: Event) -> None:
         if event.client not in self._results:
             self._train(event)
-        delta = self._results.pop(event.client)
+        delta = self._results.pop(event.client).delta
         client, base = self._names[event.client], event.base_version
         self.versions.release(base)
         update = ClientUpdate(client, base, delta, self._sizes[event.client], f"{client}@{base}")
@@ -180,17 +203,20 @@ class Simulation:
         """Train this task and those of the tasks under way that complete next."""
         others = self._scheduler.claim(self._settings.cohort_size - 1, self._settings.horizon)
         chosen = [(event.client, event.base_version), *others]
-        tasks = [Task(self.versions.model(base), client, base) for client, base in chosen]
+        tasks = [
+            Task(self.versions.model(base), client, base, self._steps.get(client))
+            for client, base in chosen
+        ]
         rows = [self._spare.pop() if self._spare else self._new_row() for _ in tasks]
         self._trainer.train(tasks, rows)
         for task, row in zip(tasks, rows, strict=True):
-            self._results[task.client] = row
+            self._results[task.client] = Result(row, task.steps or self._trainer.steps)
 
     def _forget(self, called_off: list[tuple[int, int]]) -> None:
         for client, base in called_off:
             self.versions.release(base)
             if client in self._results:
-                self._spare.append(self._results.pop(client))
+                self._spare.append(self._results.pop(client).delta)
 
     def _new_row(self) -> Vector:
         return np.empty(self.engine.params.size, np.float32)

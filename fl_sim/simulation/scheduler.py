@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from array import array
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
 
@@ -32,8 +33,11 @@ class TaskTimes(Protocol):
         """Time of a typical task."""
         ...
 
-    def begin(self, client: int, number: int, now: float) -> tuple[float, bool]:
-        """Return when the client's task `number`, begun at `now`, ends and if it delivers."""
+    def begin(self, client: int, number: int, now: float, work: float) -> tuple[float, bool]:
+        """Return when the client's task `number`, begun at `now`, ends and if it delivers.
+
+        `work` is its share of a full task.
+        """
         ...
 
     def available(self, client: int, now: float) -> float:
@@ -80,14 +84,22 @@ class Scheduler:
     rounds : bool (default: False)
         Hand out `in_flight` tasks per version, replacing only those that failed, and call off
         what is still under way when the next version comes: the synchronous way.
+    work : callable, optional
+        Given client and time, the share of a full task that is begun; full tasks if unset.
     """
 
     def __init__(
-        self, fleet: TaskTimes, in_flight: int, seed: int = 0, *, rounds: bool = False
+        self,
+        fleet: TaskTimes,
+        in_flight: int,
+        seed: int = 0,
+        *,
+        rounds: bool = False,
+        work: Callable[[int, float], float] | None = None,
     ) -> None:
         self.version = 0
         self.now = 0.0
-        self._fleet, self._in_flight, self._rounds = fleet, in_flight, rounds
+        self._fleet, self._in_flight, self._rounds, self._work = fleet, in_flight, rounds, work
         self._random = random.Random(seed).random
         # Arrays, not lists: at 100,000 clients a boxed number is a cache miss more.
         self._idle = array("q", range(len(fleet)))
@@ -123,7 +135,8 @@ class Scheduler:
                 break
             number = numbers[client]
             numbers[client] = number + 1
-            due, delivers = begin(client, number, self.now)
+            work = 1.0 if self._work is None else self._work(client, self.now)
+            due, delivers = begin(client, number, self.now, work)
             self._busy += 1
             begun += delivers
             self._push(due, client, self.version if delivers else ~self.version)

@@ -70,6 +70,25 @@ def test_a_result_does_not_depend_on_its_cohort(backend: str, model: str) -> Non
         assert np.array_equal(one, third)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("model", MODELS)
+def test_each_task_takes_its_own_number_of_steps(backend: str, model: str) -> None:
+    job, base = problem(model=model), initial(model)
+    trainer = trainer_for(job, backend, base, 6)
+    numbers = [2, 7, None, 1, 3, 7]
+    tasks = [
+        task._replace(steps=steps) for task, steps in zip(tasks_of(base, 6), numbers, strict=True)
+    ]
+    together = trained(trainer, tasks)
+    for task, delta in zip(tasks, together, strict=True):
+        steps = SETTINGS.steps if task.steps is None else task.steps
+        own = replace(job, settings=replace(SETTINGS, steps=steps))
+        np.testing.assert_allclose(delta, trained_alone(own, task, job.model()), atol=3e-7)
+        assert np.array_equal(delta, trained(trainer, [task])[0])
+        only = trainer_for(own, backend, base, 6)
+        assert np.array_equal(delta, trained(only, [task._replace(steps=None)])[0])
+
+
 @pytest.mark.parametrize("make", [dropout_model])
 def test_dropout_masks_are_those_of_a_live_client(make: Callable[[], nn.Module]) -> None:
     job = replace(problem(), model=make, dense_sizes=None)

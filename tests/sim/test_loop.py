@@ -10,6 +10,8 @@ from fl_sim.cohort.base import Task
 from fl_sim.cohort.choice import trainer_for
 from fl_sim.simulation.fleet import Fleet, deaths
 from fl_sim.simulation.loop import LoopSettings, Simulation
+from fl_sim.simulation.pace import Pace
+from fl_sim.simulation.scheduler import Event
 from strategies.catalog import RECIPES, recipe_from
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA
@@ -24,6 +26,7 @@ def simulation(
     clients: int = 8,
     devices: Fleet | None = None,
     backend: str = "numpy",
+    pace: Pace | None = None,
     **settings: Any,
 ) -> Simulation:
     job = problem(clients)
@@ -37,9 +40,9 @@ def simulation(
     loop = LoopSettings(**chosen)
     trainer = trainer_for(job, backend, initial(), loop.cohort_size)
     sizes = job.data.sizes().tolist()
-    return Simulation(
-        trainer, sizes, initial(), devices or fleet(clients), recipe or AsyncWA(buffer_size=3), loop
-    )
+    devices = devices or fleet(clients)
+    recipe = recipe or AsyncWA(buffer_size=3)
+    return Simulation(trainer, sizes, initial(), devices, recipe, loop, pace=pace)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "flat"])
@@ -58,6 +61,38 @@ def test_the_digest_does_not_depend_on_who_is_trained_together(name: str, backen
         return digest
 
     assert len({digest(size) for size in (1, 3, 16)}) == 1
+
+
+class ByClient:
+    """Even clients take one step, odd ones six."""
+
+    def steps(self, client: int, now: float) -> int:
+        return 1 if client % 2 == 0 else 6
+
+
+@pytest.mark.parametrize("backend", ["numpy", "flat"])
+def test_the_digest_does_not_depend_on_who_is_trained_together_at_any_pace(backend: str) -> None:
+    def digest(cohort_size: int) -> str:
+        return simulation(backend=backend, cohort_size=cohort_size, pace=ByClient()).run()
+
+    assert len({digest(size) for size in (1, 3, 16)}) == 1
+    assert digest(16) != simulation(backend=backend).run()
+
+
+def test_a_task_takes_as_long_as_its_steps() -> None:
+    devices = Fleet((3.0,) * 2, (1.0,) * 2, jitter=0.0)
+    run = simulation(clients=2, devices=devices, horizon=7.5, pace=ByClient())
+    seen = []
+    take = run._take
+
+    def observed(event: Event) -> None:
+        seen.append((event.client, event.time))
+        take(event)
+
+    run._take = observed
+    run.run()
+    # One step of three is a third of the training, six are twice as much; the transfer is whole.
+    assert seen == [(0, 2.0), (0, 4.0), (0, 6.0), (1, 7.0)]
 
 
 def test_another_seed_gives_another_digest() -> None:
@@ -91,6 +126,7 @@ def test_keeps_only_the_versions_that_somebody_trains_from() -> None:
 def test_trains_nothing_that_is_never_delivered() -> None:
     class Counting:
         name = "counting"
+        steps = 3
         trained = 0
 
         def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:

@@ -62,8 +62,8 @@ class ReplayedDevices:
     def __len__(self) -> int:
         return len(self._devices)
 
-    def begin(self, client: int, number: int, now: float) -> tuple[float, bool]:
-        return now + self._devices.duration(client, number), True
+    def begin(self, client: int, number: int, now: float, work: float = 1.0) -> tuple[float, bool]:
+        return now + work * self._devices.duration(client, number), True
 
     def available(self, client: int, now: float) -> float:
         return now
