@@ -136,27 +136,32 @@ def passes(
     order : torch.Generator
         Source of the shuffles, seeded with `task_seed`.
     """
-    if settings.steps is None:
-        for _ in range(settings.epochs):
-            yield _batches(num_examples, settings.batch_size, order)
-        return
-    left = settings.steps
-    while left > 0:
-        batches = _batches(num_examples, settings.batch_size, order)[:left]
-        left -= len(batches)
-        yield batches
+    for sizes in pass_sizes(num_examples, settings):
+        shuffled = torch.randperm(num_examples, generator=order)
+        yield torch.split_with_sizes(shuffled[: sum(sizes)], sizes)
 
 
-def _batches(num_examples: int, batch_size: int, order: torch.Generator) -> tuple[Tensor, ...]:
-    shuffled = torch.randperm(num_examples, generator=order)
-    sizes = [batch_size] * (num_examples // batch_size)
-    left = num_examples - sum(sizes)
+def pass_sizes(num_examples: int, settings: TrainSettings) -> list[list[int]]:
+    """Return the sizes of the batches of each pass; the order of the examples aside, all of it.
+
+    Parameters
+    ----------
+    num_examples : int
+        Number of local examples.
+    settings : TrainSettings
+        Batch size and number of passes or steps.
+    """
+    full, left = divmod(num_examples, settings.batch_size)
+    sizes = [settings.batch_size] * full
     if left == 1 and sizes:
         # BatchNorm refuses a batch of one: the odd one out joins the batch before it.
         sizes[-1] += 1
     elif left:
         sizes.append(left)
-    return torch.split_with_sizes(shuffled, sizes)
+    if settings.steps is None:
+        return [sizes] * settings.epochs
+    steps = range(0, settings.steps, len(sizes))
+    return [sizes[: settings.steps - begun] for begun in steps]
 
 
 @torch.no_grad()

@@ -3,6 +3,9 @@
 Cross-entropy, ReLU between layers, plain SGD. The products of all clients of a tile are one
 stacked ``matmul``, which numpy computes client by client with the same routine whatever the
 number of clients, so nothing has to be padded for a result to be independent of its cohort.
+
+Activations are held units x examples: with few examples and wide layers, OpenBLAS multiplies
+``weights @ inputs.T`` nearly twice as fast as ``inputs @ weights.T``.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ from fl_sim.cohort.order import StepPlan
 from strategies.update import Vector
 
 Floats = npt.NDArray[np.float32]
+Layers = list[tuple[Floats, Floats]]
 
-# Models and gradients of a tile should stay in the second-level cache: 1 MiB of float32.
-_TILE_FLOATS = 1 << 18
+# Models and gradients of a tile: of 0.5 to 16 MiB, 4 MiB was the fastest for 51,000 parameters.
+# Larger tiles leave the cache, smaller ones pay for more calls.
+_TILE_FLOATS = 1 << 20
 _LARGEST_TILE = 32
 
 
@@ -62,94 +67,90 @@ class DenseTrainer:
         tile = max(1, min(_LARGEST_TILE, _TILE_FLOATS // (2 * self.num_params)))
         # Fresh memory for these costs more in page faults than the arithmetic of a small model.
         self._models = np.empty((tile, self.num_params), np.float32)
-        self._steps = np.empty_like(self._models)
+        self._changes = np.empty_like(self._models)
         self._gathered = np.empty((tile, self._plan.width, sizes[0]), np.float32)
+        # Where the logit of class 0 of each example of a tile lies in memory.
+        width = self._plan.width
+        self._first = np.arange(tile)[:, None] * (sizes[-1] * width) + np.arange(width)
 
     def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         """Write trained minus base model of each task."""
         # The longest first: whoever is done drops off the end of a tile.
         steps = [self._plan.steps_of(task) for task in tasks]
         order = sorted(range(len(tasks)), key=lambda place: -steps[place])
-        for start in range(0, len(tasks), len(self._models)):
-            tile = order[start : start + len(self._models)]
-            self._train_tile(
-                [tasks[place] for place in tile],
-                [steps[place] for place in tile],
-                [out[place] for place in tile],
-            )
+        tiles = -(-len(tasks) // len(self._models))
+        size = -(-len(tasks) // tiles)
+        for start in range(0, len(tasks), size):
+            tile = order[start : start + size]
+            self._train_tile([tasks[place] for place in tile], [out[place] for place in tile])
 
     def accuracy(self, params: Vector) -> float:
         """Return the share of the test examples that a model classifies correctly."""
         inputs, labels = self._test
         logits = self._forward(self._layers(params[None]), inputs[None])[-1][0]
-        return float(np.mean(logits.argmax(axis=1) == labels))
+        return float(np.mean(logits.argmax(axis=0) == labels))
 
-    def _train_tile(
-        self, tasks: Sequence[Task], steps_of: Sequence[int], out: Sequence[Vector]
-    ) -> None:
-        models, steps, inputs = self._models, self._steps, self._gathered
-        for model, task in zip(models, tasks, strict=False):
+    def _train_tile(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
+        for model, task in zip(self._models, tasks, strict=False):
             np.copyto(model, task.base)
+        rows, scales = self._plan.padded(tasks, len(tasks))
+        labels = self._labels[rows]
+        scales *= -self._lr
         active = 0
-        rows, weights = self._plan.padded(tasks, len(tasks))
-        for step, (picked, weight) in enumerate(zip(rows, weights, strict=True)):
-            still = sum(step < most for most in steps_of)
-            if still != active:
-                active = still
-                models, steps = models[:active], steps[:active]
-                inputs = inputs[:active]
-                layers, changes = self._layers(models), self._layers(steps)
-            picked, weight = picked[:active], weight[:active]
+        for step in range(len(rows)):
+            left = sum(self._plan.steps_of(task) > step for task in tasks)
+            if left != active:
+                active = left
+                models, changes = self._models[:active], self._changes[:active]
+                layers, layer_changes = self._layers(models), self._layers(changes)
+                inputs = self._gathered[:active]
             # Unlike "raise", "clip" writes into `out` without a copy in between.
-            np.take(self._inputs, picked, axis=0, out=inputs, mode="clip")
+            np.take(self._inputs, rows[step, :active], axis=0, out=inputs, mode="clip")
             activations = self._forward(layers, inputs)
-            error = self._error(activations[-1], self._labels[picked], weight)
-            self._backward(layers, changes, activations, error)
-            models += steps
+            error = activations.pop()
+            self._differentiate(error, labels[step, :active], scales[step, :active])
+            self._backward(layers, layer_changes, activations, error)
+            models += changes
         for model, task, delta in zip(self._models, tasks, out, strict=False):
             np.subtract(model, task.base, out=delta)
 
-    def _layers(self, models: Floats) -> list[tuple[Floats, Floats]]:
+    def _layers(self, models: Floats) -> Layers:
         layers, place = [], 0
         for inputs, outputs in self._sizes:
             end = place + inputs * outputs
             weights = models[:, place:end].reshape(-1, outputs, inputs)
-            layers.append((weights, models[:, None, end : end + outputs]))
+            layers.append((weights, models[:, end : end + outputs, None]))
             place = end + outputs
         return layers
 
-    def _forward(self, layers: list[tuple[Floats, Floats]], inputs: Floats) -> list[Floats]:
-        activations = [inputs]
+    def _forward(self, layers: Layers, inputs: Floats) -> list[Floats]:
+        """Return the activations of all layers, units x examples; `inputs` is the other way."""
+        activations = [inputs.swapaxes(1, 2)]
         for weights, bias in layers:
-            hidden = np.matmul(activations[-1], weights.swapaxes(1, 2))
+            hidden = np.matmul(weights, activations[-1])
             hidden += bias
             activations.append(hidden)
             if len(activations) <= len(layers):
                 np.maximum(hidden, np.float32(0), out=hidden)
         return activations
 
-    def _error(self, logits: Floats, labels: Rows, weight: Floats) -> Floats:
-        """Turn logits into minus lr times the gradient of the mean cross-entropy."""
-        logits -= logits.max(axis=2, keepdims=True)
+    def _differentiate(self, logits: Floats, labels: Rows, scales: Floats) -> None:
+        """Turn logits into `scales` times the gradient of the cross-entropies of the examples."""
+        logits -= logits.max(axis=1, keepdims=True)
         np.exp(logits, out=logits)
-        logits /= logits.sum(axis=2, keepdims=True)
-        flat = logits.reshape(-1, logits.shape[2])
-        flat[np.arange(len(flat)), labels.ravel()] -= np.float32(1)
-        logits *= (weight * -self._lr)[:, :, None]
-        return logits
+        scales = scales[:, None, :]
+        logits *= scales / logits.sum(axis=1, keepdims=True)
+        rights = self._first[: len(logits)] + labels * logits.shape[2]
+        logits.reshape(-1)[rights] -= scales[:, 0]
 
     def _backward(
-        self,
-        layers: list[tuple[Floats, Floats]],
-        changes: list[tuple[Floats, Floats]],
-        activations: list[Floats],
-        error: Floats,
+        self, layers: Layers, changes: Layers, activations: list[Floats], error: Floats
     ) -> None:
         for number in reversed(range(len(layers))):
             weights_change, bias_change = changes[number]
             inputs = activations[number]
-            np.matmul(error.swapaxes(1, 2), inputs, out=weights_change)
-            np.sum(error, axis=1, keepdims=True, out=bias_change)
+            np.matmul(error, inputs.swapaxes(1, 2), out=weights_change)
+            np.sum(error, axis=2, keepdims=True, out=bias_change)
             if number:
-                error = np.matmul(error, layers[number][0])
+                error = np.matmul(layers[number][0].swapaxes(1, 2), error)
                 error *= inputs > 0
