@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,13 @@ from fl_sim.simulation.trace import read_trace
 _TABLE = 1 << 14
 _STRIDE = 0x1E35
 _SPREAD = 0x9E3779B1
+# Below this many tasks a loop is faster than numpy.
+_BY_NUMPY = 8
+
+Times: TypeAlias = npt.NDArray[np.float64]
+TaskDraw: TypeAlias = tuple[int, float, float, float, float, float, float]
+"""Client; training and transfer time; where the task breaks off, as a share of it, 2 for nowhere;
+when the client dies; how long it is online in each period; the phase of its periods."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +65,16 @@ class Fleet:
     jitter: float = 0.2
     dropout: float = 0.0
     seed: int = 0
-    _factors: list[float] = field(init=False, repr=False, compare=False)
-    _breaks: list[float] = field(init=False, repr=False, compare=False)
-    _clients: list[tuple[float, ...]] = field(init=False, repr=False, compare=False)
+    _factors: Times = field(init=False, repr=False, compare=False)
+    _breaks: Times = field(init=False, repr=False, compare=False)
+    _devices: Times = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng((self.seed, 5))
         factors = np.exp(self.jitter * rng.normal(size=_TABLE))
         breaks = np.where(rng.random(_TABLE) < self.dropout, rng.random(_TABLE), 2.0)
-        object.__setattr__(self, "_factors", factors.tolist())
-        object.__setattr__(self, "_breaks", breaks.tolist())
+        object.__setattr__(self, "_factors", factors)
+        object.__setattr__(self, "_breaks", breaks)
         count = len(self.compute)
         columns = (
             self.compute,
@@ -77,10 +85,9 @@ class Fleet:
             else np.multiply(self.duty, self.period),
             rng.random(count) * self.period,
         )
-        # One tuple per client, its numbers side by side in memory: a lookup that misses the
+        # One row per client, its numbers side by side in memory: a lookup that misses the
         # cache once instead of once per property.
-        rows = np.column_stack(columns).tolist()
-        object.__setattr__(self, "_clients", [tuple(row) for row in rows])
+        object.__setattr__(self, "_devices", np.column_stack(columns).astype(np.float64))
 
     def __len__(self) -> int:
         return len(self.compute)
@@ -90,44 +97,70 @@ class Fleet:
         """Median over clients of the time of a task: the unit of reported times."""
         return float(np.median(np.add(self.compute, self.transfer)))
 
-    def begin(self, client: int, number: int, now: float, work: float = 1.0) -> tuple[float, bool]:
-        """Return when the client's task `number`, begun at `now`, ends and if it delivers.
+    def tasks(self, clients: Sequence[int], numbers: Sequence[int]) -> list[TaskDraw]:
+        """Draw all that is random about tasks.
 
         Parameters
         ----------
-        client, number : int
-            The client, and how many tasks it began before.
+        clients : sequence of int
+            The clients.
+        numbers : sequence of int
+            How many tasks each began before.
+        """
+        if len(clients) < _BY_NUMPY:
+            return [self._task(*task) for task in zip(clients, numbers, strict=True)]
+        chosen = np.asarray(clients, np.int64)
+        draws = (chosen * _SPREAD + np.asarray(numbers, np.int64) * _STRIDE) % _TABLE
+        compute, transfer, *device = self._devices[chosen].T
+        columns = (compute * self._factors[draws], transfer, self._breaks[draws], *device)
+        return list(zip(clients, *(column.tolist() for column in columns), strict=True))
+
+    def begin(self, task: TaskDraw, now: float, work: float = 1.0) -> tuple[float, bool] | None:
+        """Return when a task begun at `now` ends and if it delivers.
+
+        Parameters
+        ----------
+        task : TaskDraw
+            One of `tasks`.
         now : float
             When the task begins.
         work : float (default: 1.0)
             Share of a full task; scales the training, not the transfer.
+
+        Returns
+        -------
+        tuple of (float, bool), or None
+            None if the client is offline at that time; an end of inf if it is dead.
         """
-        compute, transfer, dies_at, window, phase = self._clients[client]
-        draw = (client * _SPREAD + number * _STRIDE) % _TABLE
-        due = now + compute * self._factors[draw] * work + transfer
-        broken = self._breaks[draw]
+        _, compute, transfer, broken, dies_at, window, phase = task
+        needed = compute * work + transfer
         if broken < 1.0:
-            due = now + (due - now) * broken
+            needed *= broken
+        if now >= dies_at:
+            return math.inf, False
         if window < self.period:
-            due = self._paused(now, due - now, window, phase)
+            left = window - (now + phase) % self.period
+            if left <= 0.0:
+                return None
+            if needed > left:
+                full, rest = divmod(needed - left, window)
+                needed = left + (full + 1) * (self.period - window) + full * window + rest
+        due = now + needed
         return (due, broken > 1.0) if due <= dies_at else (dies_at, False)
 
-    def available(self, client: int, now: float) -> float:
-        """Return the first time from `now` on at which the client can begin; inf for never."""
-        _, _, dies_at, window, phase = self._clients[client]
-        if now >= dies_at:
-            return math.inf
-        if window >= self.period:
-            return now
+    def ready(self, clients: Sequence[int], now: float) -> npt.NDArray[np.float64]:
+        """Return when, from `now` on, each of the clients can begin a task; inf for never."""
+        _, _, dies_at, window, phase = self._devices[np.asarray(clients, np.int64)].T
         elapsed = (now + phase) % self.period
-        return now if elapsed < window else now + self.period - elapsed
+        offline = (window < self.period) & (elapsed >= window)
+        ready = np.where(offline, now + self.period - elapsed, now)
+        return np.where(ready < dies_at, ready, math.inf)
 
-    def _paused(self, now: float, needed: float, window: float, phase: float) -> float:
-        left = max(0.0, window - (now + phase) % self.period)
-        if needed <= left:
-            return now + needed
-        full, rest = divmod(needed - left, window)
-        return now + left + (full + 1) * (self.period - window) + full * window + rest
+    def _task(self, client: int, number: int) -> TaskDraw:
+        draw = (client * _SPREAD + number * _STRIDE) % _TABLE
+        compute, transfer, *device = self._devices[client].tolist()
+        factor, broken = self._factors[draw].item(), self._breaks[draw].item()
+        return (client, compute * factor, transfer, broken, *device)
 
 
 def slowest_last(fleet: Fleet, scores: Sequence[float]) -> Fleet:

@@ -9,6 +9,7 @@ class Pace(Protocol):
     """Decides, when a task begins, how many local steps it takes.
 
     It must be a pure function of what it is told and was told before: runs are compared by digest.
+    It may be asked about a client that is then found offline; the last answer counts.
     """
 
     def steps(self, client: int, now: float) -> int:

@@ -7,16 +7,24 @@ training behind them is computed.
 from __future__ import annotations
 
 import math
-import random
 from array import array
-from collections.abc import Callable
-from heapq import heappop, heappush
+from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import NamedTuple, Protocol
 
-from fl_sim.simulation.event_queue import Entry, EventQueue
+import numpy as np
+
+from fl_sim.simulation.event_queue import EventQueue
+from fl_sim.simulation.fleet import TaskDraw, Times
+from fl_sim.simulation.idle import IdleClients
 
 NOBODY = -1
-_TRIES = 16
+# Clients found offline before all idle ones are looked through.
+_TRIES = 64
+# One in so many idle clients is drawn at a time: large fleets gain speed, and a client that has
+# just become idle waits little for the next draw. Below as many, clients are drawn one by one.
+_HANDS = 64
+_MANY = 32
 # Events per bucket of the queue; from 8 to 128 its speed is flat.
 _PER_BUCKET = 32
 
@@ -33,15 +41,19 @@ class TaskTimes(Protocol):
         """Time of a typical task."""
         ...
 
-    def begin(self, client: int, number: int, now: float, work: float) -> tuple[float, bool]:
-        """Return when the client's task `number`, begun at `now`, ends and if it delivers.
+    def tasks(self, clients: Sequence[int], numbers: Sequence[int]) -> list[TaskDraw]:
+        """Draw what is random about the clients' tasks of these numbers."""
+        ...
 
-        `work` is its share of a full task.
+    def begin(self, task: TaskDraw, now: float, work: float) -> tuple[float, bool] | None:
+        """Return when a task begun at `now` ends and if it delivers.
+
+        `work` is its share of a full task. None if the client is offline; inf if it is dead.
         """
         ...
 
-    def available(self, client: int, now: float) -> float:
-        """Return the first time from `now` on at which the client can begin; inf for never."""
+    def ready(self, clients: Sequence[int], now: float) -> Times:
+        """Return the first times from `now` on at which clients can begin; inf for never."""
         ...
 
 
@@ -100,16 +112,17 @@ class Scheduler:
         self.version = 0
         self.now = 0.0
         self._fleet, self._in_flight, self._rounds, self._work = fleet, in_flight, rounds, work
-        self._random = random.Random(seed).random
-        # Arrays, not lists: at 100,000 clients a boxed number is a cache miss more.
-        self._idle = array("q", range(len(fleet)))
+        self._begin = fleet.begin
+        self._idle = IdleClients(len(fleet), seed)
+        self._hand: list[TaskDraw] = []
         self._resting: list[int] = []
         self._num_tasks = array("q", bytes(8 * len(fleet)))
         self._busy = 0
-        # Entries end with client and base version, or ~version if there will be no update.
-        self._waiting = EventQueue(_PER_BUCKET * fleet.median_task / in_flight)
-        self._claimed: list[Entry] = []
-        self._num_pushed = 0
+        # The base version of each client's task; ~version if there will be no update.
+        self._bases = array("q", bytes(8 * len(fleet)))
+        self._queue = EventQueue(_PER_BUCKET * fleet.median_task / in_flight)
+        self._push = self._queue.push
+        self._claimed: set[int] = set()
         self._asleep = False
 
     @property
@@ -125,40 +138,50 @@ class Scheduler:
         int
             Number of tasks begun that will deliver an update.
         """
-        begun = 0
         # In a round, whoever has delivered keeps their place, and rests.
         most = self._in_flight - len(self._resting) if self._rounds else self._in_flight
-        numbers, begin = self._num_tasks, self._fleet.begin
-        while self._busy < most and self._idle:
-            client = self._draw()
-            if client == NOBODY:
-                break
-            number = numbers[client]
-            numbers[client] = number + 1
-            work = 1.0 if self._work is None else self._work(client, self.now)
-            due, delivers = begin(client, number, self.now, work)
+        begun, tries, work = 0, 0, 1.0
+        while self._busy < most and (self._hand or self._deal()):
+            task = self._hand.pop()
+            client = task[0]
+            if self._work is not None:
+                work = self._work(client, self.now)
+            course = self._begin(task, self.now, work)
+            if course is None:
+                self._turn_away(client)
+                tries += 1
+                if tries >= min(_TRIES, len(self._idle)) and not self._search():
+                    break
+                continue
+            tries = 0
+            due, delivers = course
+            if due == math.inf:
+                continue
             self._busy += 1
             begun += delivers
-            self._push(due, client, self.version if delivers else ~self.version)
+            self._bases[client] = self.version if delivers else ~self.version
+            self._push(due, client)
         return begun
 
     def next(self) -> Event | None:
         """Advance to the next event; None when nothing will ever happen again."""
-        head = self._waiting.head()
-        if self._claimed and (head is None or self._claimed[0] < head):
-            self.now, _, client, base = heappop(self._claimed)
-        elif head is None:
+        head = self._queue.pop()
+        if head is None:
             return None
-        else:
-            self.now, _, client, base = self._waiting.pop()
+        self.now, client = head
         if client == NOBODY:
             self._asleep = False
             return Event(self.now, NOBODY, self.version, False)
         self._busy -= 1
+        base = self._bases[client]
         if base < 0:
-            self._idle.append(client)
+            self._idle.add(client)
             return Event(self.now, client, ~base, False)
-        (self._resting if base == self.version else self._idle).append(client)
+        self._claimed.discard(client)
+        if base == self.version:
+            self._resting.append(client)
+        else:
+            self._idle.add(client)
         return Event(self.now, client, base, True)
 
     def claim(self, count: int, until: float) -> list[tuple[int, int]]:
@@ -177,13 +200,12 @@ class Scheduler:
             In the order of completion.
         """
         taken: list[tuple[int, int]] = []
-        while len(taken) < count:
-            head = self._waiting.head()
-            if head is None or head[0] > until:
+        for due, client in self._queue.ahead():
+            if len(taken) == count or due > until:
                 break
-            heappush(self._claimed, self._waiting.pop())
-            if head[2] != NOBODY and head[3] >= 0:
-                taken.append(head[2:])
+            if client != NOBODY and self._bases[client] >= 0 and client not in self._claimed:
+                taken.append((client, self._bases[client]))
+        self._claimed.update(client for client, _ in taken)
         return taken
 
     def advance(self, version: int) -> list[tuple[int, int]]:
@@ -202,51 +224,56 @@ class Scheduler:
 
     def wake(self, at: float) -> None:
         """Ask for an event at the time `at`."""
-        self._push(at, NOBODY, self.version)
+        self._queue.push(at, NOBODY)
 
     def _call_off(self) -> list[tuple[int, int]]:
-        # Sorted, because the order inside the queues depends on what was claimed.
-        entries, self._claimed = sorted(self._claimed + self._waiting.clear()), []
         lost = []
-        for entry in entries:
-            client, base = entry[2:]
+        for due, client in self._queue.clear():
             if client == NOBODY:
-                self._waiting.push(entry)
+                self._queue.push(due, NOBODY)
                 continue
-            self._idle.append(client)
-            if base >= 0:
+            self._idle.add(client)
+            if (base := self._bases[client]) >= 0:
                 lost.append((client, base))
+        self._claimed.clear()
         self._busy = 0
         return lost
 
-    def _draw(self) -> int:
-        """Take an available client from the idle ones, or arrange to be woken."""
-        idle, now = self._idle, self.now
-        for _ in range(_TRIES):
-            place = int(self._random() * len(idle))
-            client = idle[place]
-            ready = self._fleet.available(client, now)
-            if now < ready < math.inf:
-                continue
-            idle[place] = idle[-1]
-            idle.pop()
-            if ready <= now:
-                return client
-            if not idle:
-                return NOBODY
-        return self._search()
+    def _deal(self) -> bool:
+        """Draw the next few clients to begin, with all that is random about their tasks."""
+        clients = self._idle.draw(1 + len(self._idle) // _HANDS)
+        if len(clients) >= _MANY:
+            # Turning offline clients away one by one costs more.
+            ready = self._fleet.ready(clients, self.now)
+            self._idle.extend(compress(clients, (ready > self.now) & (ready < math.inf)))
+            clients = list(compress(clients, ready <= self.now))
+            if not clients:
+                return self._search()
+        self._take(clients)
+        return bool(clients)
 
-    def _search(self) -> int:
-        times = [self._fleet.available(client, self.now) for client in self._idle]
-        online = [place for place, ready in enumerate(times) if ready <= self.now]
-        if online:
-            return self._idle.pop(online[int(self._random() * len(online))])
-        first = min(times)
+    def _take(self, clients: list[int]) -> None:
+        numbers = [self._num_tasks[client] for client in clients]
+        for client, number in zip(clients, numbers, strict=True):
+            self._num_tasks[client] = number + 1
+        self._hand = self._fleet.tasks(clients, numbers)
+
+    def _turn_away(self, client: int) -> None:
+        """Put a client back that cannot begin."""
+        self._num_tasks[client] -= 1
+        self._idle.add(client)
+
+    def _search(self) -> bool:
+        """Deal a client that can begin, whoever that is, or arrange to be woken."""
+        while self._hand:
+            self._turn_away(self._hand.pop()[0])
+        ready = self._fleet.ready(self._idle.all(), self.now)
+        online = np.flatnonzero(ready <= self.now)
+        if len(online):
+            self._take([self._idle.draw_from(online.tolist())])
+            return True
+        first = ready.min(initial=math.inf)
         if first < math.inf and not self._asleep:
             self._asleep = True
-            self.wake(first)
-        return NOBODY
-
-    def _push(self, due: float, client: int, base: int) -> None:
-        self._num_pushed += 1
-        self._waiting.push((due, self._num_pushed, client, base))
+            self.wake(float(first))
+        return False

@@ -8,12 +8,21 @@ import pytest
 
 from fl_sim.simulation.event_queue import EventQueue
 from fl_sim.simulation.fleet import Fleet, slowest_last, speeds
+from fl_sim.simulation.idle import IdleClients
 from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler
 from tests.support.simulation import fleet
 
 
 def steady(*seconds: float, **options: object) -> Fleet:
     return Fleet(seconds, (0.0,) * len(seconds), jitter=0.0, **options)
+
+
+def ready(device: Fleet, client: int, now: float) -> float:
+    return float(device.ready([client], now)[0])
+
+
+def is_online(device: Fleet, client: int, now: float) -> bool:
+    return ready(device, client, now) == now
 
 
 def events(scheduler: Scheduler, count: int, merge_every: int = 1) -> list[Event]:
@@ -31,16 +40,18 @@ def events(scheduler: Scheduler, count: int, merge_every: int = 1) -> list[Event
 @pytest.mark.parametrize("width", [0.01, 0.5, 100.0])
 def test_the_queue_delivers_in_order_whatever_the_width_of_its_buckets(width: float) -> None:
     rng = random.Random(1)
-    queue, now, left, seen = EventQueue(width), 0.0, 0, []
+    queue, now, seen = EventQueue(width), 0.0, []
     for number in range(500):
-        queue.push((now + rng.expovariate(1.0), number, 0, 0))
-        left += 1
+        queue.push(now + rng.expovariate(1.0), number)
         if rng.random() < 0.4:
-            assert queue.head() is not None
-            seen.append(queue.pop())
-            now, left = seen[-1][0], left - 1
-    while queue.head() is not None:
-        seen.append(queue.pop())
+            ahead = list(queue.ahead())
+            event = queue.pop()
+            assert event is not None
+            assert event == ahead[0]
+            seen.append(event)
+            now = event[0]
+    seen += queue.clear()
+    assert queue.pop() is None
     assert len(seen) == 500
     assert seen == sorted(seen)
 
@@ -111,31 +122,59 @@ def test_tasks_break_off_at_the_rate_asked_for() -> None:
 
 def test_a_task_pauses_while_its_client_is_offline() -> None:
     device = steady(3.0, duty=(0.5,), period=4.0)
-    begin = device.available(0, 0.0)
-    due, delivers = device.begin(0, 0, begin)
+    begin = ready(device, 0, 0.0)
+    (task,) = device.tasks([0], [0])
+    course = device.begin(task, begin)
+    assert course is not None
+    due, delivers = course
     assert delivers
-    online = sum(device.available(0, begin + k / 1000) == begin + k / 1000 for k in range(8000))
+    online = sum(is_online(device, 0, begin + k / 1000) for k in range(8000))
     assert online == pytest.approx(4000, abs=5)
-    worked = sum(
-        device.available(0, begin + k / 1000) == begin + k / 1000
-        for k in range(round((due - begin) * 1000))
-    )
+    worked = sum(is_online(device, 0, begin + k / 1000) for k in range(round((due - begin) * 1000)))
     assert worked == pytest.approx(3000, abs=5)
+
+
+def test_a_task_begins_exactly_when_its_client_is_online() -> None:
+    device = steady(1.0, duty=(0.5,), period=4.0)
+    (task,) = device.tasks([0], [0])
+    for k in range(80):
+        assert (device.begin(task, k / 10) is not None) == is_online(device, 0, k / 10)
+
+
+def test_many_tasks_are_drawn_as_one_by_one() -> None:
+    devices = fleet(40, dropout=0.3, duty=(0.3,) * 40, dies_at=(5.0,) * 40)
+    clients, numbers = list(range(40)), [n % 7 for n in range(40)]
+    alone = [devices.tasks([c], [n])[0] for c, n in zip(clients, numbers, strict=True)]
+    assert devices.tasks(clients, numbers) == alone
+
+
+def test_every_idle_client_is_drawn_equally_often_by_the_hand() -> None:
+    idle, counts = IdleClients(200, seed=1), [0] * 200
+    for _ in range(2000):
+        drawn = idle.draw(40)
+        assert len(idle) + len(drawn) == 200
+        assert len(set(drawn)) == len(drawn)
+        for client in drawn:
+            counts[client] += 1
+        idle.extend(drawn)
+    assert sorted(idle.all()) == list(range(200))
+    mean = sum(counts) / 200
+    assert max(abs(count - mean) for count in counts) < 5 * math.sqrt(mean)
 
 
 def test_somebody_wakes_the_scheduler_when_everybody_is_offline() -> None:
     devices = next(
         found
         for seed in range(20)
-        if (found := steady(0.1, 0.1, duty=(0.2, 0.2), period=10.0, seed=seed)).available(0, 0.0)
-        and found.available(1, 0.0)
+        if (found := steady(0.1, 0.1, duty=(0.2, 0.2), period=10.0, seed=seed))
+        and found.ready([0, 1], 0.0).all()
     )
     scheduler = Scheduler(devices, 2)
     assert scheduler.fill() == 0
     first = scheduler.next()
     assert first is not None
     assert first.client == NOBODY
-    assert first.time == min(devices.available(0, 0.0), devices.available(1, 0.0))
+    assert first.time == devices.ready([0, 1], 0.0).min()
     assert scheduler.fill() == 1
 
 
@@ -144,7 +183,7 @@ def test_tasks_end_only_while_their_client_is_online() -> None:
     seen = events(Scheduler(devices, 5), 300)
     for event in seen:
         if event.client != NOBODY:
-            assert devices.available(event.client, event.time - 1e-6) == event.time - 1e-6
+            assert is_online(devices, event.client, event.time - 1e-6)
 
 
 def test_a_round_replaces_failures_and_calls_off_who_is_late() -> None:

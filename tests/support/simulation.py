@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -62,11 +64,14 @@ class ReplayedDevices:
     def __len__(self) -> int:
         return len(self._devices)
 
-    def begin(self, client: int, number: int, now: float, work: float = 1.0) -> tuple[float, bool]:
-        return now + work * self._devices.duration(client, number), True
+    def tasks(self, clients: Sequence[int], numbers: Sequence[int]) -> list[tuple[int, int]]:
+        return list(zip(clients, numbers, strict=True))
 
-    def available(self, client: int, now: float) -> float:
-        return now
+    def begin(self, task: tuple[int, int], now: float, work: float) -> tuple[float, bool]:
+        return now + work * self._devices.duration(*task), True
+
+    def ready(self, clients: Sequence[int], now: float) -> np.ndarray:
+        return np.full(len(clients), now)
 
 
 def dropout_model() -> nn.Module:
