@@ -15,6 +15,7 @@ def simulate_command(
     config: Annotated[Path | None, typer.Option(help="TOML file with the settings.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Aggregation recipe.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Seeds to run side by side.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for results and plot.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object at the end.")
@@ -31,7 +32,11 @@ def simulate_command(
     from fl_sim.simulation.sweep import read_results, simulate
 
     loaded = load_config(
-        config, {"strategy": {"name": strategy}, "run": {"seeds": seeds, "output": output}}
+        config,
+        {
+            "strategy": {"name": strategy},
+            "run": {"seeds": seeds, "workers": workers, "output": output},
+        },
     )
     console = Console(stderr=True)
     results = loaded.run.output / "results.jsonl"

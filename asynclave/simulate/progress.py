@@ -23,7 +23,8 @@ class SweepProgress:
     """
 
     def __init__(self, console: Console, config: SimulationConfig) -> None:
-        self._first = config.run.first_seed
+        # Seeds side by side are all under way; finished ones stay at 1.
+        self._shares: dict[int, float] = {}
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -51,8 +52,9 @@ class SweepProgress:
 
     def __call__(self, seed: int, share: float, evaluation: Evaluation) -> None:
         """Show the state after an evaluation of a seed."""
+        self._shares[seed] = share
         self._bar.update(
             self._task,
-            completed=seed - self._first + share,
+            completed=sum(self._shares.values()),
             state=f"seed {seed}, accuracy {evaluation.accuracy:.1%}",
         )

@@ -99,7 +99,10 @@ class StrategySection(_Section):
 
 
 class RunSection(_Section):
-    """How long, and from which seed on. Times are in median task durations."""
+    """How long, and from which seed on. Times are in median task durations.
+
+    `workers` processes run seeds side by side, each with one; results are the same.
+    """
 
     virtual_time: float = Field(default=40.0, gt=0)
     target_accuracy: float | None = Field(default=None, gt=0, lt=1)
@@ -107,6 +110,7 @@ class RunSection(_Section):
     max_updates: int | None = Field(default=None, ge=1)
     first_seed: int = Field(default=1, ge=0)
     seeds: int = Field(default=5, ge=1)
+    workers: int = Field(default=1, ge=1, le=256)
     output: Path = Path("runs/simulations")
 
 
@@ -125,7 +129,7 @@ class SimulationConfig(_Section):
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
-_NO_RESULT = {"first_seed", "seeds", "output"}
+_NO_RESULT = {"first_seed", "seeds", "workers", "output"}
 
 
 def load_config(

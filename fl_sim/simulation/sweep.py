@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fl_sim.cohort.choice import trainer_for
 from fl_sim.simulation.config import SimulationConfig, StrategySection
 from fl_sim.simulation.fleet import Fleet, fleet_from
 from fl_sim.simulation.loop import Evaluation, LoopSettings, Simulation
+from fl_sim.simulation.parallel import in_processes
 from fl_sim.simulation.result import SeedResult, SimulationResult
 from fl_sim.simulation.workload import workload_from
 from strategies.catalog import RECIPES, recipe_from
@@ -60,16 +61,43 @@ def simulate(
     """
     recipe = recipe_of(config)
     done = _finished(results, config, recipe.name)
-    backend = next((run.backend for run in done.values()), config.train.backend)
-    runs = []
     first = config.run.first_seed
-    for seed in range(first, first + config.run.seeds):
-        if seed not in done:
-            done[seed] = run_seed(config, recipe, seed, backend, on_progress)
-            backend = done[seed].backend
-            _append(results, done[seed])
-        runs.append(done[seed])
-    return SimulationResult(recipe.name, tuple(runs))
+    seeds = range(first, first + config.run.seeds)
+    backend = next((run.backend for run in done.values()), None)
+    missing = [seed for seed in seeds if seed not in done]
+    for run in _runs(config, recipe, missing, backend, on_progress):
+        done[run.seed] = run
+        _append(results, run)
+    return SimulationResult(recipe.name, tuple(done[seed] for seed in seeds))
+
+
+def _runs(
+    config: SimulationConfig,
+    recipe: Recipe,
+    seeds: list[int],
+    backend: str | None,
+    on_progress: Progress | None,
+) -> Iterator[SeedResult]:
+    """Yield the runs of seeds as they finish, all trained by one backend."""
+    if not seeds:
+        return
+    if backend is None:
+        backend = _backend_of(config, seeds[0])
+    calls = [(config, recipe, seed, backend) for seed in seeds]
+    workers = min(config.run.workers, len(seeds))
+    if workers == 1:
+        yield from (run_seed(*call, on_progress) for call in calls)
+    else:
+        yield from in_processes(run_seed, calls, workers, on_progress or (lambda *_: None))
+
+
+def _backend_of(config: SimulationConfig, seed: int) -> str:
+    """Return the backend of a configuration; if it has to be measured, here and once."""
+    if config.train.backend != "auto":
+        return config.train.backend
+    torch.set_num_threads(1)
+    workload = workload_from(config, seed)
+    return trainer_for(workload.problem, "auto", workload.initial, config.train.cohort_size).name
 
 
 def recipe_of(config: SimulationConfig) -> Recipe:

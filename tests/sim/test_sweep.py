@@ -43,6 +43,27 @@ def test_the_result_has_the_shape_of_the_command_line() -> None:
     assert summary["backend"] == ["numpy"]
 
 
+def test_the_digests_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    told = []
+    results = tmp_path / "results.jsonl"
+    alone = simulate(small())
+    parallel = simulate(
+        small(run={"workers": 2}),
+        results=results,
+        on_progress=lambda seed, share, evaluation: told.append((seed, share)),
+    )
+    assert parallel.summary()["digest"] == alone.summary()["digest"]
+    assert {run.seed for run in read_results(results)} == {1, 2}
+    assert {seed for seed, share in told if share == 1.0} == {1, 2}
+
+
+def test_an_error_in_a_worker_ends_the_sweep_with_that_error() -> None:
+    # Only a worker reads the data when the backend is pinned.
+    bad = small(data={"name": "nowhere"}, train={"backend": "flat"}, run={"workers": 2})
+    with pytest.raises(ConfigInvalid, match="nowhere"):
+        simulate(bad)
+
+
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_of_the_catalogue_runs(name: str) -> None:
     (run,) = simulate(small(strategy={"name": name}, run={"seeds": 1})).runs
