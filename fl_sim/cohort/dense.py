@@ -28,6 +28,9 @@ Layers = list[tuple[Floats, Floats]]
 # Larger tiles leave the cache, smaller ones pay for more calls.
 _TILE_FLOATS = 1 << 20
 _LARGEST_TILE = 32
+# Products of few examples run in OpenBLAS's kernels for small matrices, up to four times as fast
+# as one product of all test examples.
+_TEST_BLOCK = 16
 
 
 class DenseTrainer:
@@ -59,7 +62,7 @@ class DenseTrainer:
     ) -> None:
         self._sizes = list(pairwise(sizes))
         self._inputs, self._labels = data.inputs.reshape(-1, sizes[0]), data.labels
-        self._test = test[0].reshape(-1, sizes[0]), test[1]
+        self._test = _in_blocks(test[0].reshape(-1, sizes[0]), test[1])
         self._lr = np.float32(settings.lr)
         self._plan = StepPlan(data, settings)
         self.steps = self._plan.steps
@@ -86,9 +89,12 @@ class DenseTrainer:
 
     def accuracy(self, params: Vector) -> float:
         """Return the share of the test examples that a model classifies correctly."""
-        inputs, labels = self._test
-        logits = self._forward(self._layers(params[None]), inputs[None])[-1][0]
-        return float(np.mean(logits.argmax(axis=0) == labels))
+        layers, right, count = self._layers(params[None]), 0, 0
+        for inputs, labels in self._test:
+            logits = self._forward(layers, inputs)[-1]
+            right += int(np.count_nonzero(logits.argmax(axis=1) == labels))
+            count += labels.size
+        return right / count
 
     def _train_tile(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         for model, task in zip(self._models, tasks, strict=False):
@@ -154,3 +160,15 @@ class DenseTrainer:
             if number:
                 error = np.matmul(layers[number][0].swapaxes(1, 2), error)
                 error *= inputs > 0
+
+
+def _in_blocks(inputs: Floats, labels: Rows) -> list[tuple[Floats, Rows]]:
+    """Return examples as stacks of blocks: one stack of whole blocks, one of the rest."""
+    whole = len(labels) // _TEST_BLOCK * _TEST_BLOCK
+    parts = [(inputs[:whole], labels[:whole], _TEST_BLOCK)]
+    parts.append((inputs[whole:], labels[whole:], len(labels) - whole))
+    return [
+        (part.reshape(-1, size, part.shape[1]), right.reshape(-1, size))
+        for part, right, size in parts
+        if len(right)
+    ]
