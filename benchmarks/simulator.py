@@ -1,6 +1,7 @@
 """The simulator against a plain torch loop on the same work: CPU time, one thread.
 
-``python -m benchmarks.simulator`` prints one JSON object. A client update is 80 examples of 784
+``python -m benchmarks.simulator`` prints one JSON object: a figure per target first, then what it
+comes from. A client update is 80 examples of 784
 features, batch 16, one pass: 5 steps of SGD. The loop is ``fl_client.trainer`` as a live client
 runs it; ``engine`` is the cohort trainer alone, ``simulation`` a whole FedBuff run with
 scheduling, drop-outs, merging and evaluation.
@@ -8,6 +9,7 @@ scheduling, drop-outs, merging and evaluation.
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import statistics
@@ -24,9 +26,12 @@ from fl_client.trainer import Batch, TrainSettings, task_seed, train
 from fl_sim.cohort.base import ClientData, Task
 from fl_sim.cohort.choice import Problem, trainer_for
 from fl_sim.simulation import models
+from fl_sim.simulation.config import load_config
 from fl_sim.simulation.fleet import Fleet, deaths, speeds
 from fl_sim.simulation.loop import LoopSettings, Simulation
+from fl_sim.simulation.parallel import in_processes
 from fl_sim.simulation.scheduler import Scheduler
+from fl_sim.simulation.sweep import simulate
 from strategies.recipes.fedbuff import FedBuff
 from strategies.update import Vector
 
@@ -42,16 +47,93 @@ _JOBS = {
 
 def main() -> None:
     """Measure and print."""
-    torch.set_num_threads(1)
-    figures: dict[str, Any] = {
-        "bare_heap_events_per_second": _bare_heap(25_000),
-        "scheduler": [_scheduler(100_000, full=full) for full in (False, True)],
-    }
-    for name, (model, hidden, backends) in _JOBS.items():
-        figures[name] = _job(model, hidden, backends)
-    figures["logistic_ms_by_number_of_clients"] = _scaling((100, 100_000))
-    json.dump(figures, sys.stdout, indent=2)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--large", action="store_true", help="only the run of a million updates")
+    if parser.parse_args().large:
+        measured: dict[str, Any] = _large()
+    else:
+        measured = _figures()
+    json.dump(measured, sys.stdout, indent=2)
     print()
+
+
+def cpu_ms_per_update(job: str) -> float:
+    """Return the CPU milliseconds that the whole simulator spends on an update.
+
+    Parameters
+    ----------
+    job : {"mlp", "logistic"}
+        What is trained; see the top of this file.
+    """
+    torch.set_num_threads(1)
+    model, hidden, backends = _JOBS[job]
+    work = _simulation(*_problem(model, hidden, 100), backends[0])
+    return round(_cpu_seconds({job: (work, _SIMULATED)})[job] * 1e3, 4)
+
+
+def _figures() -> dict[str, Any]:
+    """One figure per target, then what they come from."""
+    torch.set_num_threads(1)
+    heap = _bare_heap(25_000)
+    calls = [(clients, full) for clients in (100_000, 1_000_000) for full in (False, True)]
+    # One after the other, each in a process of its own, for the sake of the peak of memory.
+    schedulers = list(in_processes(_scheduler, calls, 1, print))
+    jobs = {name: _job(*job) for name, job in _JOBS.items()}
+    clients = _scaling((100, 100_000))
+    return {
+        "scheduler_events_per_second": schedulers[1]["events_per_second"],
+        "scheduler_peak_mib": {run["clients"]: run["peak_mib"] for run in schedulers[1::2]},
+        "engine_ms_per_update": {name: jobs[name]["engine_ms"] for name in ("mlp", "logistic")},
+        "simulation_times_engine": {
+            name: jobs[name]["simulation_times_engine"] for name in ("mlp", "logistic")
+        },
+        "any_module_times_the_loop": {name: job["any_module"] for name, job in jobs.items()},
+        "ms_at_100000_clients_times_100": round(clients[100_000] / clients[100], 2),
+        "two_workers_times_one": _workers(),
+        "bare_heap_events_per_second": heap,
+        "scheduler": schedulers,
+        "jobs": jobs,
+        "logistic_ms_by_number_of_clients": clients,
+    }
+
+
+def _large() -> dict[str, Any]:
+    """A million updates of the logistic job by 100,000 clients, a thousand of them at work."""
+    torch.set_num_threads(1)
+    problem, base = _problem("logistic", 1, 100_000)
+    started, cpu = time.perf_counter(), time.process_time()
+    updates = 1_000_000
+    work = _simulation(problem, base, "numpy", in_flight=1000, updates=updates)
+    work()
+    return {
+        "updates": updates,
+        "clients": 100_000,
+        "wall_seconds": round(time.perf_counter() - started),
+        "cpu_ms_per_update": round((time.process_time() - cpu) / updates * 1e3, 3),
+        "peak_mib": _peak_mib(),
+    }
+
+
+def _workers() -> float:
+    """How many times faster, on the wall clock, two seeds are side by side."""
+
+    def seconds(workers: int) -> float:
+        config = load_config(
+            None,
+            {
+                "train": {"model": "mlp", "batch_size": 16},
+                "run": {"virtual_time": 60.0, "seeds": 2, "workers": workers},
+            },
+        )
+        started = time.perf_counter()
+        simulate(config)
+        return time.perf_counter() - started
+
+    return round(seconds(1) / seconds(2), 2)
+
+
+def _peak_mib() -> int:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def _problem(model: str, hidden: int, num_clients: int) -> tuple[Problem, Vector]:
@@ -80,8 +162,13 @@ def _job(model: str, hidden: int, backends: tuple[str, ...]) -> dict[str, Any]:
     name = f"simulation_{backends[0]}"
     contenders[name] = (_simulation(problem, base, backends[0]), _SIMULATED)
     seconds = _cpu_seconds(contenders)
+    engine = seconds[f"engine_{backends[0]}"]
+    modules = [seconds[f"engine_{kind}"] for kind in ("vmap", "flat")]
     return {
         "parameters": base.size,
+        "engine_ms": round(engine * 1e3, 3),
+        "simulation_times_engine": round(seconds[name] / engine, 2),
+        "any_module": round(seconds["loop"] / min(modules), 2),
         "ms_per_update": {k: round(v * 1e3, 3) for k, v in seconds.items()},
         "times_the_loop": {k: round(seconds["loop"] / v, 2) for k, v in seconds.items()},
     }
@@ -116,11 +203,17 @@ def _engine(problem: Problem, base: Vector, backend: str) -> Callable[[], object
     return work
 
 
-def _simulation(problem: Problem, base: Vector, backend: str) -> Callable[[], object]:
+def _simulation(
+    problem: Problem,
+    base: Vector,
+    backend: str,
+    in_flight: int = 32,
+    updates: int = _SIMULATED,
+) -> Callable[[], object]:
     clients = problem.data.num_clients
     trainer = trainer_for(problem, backend, base, _COHORT)
     fleet = _fleet(clients, dropout=0.05)
-    settings = LoopSettings(32, 1e9, 1.0, 10_000, max_updates=_SIMULATED, cohort_size=_COHORT)
+    settings = LoopSettings(in_flight, 1e9, 1.0, 10_000, max_updates=updates, cohort_size=_COHORT)
     sizes = problem.data.sizes().tolist()
 
     def work() -> None:
@@ -134,8 +227,9 @@ def _fleet(clients: int, **options: Any) -> Fleet:
     return Fleet(compute, (0.1,) * clients, seed=1, **options)
 
 
-def _scheduler(clients: int, *, full: bool, count: int = 500_000) -> dict[str, Any]:
-    """Events per second with every client at work; `full` adds all device features."""
+def _scheduler(clients: int, full: bool, tell: object = None) -> dict[str, Any]:
+    """Events per second with a quarter of the clients at work; `full` adds all device features."""
+    count = 500_000
     options: dict[str, Any] = {}
     if full:
         options = {
@@ -157,7 +251,7 @@ def _scheduler(clients: int, *, full: bool, count: int = 500_000) -> dict[str, A
         "clients": clients,
         "every_feature": full,
         "events_per_second": round(count / seconds),
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mib": _peak_mib(),
     }
 
 
