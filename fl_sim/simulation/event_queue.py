@@ -63,6 +63,7 @@ class EventQueue:
         """Remove and return all events, in order."""
         events = list(self.ahead())
         self._near.clear()
+        self._today = -1
         return events
 
     def _open(self) -> bool:
