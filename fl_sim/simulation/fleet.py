@@ -95,7 +95,7 @@ class Fleet:
     @property
     def median_task(self) -> float:
         """Median over clients of the time of a task: the unit of reported times."""
-        return float(np.median(np.add(self.compute, self.transfer)))
+        return float(np.median(self._devices[:, 0] + self._devices[:, 1]))
 
     def tasks(self, clients: Sequence[int], numbers: Sequence[int]) -> list[TaskDraw]:
         """Draw all that is random about tasks.

@@ -25,7 +25,7 @@ class IdleClients:
 
     def __init__(self, count: int, seed: int) -> None:
         # An array, not a list: at 100,000 clients a boxed number is a cache miss more.
-        self._clients = array("q", range(count))
+        self._clients = array("q", np.arange(count, dtype=np.int64).tobytes())
         self._random = random.Random(seed).random
         self._generator = np.random.default_rng((seed, 8))
 

@@ -130,7 +130,6 @@ class Simulation:
             work=None if pace is None else self._begin,
         )
         self._steps: dict[int, int] = {}
-        self._names = [str(client) for client in range(len(fleet))]
         self.versions = LiveVersions()
         self._results: dict[int, Result] = {}
         self._spare: list[Vector] = []
@@ -186,7 +185,7 @@ class Simulation:
         if event.client not in self._results:
             self._train(event)
         delta = self._results.pop(event.client).delta
-        client, base = self._names[event.client], event.base_version
+        client, base = str(event.client), event.base_version
         self.versions.release(base)
         update = ClientUpdate(client, base, delta, self._sizes[event.client], f"{client}@{base}")
         was_empty = not self.engine.pending
