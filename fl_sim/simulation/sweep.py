@@ -21,6 +21,13 @@ from fl_sim.simulation.workload import workload_from
 from strategies.catalog import RECIPES, recipe_from
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA, buffer_size_for
+from strategies.selection import (
+    Selector,
+    TaskHistory,
+    jain_index,
+    policy_from,
+    selector_for,
+)
 from strategies.window import Buffer
 
 Progress = Callable[[int, float, Evaluation], None]
@@ -59,6 +66,7 @@ def simulate(
         If the configuration does not fit together; before any training.
     """
     recipe = recipe_of(config)
+    selector_of(config, config.run.first_seed)
     done = _finished(results, config, recipe.name)
     backend = next((run.backend for run in done.values()), config.train.backend)
     runs = []
@@ -98,6 +106,19 @@ def recipe_of(config: SimulationConfig) -> Recipe:
     return recipe
 
 
+def selector_of(config: SimulationConfig, seed: int) -> Selector | None:
+    """Return what chooses the clients of one seed; None for the uniform draw.
+
+    Raises
+    ------
+    UnknownPolicy, BadOption
+        If there is no such policy or option.
+    """
+    section = config.dispatch
+    policy = policy_from(section.policy, **section.options.get(section.policy, {}))
+    return selector_for(policy, seed, TaskHistory(section.smoothing, section.recent))
+
+
 def run_seed(
     config: SimulationConfig,
     recipe: Recipe,
@@ -127,7 +148,8 @@ def run_seed(
             on_progress(seed, evaluation.time / settings.horizon, evaluation)
 
     sizes = workload.problem.data.sizes().tolist()
-    run = Simulation(trainer, sizes, workload.initial, fleet, recipe, settings, observe)
+    selector = selector_of(config, seed)
+    run = Simulation(trainer, sizes, workload.initial, fleet, recipe, settings, observe, selector)
     started = time.perf_counter()
     digest = run.run()
     unit = fleet.median_task
@@ -142,6 +164,7 @@ def run_seed(
         updates=run.updates,
         versions=run.engine.version,
         outcomes=dict(sorted(run.outcomes.items())),
+        fairness=jain_index(run.participation),
         wall_seconds=time.perf_counter() - started,
         digest=digest,
         accuracies=curve,

@@ -10,6 +10,7 @@ from fl_sim.simulation.event_queue import EventQueue
 from fl_sim.simulation.fleet import Fleet, slowest_last, speeds
 from fl_sim.simulation.idle import IdleClients
 from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler
+from strategies.selection import Selector, policy_from, selector_for
 from tests.support.simulation import fleet
 
 
@@ -223,3 +224,68 @@ def test_the_same_seed_gives_the_same_events() -> None:
     one, other, third = (events(Scheduler(fleet(30), 9, seed=s), 300) for s in (1, 1, 2))
     assert one == other
     assert one != third
+
+
+def chosen_by(name: str, seed: int = 0) -> Selector | None:
+    return selector_for(policy_from(name), seed)
+
+
+@pytest.mark.parametrize("name", ["speed", "load-aware", "auction"])
+def test_a_selector_chooses_who_works_and_hears_of_every_end(name: str) -> None:
+    scheduler = Scheduler(fleet(20, dropout=0.2), 5, selector=chosen_by(name))
+    seen = events(scheduler, 400, merge_every=3)
+    assert scheduler.busy == 5
+    assert len({event.client for event in seen}) == 20
+    assert {event.delivered for event in seen} == {True, False}
+
+
+@pytest.mark.parametrize("name", ["speed", "load-aware", "auction"])
+def test_with_a_selector_the_same_seed_gives_the_same_events(name: str) -> None:
+    one, other, third = (
+        events(Scheduler(fleet(30), 9, selector=chosen_by(name, seed)), 300) for seed in (1, 1, 2)
+    )
+    assert one == other
+    assert one != third
+
+
+def test_claims_do_not_change_whom_a_selector_chooses() -> None:
+    plain, claiming = (Scheduler(fleet(20), 8, selector=chosen_by("speed")) for _ in range(2))
+    expected = events(plain, 100)
+    seen = []
+    claiming.fill()
+    while len(seen) < 100:
+        claiming.claim(len(seen) % 4, math.inf)
+        event = claiming.next()
+        assert event is not None
+        seen.append(event)
+        claiming.advance(claiming.version + 1)
+        claiming.fill()
+    assert seen == expected
+
+
+def test_clients_called_off_may_be_chosen_again() -> None:
+    scheduler = Scheduler(steady(1.0, 50.0), 2, rounds=True, selector=chosen_by("auction"))
+    scheduler.fill()
+    assert scheduler.next() == Event(1.0, 0, 0, True)
+    assert scheduler.advance(1) == [(1, 0)]
+    assert scheduler.fill() == 2
+
+
+def test_a_selector_is_offered_only_clients_that_are_online() -> None:
+    devices = fleet(20, duty=(0.3,) * 20, period=5.0)
+    scheduler = Scheduler(devices, 5, selector=chosen_by("load-aware"))
+    for event in events(scheduler, 300):
+        if event.client != NOBODY:
+            assert devices.available(event.client, event.time - 1e-6) == event.time - 1e-6
+
+
+def test_policies_order_by_how_much_of_the_work_goes_to_the_fast() -> None:
+    devices = fleet(40)
+    fastest = sorted(range(40), key=devices.compute.__getitem__)[:10]
+    shares = {}
+    for name in ("load-aware", "uniform", "speed", "auction"):
+        seen = events(Scheduler(devices, 5, seed=1, selector=chosen_by(name, 1)), 2000)
+        shares[name] = sum(event.client in fastest for event in seen) / 2000
+    assert shares["uniform"] == pytest.approx(0.25, abs=0.05)
+    assert shares["speed"] > 1.3 * shares["uniform"]
+    assert shares["auction"] > 0.8
