@@ -10,7 +10,7 @@ from fl_protocol.codes import ConfigInvalid
 from fl_sim.simulation.config import SimulationConfig, load_config
 from fl_sim.simulation.sweep import read_results, simulate
 from strategies.catalog import RECIPES
-from strategies.errors import BadOption, UnknownRecipe
+from strategies.errors import BadOption, UnknownPolicy, UnknownRecipe
 
 
 def small(**sections: dict[str, Any]) -> SimulationConfig:
@@ -156,9 +156,13 @@ def test_a_bad_configuration_is_refused_before_any_training(
     assert complaint in refusal.value.sentence
 
 
-def test_unknown_recipes_and_options_are_refused() -> None:
+def test_unknown_recipes_policies_and_options_are_refused() -> None:
     with pytest.raises(UnknownRecipe):
         simulate(small(strategy={"name": "fedmagic"}))
+    with pytest.raises(UnknownPolicy):
+        simulate(small(dispatch={"policy": "fastest"}))
+    with pytest.raises(BadOption):
+        simulate(small(dispatch={"policy": "speed", "options": {"speed": {"exponent": -1}}}))
     with pytest.raises(BadOption):
         simulate(small(strategy={"name": "fedbuff", "options": {"fedbuff": {"magic": 1}}}))
 
