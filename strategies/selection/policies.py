@@ -14,6 +14,9 @@ import numpy as np
 from strategies.errors import BadOption
 from strategies.selection.history import Column, Estimates
 
+# Relative duration that stands for "no time at all"; keeps weights finite.
+_SHORTEST = 1e-9
+
 
 class Policy(Protocol):
     """Who should get the next task."""
@@ -130,7 +133,3 @@ def highest(offers: Column) -> Column:
 def explore_first(known: Estimates, weights: Column) -> Column:
     """Return equal weights for the clients never tried; `weights` if there are none."""
     return known.untried.astype(np.float64) if known.untried.any() else weights
-
-
-# Relative duration that stands for "no time at all"; keeps weights finite.
-_SHORTEST = 1e-9
