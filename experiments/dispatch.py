@@ -12,6 +12,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,7 +22,14 @@ from fl_sim.simulation.config import load_config
 from fl_sim.simulation.result import SimulationResult
 from fl_sim.simulation.sweep import simulate
 
-POLICIES = ("uniform", "load-aware", "speed", "auction")
+POLICIES: dict[str, dict[str, Any]] = {
+    "uniform": {"policy": "uniform"},
+    "load-aware": {"policy": "load-aware"},
+    "speed": {"policy": "speed"},
+    "speed^0.5": {"policy": "speed", "options": {"speed": {"exponent": 0.5}}},
+    "auction": {"policy": "auction"},
+}
+OTHERS = tuple(POLICIES)[1:]
 RECIPES = ("async-wa", "fedbuff")
 Results = Mapping[str, Mapping[str, SimulationResult]]
 """By recipe, then by policy."""
@@ -31,10 +39,11 @@ _INTRO = """\
 
 `python -m experiments.dispatch --seeds {seeds}`: MNIST-5k on 100 devices of lognormal speeds, of
 which few train at a time, as `experiments/dispatch-regimes/` says. The policies are those of
-[`docs/dispatch.md`](../dispatch.md), with their default options. Times are medians over the seeds,
-in median task durations, to the regime's target accuracy. Updates are means over the seeds;
-fairness is Jain's index of the clients' accepted updates. The sentences below each table compare
-with the uniform draw, seed by seed. Why policies differ is explained on their page.
+[`docs/dispatch.md`](../dispatch.md), with their default options; `speed^0.5` is `speed` with the
+exponent 0.5. Times are medians over the seeds, in median task durations, to the regime's target
+accuracy. Updates are means over the seeds; fairness is Jain's index of the clients' accepted
+updates. The sentences below each table compare with the uniform draw, seed by seed. Why policies
+differ is explained on their page.
 
 ![Learning curves](dispatch.png)
 """
@@ -60,15 +69,9 @@ def main() -> None:
 def _regime(path: Path, results: Path, seeds: int) -> Results:
     found: dict[str, dict[str, SimulationResult]] = {recipe: {} for recipe in RECIPES}
     for recipe in RECIPES:
-        for policy in POLICIES:
-            config = load_config(
-                path,
-                {
-                    "strategy": {"name": recipe},
-                    "dispatch": {"policy": policy},
-                    "run": {"seeds": seeds},
-                },
-            )
+        for policy, section in POLICIES.items():
+            sections = {"strategy": {"name": recipe}, "dispatch": section, "run": {"seeds": seeds}}
+            config = load_config(path, sections)
             found[recipe][policy] = simulate(config, results=results)
             accuracy = found[recipe][policy].summary()["final_accuracy"]
             print(path.stem, recipe, policy, accuracy, flush=True)
@@ -90,7 +93,7 @@ def _page(regimes: Mapping[str, Results], seeds: int) -> Iterator[str]:
                 yield _row(recipe, policy, result)
         yield ""
         for recipe, by_policy in results.items():
-            for policy in POLICIES[1:]:
+            for policy in OTHERS:
                 change = _change(by_policy[policy], by_policy["uniform"])
                 yield f"- {recipe}, {policy}: {change}."
         yield ""
@@ -117,7 +120,7 @@ def _always(regimes: Mapping[str, Results], sign: int) -> str:
     """Name what beats (1) or is beaten by (-1) the uniform draw in every seed."""
     found = [
         f"{policy} with {recipe} in {regime}"
-        for policy in POLICIES[1:]
+        for policy in OTHERS
         for regime, results in regimes.items()
         for recipe, by_policy in results.items()
         if all(sign * d > 0 for d in _points(by_policy[policy], by_policy["uniform"]))
