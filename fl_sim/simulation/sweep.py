@@ -149,7 +149,9 @@ def run_seed(
 
     sizes = workload.problem.data.sizes().tolist()
     selector = selector_of(config, seed)
-    run = Simulation(trainer, sizes, workload.initial, fleet, recipe, settings, observe, selector)
+    run = Simulation(
+        trainer, sizes, workload.initial, fleet, recipe, settings, observe, selector=selector
+    )
     started = time.perf_counter()
     digest = run.run()
     unit = fleet.median_task
