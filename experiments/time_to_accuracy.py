@@ -72,32 +72,38 @@ def _page(regimes: Mapping[str, Results], seeds: int) -> str:
 
 
 def _row(name: str, result: SimulationResult) -> str:
+    return f"| {name} | {' | '.join(outcome_cells(result))} |"
+
+
+def outcome_cells(result: SimulationResult) -> tuple[str, str, str]:
+    """Return final accuracy, time to target, and how many seeds arrived, for a table."""
     summary = result.summary()
     accuracy, time = summary["final_accuracy"], summary["time_to_target"]
     median = "never" if time["median"] is None else f"{time['median']:.1f}"
     arrived = f"{time['reached']} of {len(result.runs)}"
-    return f"| {name} | {accuracy['mean']:.3f} ± {accuracy['std']:.3f} | {median} | {arrived} |"
+    return f"{accuracy['mean']:.3f} ± {accuracy['std']:.3f}", median, arrived
 
 
 def _difference(results: Results) -> str:
     """Compare Async-WA with the best other recipe, seed by seed."""
     ours = results["async-wa"]
     others = [result for name, result in results.items() if name != "async-wa"]
-    best = min(others, key=lambda result: (_median_time(result), -_mean_accuracy(result)))
+    best = min(others, key=lambda result: (median_time(result), -_mean_accuracy(result)))
     paired = [
         mine.final_accuracy - theirs.final_accuracy
         for mine, theirs in zip(ours.runs, best.runs, strict=True)
     ]
     points = f"{100 * statistics.fmean(paired):+.1f} points"
     spread = f"from {100 * min(paired):+.1f} to {100 * max(paired):+.1f}"
-    times = _median_time(best), _median_time(ours)
+    times = median_time(best), median_time(ours)
     sooner = f", {times[0] / times[1]:.2f} times as soon" if all(map(math.isfinite, times)) else ""
     return (
         f"Async-WA against {best.strategy}, the soonest of the others: {points} ({spread}){sooner}."
     )
 
 
-def _median_time(result: SimulationResult) -> float:
+def median_time(result: SimulationResult) -> float:
+    """Return the median time to the target; infinite if most seeds never arrive."""
     times = [run.time_to_target for run in result.runs]
     return statistics.median(math.inf if time is None else time for time in times)
 
@@ -114,7 +120,7 @@ def _draw(regimes: Mapping[str, Results], path: Path) -> None:
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (regime, results) in zip(grid.flat, regimes.items(), strict=False):
         for name, result in results.items():
-            times, means = _mean_curve([run.accuracies for run in result.runs])
+            times, means = mean_curve([run.accuracies for run in result.runs])
             style = {"color": "black", "linewidth": 2.2} if name == "async-wa" else {}
             axes.plot(times, means, label=name, **style)
         axes.set(title=regime, xlabel="virtual time", ylabel="accuracy", ylim=(0, 1))
@@ -123,9 +129,10 @@ def _draw(regimes: Mapping[str, Results], path: Path) -> None:
     figure.savefig(path)
 
 
-def _mean_curve(
+def mean_curve(
     curves: Sequence[Sequence[tuple[float, float]]],
 ) -> tuple[list[float], list[float]]:
+    """Return times and mean accuracies of curves with common evaluation times."""
     shortest = min(map(len, curves))
     times = [point[0] for point in curves[0][:shortest]]
     means = [statistics.fmean(curve[i][1] for curve in curves) for i in range(shortest)]

@@ -10,6 +10,7 @@ from strategies.errors import (
     MergeDue,
     ReleaseNotReady,
     StrategyError,
+    UnknownPolicy,
     UnknownRecipe,
 )
 from strategies.layout import Layout
@@ -65,6 +66,7 @@ __all__ = [
     "Ringleader",
     "Ringmaster",
     "StrategyError",
+    "UnknownPolicy",
     "UnknownRecipe",
     "Vector",
     "recipe_from",

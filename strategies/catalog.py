@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import fields
 from typing import Any
 
-from strategies.errors import BadOption, UnknownRecipe
+from strategies.errors import UnknownRecipe
+from strategies.options import build
 from strategies.recipe import Recipe
 from strategies.recipes.ace import ACE
 from strategies.recipes.aced import ACED
@@ -67,53 +66,5 @@ def recipe_from(name: str, **options: Any) -> Recipe:
     """
     if name not in RECIPES:
         raise UnknownRecipe(f"Unknown recipe {name!r}; choose one of {', '.join(sorted(RECIPES))}.")
-    kind = RECIPES[name]
-    types = {field.name: str(field.type) for field in fields(kind)}
-    unknown = sorted(set(options) - set(types))
-    if unknown:
-        raise BadOption(
-            f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(types))}."
-        )
-    values: dict[str, Any] = {
-        key: _read(f"{name}.{key}", value, types[key]) for key, value in options.items()
-    }
-    recipe: Recipe = kind(**values)
+    recipe: Recipe = build(name, RECIPES[name], options)
     return recipe
-
-
-def _read(name: str, value: object, declared: str) -> object:
-    wanted = declared.removesuffix(" | None")
-    if value is None or value == "none":
-        if wanted != declared:
-            return None
-    elif wanted == "bool":
-        if value is True or value == "true":
-            return True
-        if value is False or value == "false":
-            return False
-    elif wanted == "int":
-        return _int(name, value)
-    elif wanted == "float":
-        return _float(name, value)
-    elif isinstance(value, str):
-        return value
-    raise BadOption(f"{name} cannot be {value!r}.")
-
-
-def _int(name: str, value: object) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
-        return int(value)
-    if type(value) is int:
-        return value
-    raise BadOption(f"{name} must be a whole number, not {value!r}.")
-
-
-def _float(name: str, value: object) -> float:
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise BadOption(f"{name} must be a finite number, not {value!r}.")

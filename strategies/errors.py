@@ -33,6 +33,12 @@ class UnknownRecipe(StrategyError):
     code = "UNKNOWN_RECIPE"
 
 
+class UnknownPolicy(StrategyError):
+    """No selection policy has this name."""
+
+    code = "UNKNOWN_POLICY"
+
+
 class BadOption(StrategyError):
     """An option is unknown, has the wrong type or is out of range."""
 

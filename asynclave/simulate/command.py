@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ import typer
 def simulate_command(
     config: Annotated[Path | None, typer.Option(help="TOML file with the settings.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Aggregation recipe.")] = None,
+    dispatch: Annotated[
+        str | None, typer.Option(help="Selection policy: who gets the next tasks.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
     workers: Annotated[int | None, typer.Option(help="Seeds to run side by side.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for results and plot.")] = None,
@@ -31,13 +34,12 @@ def simulate_command(
     from fl_sim.simulation.config import load_config
     from fl_sim.simulation.sweep import read_results, simulate
 
-    loaded = load_config(
-        config,
-        {
-            "strategy": {"name": strategy},
-            "run": {"seeds": seeds, "workers": workers, "output": output},
-        },
-    )
+    overrides: dict[str, dict[str, Any]] = {
+        "strategy": {"name": strategy},
+        "dispatch": {"policy": dispatch},
+        "run": {"seeds": seeds, "workers": workers, "output": output},
+    }
+    loaded = load_config(config, overrides)
     console = Console(stderr=True)
     results = loaded.run.output / "results.jsonl"
     with SweepProgress(console, loaded) as progress:
@@ -50,10 +52,11 @@ def simulate_command(
         print(json.dumps(summary), file=sys.stdout)
         return
     accuracy, target = summary["final_accuracy"], summary["time_to_target"]
+    fairness = summary["fairness"]["mean"]
     console.print(
         f"[bold]{result.strategy}[/]: accuracy {accuracy['mean']:.1%} "
         f"(standard deviation {accuracy['std']:.1%}) over {len(result.runs)} seeds, "
-        f"{summary['updates_per_second']:.0f} updates/s"
+        f"{summary['updates_per_second']:.0f} updates/s, fairness {fairness:.2f}"
     )
     if loaded.run.target_accuracy is not None:
         median = "never" if target["median"] is None else f"{target['median']:.1f} median tasks"

@@ -34,6 +34,7 @@ from strategies.confidential import require_disjoint
 from strategies.recipe import Recipe
 from strategies.release import ReleaseRule
 from strategies.screening import Limits
+from strategies.selection import Policy, policy_from, selector_for
 
 RecipeFactory = Callable[[int], Recipe]
 
@@ -83,6 +84,9 @@ class AsyncStrategy(Strategy):
         What every merge must satisfy, in plain mode; an enclave has its own.
     seed : int (default: 0)
         Seed of the choice among idle nodes.
+    selection : str or Policy (default: "uniform")
+        Which idle nodes get the next tasks: "uniform", "speed", "load-aware", "auction" or a
+        policy of ``strategies.selection``. It matters only if `fraction_train` is below 1.
     gateway : ServerConfig or path, optional
         Confidential mode: updates go sealed to this gateway's enclave, not through Flower. If
         unset, updates travel as plain arrays in Flower's messages.
@@ -96,9 +100,13 @@ class AsyncStrategy(Strategy):
     result : Result
         The result of the last run; while a run goes on, or after it was interrupted, what it
         has reached so far.
+    fairness : float
+        Jain's index of the nodes' numbers of accepted updates in the last run.
 
     Raises
     ------
+    UnknownPolicy
+        If no selection policy has the name given.
     LeakyRecipe
         If a recipe whose releases can be differenced is combined with `gateway`.
     ConfigInvalid
@@ -123,6 +131,7 @@ class AsyncStrategy(Strategy):
         limits: Limits | None = None,
         release_rule: ReleaseRule | None = None,
         seed: int = 0,
+        selection: str | Policy = "uniform",
         gateway: Gateway | None = None,
         run_name: str | None = None,
         callbacks: Sequence[Observer] = (),
@@ -149,10 +158,12 @@ class AsyncStrategy(Strategy):
         self.limits = limits
         self.release_rule = release_rule
         self.seed = seed
+        self.selection = policy_from(selection) if isinstance(selection, str) else selection
         self.gateway = gateway
         self.run_name = run_name
         self.callbacks = tuple(callbacks)
         self.result = Result()
+        self.fairness = 1.0
         self._recipe = recipe
         self._rng = random.Random(seed)
         self._stopping = False
@@ -296,7 +307,7 @@ class AsyncStrategy(Strategy):
         self._stopping, self._rng = False, random.Random(self.seed)
         self.result = Result(arrays=initial_arrays)
         clock: Clock = getattr(grid, "clock", None) or SystemClock()
-        fleet = Fleet(self._rng)
+        fleet = Fleet(self._rng, selector_for(self.selection, self.seed))
         name = self.run_name or f"flower-{grid.run.run_id}"
         wait_for_nodes(grid, clock, fleet, self.min_available_nodes, timeout)
         in_flight = self.in_flight(len(fleet.connected))
@@ -323,9 +334,11 @@ class AsyncStrategy(Strategy):
             AsyncRun(self, grid, clock, intake, self._model, fleet, config, self.result).run()
         finally:
             self.result.arrays = self._model.published
+            self.fairness = fleet.fairness
             self._model = None
             intake.close()
         log(INFO, "Strategy execution finished in %.2fs", clock.now() - begin)
+        log(INFO, "Fairness of participation (Jain's index): %.3f", self.fairness)
         log(INFO, "Final results:")
         for line in io.StringIO(str(self.result)):
             log(INFO, "\t%s", line.strip("\n"))

@@ -7,6 +7,8 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from strategies.selection import Selector, jain_index
+
 FIRST_BACK_OFF = 1.0
 LONGEST_BACK_OFF = 60.0
 
@@ -39,6 +41,7 @@ class Task:
 @dataclass
 class _Node:
     failures: int = 0
+    updates: int = 0
     resumes: float = -math.inf
     contributed_to: int | None = None
 
@@ -51,11 +54,13 @@ class Fleet:
     Parameters
     ----------
     rng : random.Random
-        Chooses among idle nodes.
+        Draws idle nodes uniformly if there is no selector.
+    selector : Selector, optional
+        Chooses among idle nodes, and learns from their tasks.
     """
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+    def __init__(self, rng: random.Random, selector: Selector | None = None) -> None:
+        self._rng, self._selector = rng, selector
         self._nodes: dict[int, _Node] = {}
         self._connected: frozenset[int] = frozenset()
         self._tasks: dict[str, Task] = {}
@@ -93,7 +98,7 @@ class Fleet:
         return sorted(self._connected - busy)
 
     def trainable(self, now: float, version: int) -> list[int]:
-        """Return idle nodes that may train from `version`, in random order.
+        """Return the idle nodes that may train from `version`, in ascending order.
 
         A node whose update from this very version was accepted waits for the next version:
         training from the same model again adds little but weight. Only if nobody else is at
@@ -101,8 +106,18 @@ class Fleet:
         """
         rested = [n for n in self.idle() if self._nodes[n].resumes <= now]
         fresh = [n for n in rested if self._nodes[n].contributed_to != version]
-        chosen = fresh if fresh or self.num_training else rested
-        return self._rng.sample(chosen, len(chosen))
+        return fresh if fresh or self.num_training else rested
+
+    def choose(self, now: float, version: int, count: int) -> list[int]:
+        """Choose up to `count` nodes that train from `version` from the time `now` on."""
+        candidates = self.trainable(now, version)
+        if self._selector is None:
+            return self._rng.sample(candidates, len(candidates))[:count]
+        chosen = []
+        for _ in range(min(count, len(candidates))):
+            chosen.append(self._selector.choose(candidates, now))
+            candidates.remove(chosen[-1])
+        return chosen
 
     def start(self, task: Task) -> None:
         """Note a task handed to a node."""
@@ -120,6 +135,19 @@ class Fleet:
         """Note that an update which a node trained from `version` was accepted."""
         state = self._nodes[node]
         state.failures, state.contributed_to = 0, version
+        state.updates += 1
+
+    def trained(
+        self, node: int, now: float, *, delivered: bool, utilisation: float | None = None
+    ) -> None:
+        """Let the selector learn from the end of a node's task; see `Selector.ended`."""
+        if self._selector is not None:
+            self._selector.ended(node, now, delivered=delivered, utilisation=utilisation)
+
+    @property
+    def fairness(self) -> float:
+        """Jain's index of the accepted updates of all nodes ever connected."""
+        return jain_index(node.updates for node in self._nodes.values())
 
     def back_off(self, node: int, now: float) -> float:
         """Give a node a rest that doubles with each failure in a row; return its length."""

@@ -12,6 +12,7 @@ from fl_server.intake.plain import Replies
 from fl_server.strategy.events import Observer
 from strategies.release import ReleaseRule
 from strategies.screening import Limits
+from strategies.selection import Policy
 
 if TYPE_CHECKING:
     from fl_server.intake.sealed import ServerConfig
@@ -37,6 +38,7 @@ class StrategyOptions(TypedDict, total=False):
     limits: Limits | None
     release_rule: ReleaseRule | None
     seed: int
+    selection: str | Policy
     gateway: Gateway | None
     run_name: str | None
     callbacks: Sequence[Observer]

@@ -16,10 +16,11 @@ from fl_server.intake.base import Intake, Outcome
 from fl_server.strategy.dispatch import Fleet, Task
 from fl_server.strategy.evaluation import Evaluator
 from fl_server.strategy.events import MergeEvent, UpdateEvent
-from fl_server.strategy.flwr_compat import log, with_content
+from fl_server.strategy.flwr_compat import log
 from fl_server.strategy.hooks import Hooks, RunSettings
 from fl_server.strategy.model import Model
 from fl_server.strategy.pacing import REFRESH_SECONDS, NoProgress, Pacer
+from fl_server.strategy.replies import code_in, utilisation_in, without_arrays
 from strategies.reject import Reject
 from strategies.update import Merge, Vector
 
@@ -119,7 +120,7 @@ class AsyncRun:
         free = self._free_places()
         if not self._training or free <= 0:
             return
-        for node in self._fleet.trainable(now, self._version)[:free]:
+        for node in self._fleet.choose(now, self._version, free):
             content = self._snapshot(node).content
             message = Message(content, node, MessageType.TRAIN, group_id=str(self._version + 1))
             self._push(message, self._version, evaluate=False)
@@ -159,7 +160,9 @@ class AsyncRun:
             return
         # An empty id or a shorter list is how a grid says that a node is gone.
         self._fleet.back_off(node, now)
-        if evaluate and self._evaluator.current:
+        if not evaluate:
+            self._fleet.trained(node, now, delivered=False)
+        elif self._evaluator.current:
             self._evaluator.current.give_up(node)
 
     def _receive(self) -> list[Message]:
@@ -184,10 +187,14 @@ class AsyncRun:
             return
         now = self._clock.now()
         outcome = self._offer(task, reply.content, now)
+        # Whoever is refused for being late did what was asked, as far as a node can.
+        delivered = outcome.accepted or outcome.code == Reject.TOO_STALE
+        load = utilisation_in(reply.content)
+        self._fleet.trained(task.node, now, delivered=delivered, utilisation=load)
         if outcome.accepted:
             counted = self._version if self._config.rests_until_merge else task.version
             self._fleet.accepted(task.node, counted)
-            self._merged_replies.append(_without_arrays(reply))
+            self._merged_replies.append(without_arrays(reply))
         else:
             self._last_failure = f"{outcome.code} (node {task.node})"
             log(WARNING, "Refused an update of node %d: %s", task.node, outcome.code)
@@ -205,10 +212,12 @@ class AsyncRun:
             return Outcome(False, error.code, self._version - task.version)
 
     def _fail(self, task: Task, reason: str) -> None:
-        rest = self._fleet.back_off(task.node, self._clock.now())
+        now = self._clock.now()
+        self._fleet.trained(task.node, now, delivered=False)
+        rest = self._fleet.back_off(task.node, now)
         self._last_failure = f"{reason.strip().splitlines()[-1]} (node {task.node})"
         log(WARNING, "Node %d failed; asking again in %.0f s: %s", task.node, rest, reason)
-        self._notify_update(task, False, _code_in(reason), self._version - task.version)
+        self._notify_update(task, False, code_in(reason), self._version - task.version)
 
     def _lose(self, task: Task) -> None:
         self._fleet.finish(task.message_id)
@@ -284,14 +293,3 @@ class AsyncRun:
 
     def _elapsed(self) -> float:
         return self._clock.now() - self._start
-
-
-def _without_arrays(reply: Message) -> Message:
-    """Keep the metrics for `aggregate_train`; the arrays have been counted and are large."""
-    return with_content(reply, RecordDict(dict(reply.content.metric_records)))
-
-
-def _code_in(reason: str) -> str:
-    """Return the code a client's error begins with ("CODE: sentence"), or CLIENT_FAILED."""
-    head = reason.partition(":")[0].strip()
-    return head if head in Code.__members__ else Code.CLIENT_FAILED.value

@@ -27,7 +27,8 @@ def log_summary(strategy: AsyncStrategy) -> None:
         s.min_train_nodes,
         s.min_evaluate_nodes,
     )
-    log(INFO, "\t│\t└── Minimum available nodes: %d", s.min_available_nodes)
+    log(INFO, "\t│\t├── Minimum available nodes: %d", s.min_available_nodes)
+    log(INFO, "\t│\t└── Selection: %s", s.selection.name)
     log(INFO, "\t├──> Aggregation:")
     for name, value in s.describe().items():
         log(INFO, "\t│\t├── %s: %s", name, value)

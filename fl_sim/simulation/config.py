@@ -98,6 +98,20 @@ class StrategySection(_Section):
     options: dict[str, dict[str, bool | int | float | str]] = {}
 
 
+class DispatchSection(_Section):
+    """Which idle clients get the next tasks; see ``strategies.selection``.
+
+    It matters only while fewer tasks are in flight than clients could work. `smoothing` is the
+    weight of the newest duration in a client's expected duration, `recent` the time over which
+    utilisation is averaged, in mean task durations; `options` by policy name.
+    """
+
+    policy: str = "uniform"
+    smoothing: float = Field(default=0.3, gt=0, le=1)
+    recent: float = Field(default=10.0, gt=0)
+    options: dict[str, dict[str, float]] = {}
+
+
 class RunSection(_Section):
     """How long, and from which seed on. Times are in median task durations.
 
@@ -121,6 +135,7 @@ class SimulationConfig(_Section):
     devices: DevicesSection = DevicesSection()
     train: TrainSection = TrainSection()
     strategy: StrategySection = StrategySection()
+    dispatch: DispatchSection = DispatchSection()
     run: RunSection = RunSection()
 
     def key(self) -> str:

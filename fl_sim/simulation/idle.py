@@ -44,6 +44,10 @@ class IdleClients:
         """Return all idle clients."""
         return self._clients.tolist()
 
+    def remove(self, client: int) -> None:
+        """Take this client."""
+        self._clients.remove(client)
+
     def draw_from(self, places: Sequence[int]) -> int:
         """Take one of the clients at these places of `all()`."""
         return self._clients.pop(places[int(self._random() * len(places))])

@@ -14,7 +14,7 @@ import numpy as np
 
 from fl_sim.cohort.base import CohortTrainer, Task
 from fl_sim.simulation.pace import Pace
-from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler, TaskTimes
+from fl_sim.simulation.scheduler import NOBODY, Choice, Event, Scheduler, TaskTimes
 from fl_sim.simulation.versions import LiveVersions
 from strategies.engine import Engine
 from strategies.recipe import Recipe
@@ -91,6 +91,8 @@ class Simulation:
         Told of every evaluation.
     pace : Pace, optional
         Steps of each task; those of the configuration if unset.
+    selector : Choice, optional
+        Chooses the clients; uniform if unset.
 
     Attributes
     ----------
@@ -101,6 +103,8 @@ class Simulation:
     outcomes : Counter
         Number of updates by code, "accepted" for those merged or waiting; failed tasks as
         "failed".
+    participation : list of int
+        Number of accepted updates of each client.
     engine : Engine
         The server.
     """
@@ -115,6 +119,7 @@ class Simulation:
         settings: LoopSettings,
         on_evaluation: Callable[[Evaluation], None] | None = None,
         pace: Pace | None = None,
+        selector: Choice | None = None,
     ) -> None:
         self._trainer, self._sizes, self._settings, self._pace = trainer, sizes, settings, pace
         self._on_evaluation = on_evaluation
@@ -128,6 +133,7 @@ class Simulation:
             settings.seed,
             rounds=cohort is not None,
             work=None if pace is None else self._begin,
+            selector=selector,
         )
         self._steps: dict[int, int] = {}
         self.versions = LiveVersions()
@@ -136,6 +142,7 @@ class Simulation:
         self.evaluations: list[Evaluation] = []
         self.updates = 0
         self.outcomes: Counter[str] = Counter()
+        self.participation = [0] * len(fleet)
         self._digest = hashlib.sha256()
 
     def run(self) -> str:
@@ -195,6 +202,7 @@ class Simulation:
         if was_empty and self._max_wait is not None and code == "accepted":
             self._scheduler.wake(event.time + self._max_wait)
         self.outcomes[code] += 1
+        self.participation[event.client] += code == "accepted"
         self.updates += 1
         self._digest.update(struct.pack("<qq", event.client, base) + code.encode())
 

@@ -33,6 +33,8 @@ class SeedResult:
         Model versions made.
     outcomes : dict
         Number of tasks by outcome.
+    fairness : float
+        Jain's index of the clients' numbers of accepted updates: 1 if all took part alike.
     wall_seconds : float
         Duration of the run, without loading the data.
     digest : str
@@ -50,6 +52,7 @@ class SeedResult:
     updates: int
     versions: int
     outcomes: dict[str, int]
+    fairness: float
     wall_seconds: float
     digest: str
     accuracies: list[tuple[float, float]]
@@ -80,22 +83,24 @@ class SimulationResult:
         The median time counts a seed that never arrives as infinite; it is None when that makes
         it infinite.
         """
-        accuracies = [run.final_accuracy for run in self.runs]
         updates = sum(run.updates for run in self.runs)
         seconds = sum(run.wall_seconds for run in self.runs)
         return {
             "strategy": self.strategy,
             "seeds": [run.seed for run in self.runs],
-            "final_accuracy": {
-                "mean": statistics.fmean(accuracies),
-                "std": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
-            },
+            "final_accuracy": _mean_and_spread([run.final_accuracy for run in self.runs]),
             "time_to_target": _times([run.time_to_target for run in self.runs]),
             "updates": updates,
             "updates_per_second": updates / seconds if seconds else 0.0,
             "digest": [run.digest for run in self.runs],
             "backend": sorted({run.backend for run in self.runs}),
+            "fairness": _mean_and_spread([run.fairness for run in self.runs]),
         }
+
+
+def _mean_and_spread(values: Sequence[float]) -> dict[str, float]:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": spread}
 
 
 def _times(times: Sequence[float | None]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import NamedTuple, Protocol
 
@@ -57,6 +57,18 @@ class TaskTimes(Protocol):
         ...
 
 
+class Choice(Protocol):
+    """Chooses among idle clients, and is told what became of their tasks."""
+
+    def choose(self, candidates: Iterable[int], now: float) -> int:
+        """Return the client to hand a task to at the time `now`."""
+        ...
+
+    def ended(self, client: int, now: float, *, delivered: bool) -> None:
+        """Take note of the end of a task."""
+        ...
+
+
 class Event(NamedTuple):
     """Something that happened.
 
@@ -81,9 +93,9 @@ class Event(NamedTuple):
 class Scheduler:
     """Keeps `in_flight` clients busy and yields their completions in order of time.
 
-    Idle clients are drawn uniformly. A client whose update from the current version was delivered
-    rests until the next version, as in the live server: a second update from the same base adds
-    weight but hardly information.
+    Idle clients are drawn uniformly, unless a selector chooses. A client whose update from the
+    current version was delivered rests until the next version, as in the live server: a second
+    update from the same base adds weight but hardly information.
 
     Parameters
     ----------
@@ -98,6 +110,9 @@ class Scheduler:
         what is still under way when the next version comes: the synchronous way.
     work : callable, optional
         Given client and time, the share of a full task that is begun; full tasks if unset.
+    selector : Choice, optional
+        Chooses among the idle clients that are available. Each choice looks at all of them, so it
+        takes a time that grows with their number.
     """
 
     def __init__(
@@ -108,10 +123,12 @@ class Scheduler:
         *,
         rounds: bool = False,
         work: Callable[[int, float], float] | None = None,
+        selector: Choice | None = None,
     ) -> None:
         self.version = 0
         self.now = 0.0
         self._fleet, self._in_flight, self._rounds, self._work = fleet, in_flight, rounds, work
+        self._selector = selector
         self._begin = fleet.begin
         self._idle = IdleClients(len(fleet), seed)
         self._hand: list[TaskDraw] = []
@@ -174,6 +191,8 @@ class Scheduler:
             return Event(self.now, NOBODY, self.version, False)
         self._busy -= 1
         base = self._bases[client]
+        if self._selector is not None:
+            self._selector.ended(client, self.now, delivered=base >= 0)
         if base < 0:
             self._idle.add(client)
             return Event(self.now, client, ~base, False)
@@ -233,6 +252,8 @@ class Scheduler:
                 self._queue.push(due, NOBODY)
                 continue
             self._idle.add(client)
+            if self._selector is not None:
+                self._selector.ended(client, self.now, delivered=False)
             if (base := self._bases[client]) >= 0:
                 lost.append((client, base))
         self._claimed.clear()
@@ -241,6 +262,8 @@ class Scheduler:
 
     def _deal(self) -> bool:
         """Draw the next few clients to begin, with all that is random about their tasks."""
+        if self._selector is not None:
+            return self._search()
         clients = self._idle.draw(1 + len(self._idle) // _HANDS)
         if len(clients) >= _MANY:
             # Turning offline clients away one by one costs more.
@@ -267,10 +290,16 @@ class Scheduler:
         """Deal a client that can begin, whoever that is, or arrange to be woken."""
         while self._hand:
             self._turn_away(self._hand.pop()[0])
-        ready = self._fleet.ready(self._idle.all(), self.now)
-        online = np.flatnonzero(ready <= self.now)
-        if len(online):
-            self._take([self._idle.draw_from(online.tolist())])
+        idle = self._idle.all()
+        ready = self._fleet.ready(idle, self.now)
+        online = np.flatnonzero(ready <= self.now).tolist()
+        if online and self._selector is not None:
+            client = self._selector.choose((idle[place] for place in online), self.now)
+            self._idle.remove(client)
+            self._take([client])
+            return True
+        if online:
+            self._take([self._idle.draw_from(online)])
             return True
         first = ready.min(initial=math.inf)
         if first < math.inf and not self._asleep:

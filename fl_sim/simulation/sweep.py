@@ -22,6 +22,13 @@ from fl_sim.simulation.workload import workload_from
 from strategies.catalog import RECIPES, recipe_from
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA, buffer_size_for
+from strategies.selection import (
+    Selector,
+    TaskHistory,
+    jain_index,
+    policy_from,
+    selector_for,
+)
 from strategies.window import Buffer
 
 Progress = Callable[[int, float, Evaluation], None]
@@ -60,6 +67,7 @@ def simulate(
         If the configuration does not fit together; before any training.
     """
     recipe = recipe_of(config)
+    selector_of(config, config.run.first_seed)
     done = _finished(results, config, recipe.name)
     first = config.run.first_seed
     seeds = range(first, first + config.run.seeds)
@@ -126,6 +134,19 @@ def recipe_of(config: SimulationConfig) -> Recipe:
     return recipe
 
 
+def selector_of(config: SimulationConfig, seed: int) -> Selector | None:
+    """Return what chooses the clients of one seed; None for the uniform draw.
+
+    Raises
+    ------
+    UnknownPolicy, BadOption
+        If there is no such policy or option.
+    """
+    section = config.dispatch
+    policy = policy_from(section.policy, **section.options.get(section.policy, {}))
+    return selector_for(policy, seed, TaskHistory(section.smoothing, section.recent))
+
+
 def run_seed(
     config: SimulationConfig,
     recipe: Recipe,
@@ -155,7 +176,10 @@ def run_seed(
             on_progress(seed, evaluation.time / settings.horizon, evaluation)
 
     sizes = workload.problem.data.sizes().tolist()
-    run = Simulation(trainer, sizes, workload.initial, fleet, recipe, settings, observe)
+    selector = selector_of(config, seed)
+    run = Simulation(
+        trainer, sizes, workload.initial, fleet, recipe, settings, observe, selector=selector
+    )
     started = time.perf_counter()
     digest = run.run()
     unit = fleet.median_task
@@ -170,6 +194,7 @@ def run_seed(
         updates=run.updates,
         versions=run.engine.version,
         outcomes=dict(sorted(run.outcomes.items())),
+        fairness=jain_index(run.participation),
         wall_seconds=time.perf_counter() - started,
         digest=digest,
         accuracies=curve,

@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SMALL = """
 [devices]
 clients = 6
@@ -37,9 +39,12 @@ def test_the_last_line_is_one_object_and_a_second_call_finds_the_results(tmp_pat
     assert len(list((tmp_path / "out").glob("accuracy-*.png"))) == 1
 
 
-def test_an_unknown_strategy_is_one_clear_line(tmp_path: Path) -> None:
-    refused = simulate(tmp_path, "--strategy", "fedmagic")
+@pytest.mark.parametrize(
+    ("option", "code"), [("--strategy", "UNKNOWN_RECIPE"), ("--dispatch", "UNKNOWN_POLICY")]
+)
+def test_an_unknown_name_is_one_clear_line(tmp_path: Path, option: str, code: str) -> None:
+    refused = simulate(tmp_path, option, "fedmagic")
     assert refused.returncode == 2
-    assert "UNKNOWN_RECIPE: " in refused.stderr
+    assert f"{code}: " in refused.stderr
     assert "'fedmagic'" in refused.stderr
     assert "Traceback" not in refused.stderr

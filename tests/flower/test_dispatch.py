@@ -37,7 +37,7 @@ def test_a_contributor_waits_for_the_next_version() -> None:
     nodes = fleet(1, 2)
     nodes.accepted(1, version=4)
     assert nodes.trainable(0.0, version=4) == [2]
-    assert sorted(nodes.trainable(0.0, version=5)) == [1, 2]
+    assert nodes.trainable(0.0, version=5) == [1, 2]
 
 
 def test_tasks_of_nodes_that_left_do_not_count_as_in_flight() -> None:
@@ -61,5 +61,5 @@ def test_leases_expire() -> None:
 
 
 def test_the_choice_among_idle_nodes_is_random_but_repeatable() -> None:
-    orders = [fleet(*range(20)).trainable(0.0, 0) for _ in range(2)]
+    orders = [fleet(*range(20)).choose(0.0, 0, 20) for _ in range(2)]
     assert orders[0] == orders[1] != sorted(orders[0])

@@ -10,6 +10,7 @@ from fl_sim.simulation.event_queue import EventQueue
 from fl_sim.simulation.fleet import Fleet, slowest_last, speeds
 from fl_sim.simulation.idle import IdleClients
 from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler
+from strategies.selection import POLICIES, Selector, policy_from, selector_for
 from tests.support.simulation import fleet
 
 
@@ -35,6 +36,13 @@ def events(scheduler: Scheduler, count: int, merge_every: int = 1) -> list[Event
             scheduler.advance(scheduler.version + 1)
         scheduler.fill()
     return seen
+
+
+def chosen_by(name: str, seed: int = 0) -> Selector | None:
+    return selector_for(policy_from(name), seed)
+
+
+for_every_policy = pytest.mark.parametrize("policy", sorted(POLICIES))
 
 
 @pytest.mark.parametrize("width", [0.01, 0.5, 100.0])
@@ -64,8 +72,11 @@ def test_completions_come_in_order_of_time_and_keep_clients_busy() -> None:
     assert len({event.client for event in seen}) > 10
 
 
-def test_claiming_tasks_for_training_does_not_change_the_order_of_events() -> None:
-    plain, claiming = Scheduler(fleet(20), 8, seed=1), Scheduler(fleet(20), 8, seed=1)
+@for_every_policy
+def test_claiming_tasks_for_training_does_not_change_the_order_of_events(policy: str) -> None:
+    plain, claiming = (
+        Scheduler(fleet(20), 8, seed=1, selector=chosen_by(policy)) for _ in range(2)
+    )
     expected = events(plain, 100)
     rng, seen = random.Random(2), []
     claiming.fill()
@@ -219,7 +230,49 @@ def test_the_highest_scores_get_the_slowest_devices() -> None:
     assert sorted_out.duty == (0.1, 0.5, 0.3)
 
 
-def test_the_same_seed_gives_the_same_events() -> None:
-    one, other, third = (events(Scheduler(fleet(30), 9, seed=s), 300) for s in (1, 1, 2))
+@for_every_policy
+def test_the_same_seed_gives_the_same_events(policy: str) -> None:
+    one, other, third = (
+        events(Scheduler(fleet(30), 9, seed=seed, selector=chosen_by(policy, seed)), 300)
+        for seed in (1, 1, 2)
+    )
     assert one == other
     assert one != third
+
+
+@for_every_policy
+def test_everybody_is_asked_and_places_are_kept_filled_under_failures(policy: str) -> None:
+    scheduler = Scheduler(fleet(20, dropout=0.2), 5, selector=chosen_by(policy))
+    seen = events(scheduler, 400, merge_every=3)
+    assert scheduler.busy == 5
+    assert len({event.client for event in seen}) == 20
+    assert {event.delivered for event in seen} == {True, False}
+
+
+def test_clients_called_off_may_be_chosen_again() -> None:
+    scheduler = Scheduler(steady(1.0, 50.0), 2, rounds=True, selector=chosen_by("auction"))
+    scheduler.fill()
+    assert scheduler.next() == Event(1.0, 0, 0, True)
+    assert scheduler.advance(1) == [(1, 0)]
+    assert scheduler.fill() == 2
+
+
+def test_a_selector_is_offered_only_clients_that_are_online() -> None:
+    devices = fleet(20, duty=(0.3,) * 20, period=5.0)
+    scheduler = Scheduler(devices, 5, selector=chosen_by("load-aware"))
+    for event in events(scheduler, 300):
+        if event.client != NOBODY:
+            before = event.time - 1e-6
+            assert devices.ready([event.client], before)[0] == before
+
+
+def test_policies_order_by_how_much_of_the_work_goes_to_the_fast() -> None:
+    devices = fleet(40)
+    fastest = sorted(range(40), key=devices.compute.__getitem__)[:10]
+    shares = {}
+    for name in ("load-aware", "uniform", "speed", "auction"):
+        seen = events(Scheduler(devices, 5, seed=1, selector=chosen_by(name, 1)), 2000)
+        shares[name] = sum(event.client in fastest for event in seen) / 2000
+    assert shares["uniform"] == pytest.approx(0.25, abs=0.05)
+    assert shares["speed"] > 1.3 * shares["uniform"]
+    assert shares["auction"] > 0.8

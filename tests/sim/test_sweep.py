@@ -10,7 +10,7 @@ from fl_protocol.codes import ConfigInvalid
 from fl_sim.simulation.config import SimulationConfig, load_config
 from fl_sim.simulation.sweep import read_results, simulate
 from strategies.catalog import RECIPES
-from strategies.errors import BadOption, UnknownRecipe
+from strategies.errors import BadOption, UnknownPolicy, UnknownRecipe
 
 
 def small(**sections: dict[str, Any]) -> SimulationConfig:
@@ -35,6 +35,7 @@ def test_the_result_has_the_shape_of_the_command_line() -> None:
         "updates_per_second",
         "digest",
     ]
+    assert 0 < summary["fairness"]["mean"] <= 1
     assert summary["seeds"] == [1, 2]
     assert set(summary["final_accuracy"]) == {"mean", "std"}
     assert summary["time_to_target"]["reached"] == 2
@@ -121,6 +122,36 @@ def test_devices_and_data_are_the_same_for_every_strategy() -> None:
     assert one.runs[0].accuracies[0] == other.runs[0].accuracies[0]
 
 
+LIMITED = {"devices": {"in_flight": 2}, "run": {"seeds": 1, "virtual_time": 8.0}}
+
+
+@pytest.mark.parametrize("policy", ["speed", "load-aware", "auction"])
+def test_a_selection_policy_changes_who_takes_part_repeatably(policy: str) -> None:
+    uniform = simulate(small(**LIMITED)).runs[0]
+    one, other = (simulate(small(**LIMITED, dispatch={"policy": policy})).runs[0] for _ in "12")
+    assert one.digest == other.digest != uniform.digest
+    assert one.fairness == other.fairness != uniform.fairness
+
+
+def test_how_many_clients_are_trained_together_does_not_change_a_selection() -> None:
+    digests = {
+        simulate(small(**LIMITED, dispatch={"policy": "speed"}, train={"cohort_size": size}))
+        .runs[0]
+        .digest
+        for size in (1, 4)
+    }
+    assert len(digests) == 1
+
+
+def test_options_of_a_policy_come_from_their_own_table() -> None:
+    options = {"speed": {"exponent": 0.0}, "auction": {"reliability": 9.0}}
+    flat, steep = (
+        simulate(small(**LIMITED, dispatch={"policy": "speed", "options": found})).runs[0]
+        for found in (options, {"speed": {"exponent": 6.0}})
+    )
+    assert flat.fairness > steep.fairness
+
+
 @pytest.mark.parametrize(
     ("sections", "complaint"),
     [
@@ -146,9 +177,13 @@ def test_a_bad_configuration_is_refused_before_any_training(
     assert complaint in refusal.value.sentence
 
 
-def test_unknown_recipes_and_options_are_refused() -> None:
+def test_unknown_recipes_policies_and_options_are_refused() -> None:
     with pytest.raises(UnknownRecipe):
         simulate(small(strategy={"name": "fedmagic"}))
+    with pytest.raises(UnknownPolicy):
+        simulate(small(dispatch={"policy": "fastest"}))
+    with pytest.raises(BadOption):
+        simulate(small(dispatch={"policy": "speed", "options": {"speed": {"exponent": -1}}}))
     with pytest.raises(BadOption):
         simulate(small(strategy={"name": "fedbuff", "options": {"fedbuff": {"magic": 1}}}))
 
