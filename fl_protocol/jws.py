@@ -157,15 +157,19 @@ def parse_token(token: str) -> Compact:
     return parts
 
 
-def same_padding_longer_hash(asked: str, allowed: object) -> bool:
-    """Say whether `asked` is the RSA algorithm `allowed` with a longer hash, such as PS384."""
+def may_verify_as(asked: str, jwk: Mapping[str, Any]) -> bool:
+    """Say whether a key that does not name an algorithm exactly still means no other.
+
+    Two cases, neither of which leaves a choice of primitive to the token: an RSA key verifies its
+    own padding with a longer hash (RFC 7520 signs PS384 with the key of its PS256 figures), and
+    "ES521", the common misspelling of ES512 after its curve, is read as such on a P-521 key, which
+    has no other algorithm (RFC 7518, section 3.4).
+    """
+    named = str(jwk.get("alg"))
+    if jwk.get("crv") == "P-521":
+        return (asked, named) == ("ES512", "ES521")
     names = [name for name, rule in _ALGORITHMS.items() if rule.key_type == "RSA"]
-    return (
-        asked in names
-        and allowed in names
-        and asked[:2] == str(allowed)[:2]
-        and asked > str(allowed)
-    )
+    return asked in names and named in names and asked[:2] == named[:2] and asked > named
 
 
 def _algorithm_of(jwk: Mapping[str, Any]) -> str:

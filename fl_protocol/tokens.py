@@ -20,8 +20,8 @@ from fl_protocol.encoding import b64url
 from fl_protocol.jws import (
     MAX_TOKEN_BYTES,
     VerifyingKey,
+    may_verify_as,
     parse_token,
-    same_padding_longer_hash,
 )
 from fl_protocol.ports import Clock, Rng
 
@@ -195,8 +195,11 @@ def verify_compact_jws(token: str, jwk: Mapping[str, Any]) -> bytes:
     The key decides: its ``alg``, ``use`` and ``key_ops`` are honoured, and no header member but
     ``alg``, ``typ`` and ``kid`` is accepted. For RSA keys ``alg`` names the padding and the
     shortest hash, as in the examples of RFC 7520: a PS256 key verifies PS384, never PS256 with a
-    PS384 key or RS256 with either. Access tokens are held to exactly the key's algorithm
-    (RFC 8725, section 3.1); see `TokenVerifier`.
+    PS384 key or RS256 with either. "ES521" on a P-521 key is read as ES512. Access tokens are held
+    to exactly the key's algorithm (RFC 8725, section 3.1); see `TokenVerifier`.
+
+    Every part must be base64url in its one spelling, without padding or any other character
+    (RFC 7515, section 2); the header may be any spelling of its JSON object.
 
     Parameters
     ----------
@@ -211,7 +214,7 @@ def verify_compact_jws(token: str, jwk: Mapping[str, Any]) -> bytes:
         ``TOKEN_MALFORMED``, ``TOKEN_UNKNOWN_KEY`` or ``TOKEN_SIGNATURE``.
     """
     asked = parse_token(token).header["alg"]
-    if same_padding_longer_hash(asked, jwk.get("alg")):
+    if may_verify_as(asked, jwk):
         jwk = {**jwk, "alg": asked}
     return VerifyingKey(jwk).verify(token).payload
 

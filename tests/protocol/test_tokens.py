@@ -3,12 +3,13 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from joserfc import jws as jose
 from joserfc.jwk import ECKey, RSAKey
 
 from fl_protocol.codes import TokenRejected
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.jws import VerifyingKey
-from fl_protocol.tokens import TokenSigner, TokenVerifier
+from fl_protocol.tokens import TokenSigner, TokenVerifier, verify_compact_jws
 from tests.protocol.support import CountedRng
 from tests.support.clock import NOW, SetClock
 
@@ -284,3 +285,32 @@ def test_refuses_an_ecdsa_signature_of_zeros():
     text = b64url(b'{"alg":"ES256"}') + "." + b64url(b"{}")
     with refused("TOKEN_SIGNATURE"):
         VerifyingKey(key.as_dict(private=False)).verify(f"{text}.{b64url(bytes(64))}")
+
+
+def ecdsa(curve, algorithm):
+    key = ECKey.import_key(ec.generate_private_key(curve))
+    token = jose.serialize_compact({"alg": algorithm}, b"content", key, algorithms=[algorithm])
+    return token, key.as_dict(private=False)
+
+
+def test_reads_es521_as_es512_on_the_only_curve_it_can_mean_but_not_for_access_tokens():
+    token, jwk = ecdsa(ec.SECP521R1(), "ES512")
+    assert verify_compact_jws(token, {**jwk, "alg": "ES521"}) == b"content"
+    with refused("TOKEN_UNKNOWN_KEY"):
+        VerifyingKey({**jwk, "alg": "ES521"})
+
+
+@pytest.mark.parametrize(
+    ("curve", "algorithm", "named"),
+    [
+        (ec.SECP256R1, "ES256", "ES521"),
+        (ec.SECP256R1, "ES256", "ES512"),
+        (ec.SECP521R1, "ES512", "ES256"),
+        (ec.SECP521R1, "ES512", "RS512"),
+        (ec.SECP521R1, "ES512", ""),
+    ],
+)
+def test_refuses_a_key_whose_algorithm_is_not_its_curves(curve, algorithm, named):
+    token, jwk = ecdsa(curve(), algorithm)
+    with refused("TOKEN_UNKNOWN_KEY"):
+        verify_compact_jws(token, {**jwk, "alg": named})
