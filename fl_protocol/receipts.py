@@ -1,22 +1,25 @@
-"""What the enclave signs: a receipt per update and a record per release, in one hash chain.
+"""What the enclave signs: opened runs, a receipt per update, releases; all in one hash chain.
 
 Each record names the SHA-256 of the signed record before it, so removing, reordering or editing
-one breaks the chain for whoever kept its head.
+one breaks the chain for whoever kept its head, and a signed `Head` says where the chain ends.
+`fl_protocol.chain` finds what was done to one.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import TypeAlias, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol import records
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, ReceiptRejected
-from fl_protocol.records import Count, Digest, Name, Version1, Word
+from fl_protocol.records import Count, Digest, Hex16, Name, Version1, Word
 from fl_protocol.signatures import Signed, is_signed_by, sign_payload
 
 ACCEPTED = "accepted"
@@ -26,11 +29,31 @@ _MAX_BYTES = 4096
 
 
 @dataclass(frozen=True)
+class Opening:
+    """A run was opened from a model, which discards what was buffered for another.
+
+    Digests are hexadecimal SHA-256, ``iat`` Unix seconds.
+    """
+
+    v: Version1
+    run_id: Name
+    version: Count
+    model_digest: Digest
+    manifest_digest: Digest
+    epoch: Count
+    seq: Count
+    prev: Digest
+    iat: Count
+    policy_digest: Digest
+
+
+@dataclass(frozen=True)
 class Receipt:
     """The enclave's answer to one update: ``outcome`` is "accepted" or a refusal code.
 
-    ``body_digest`` is `envelope.body_digest` of what was received, ``version`` the model version
-    after the update was taken in, ``iat`` Unix seconds.
+    Only updates whose sender was authenticated get one. ``body_digest`` is `envelope.body_digest`
+    of what was received, ``version`` the model version after the update was taken in, ``trace_id``
+    the one its sender chose, ``iat`` Unix seconds.
     """
 
     v: Version1
@@ -47,17 +70,23 @@ class Receipt:
     seq: Count
     prev: Digest
     iat: Count
+    trace_id: Hex16
 
 
 @dataclass(frozen=True)
 class Release:
-    """The enclave's word for one released model; digests are hexadecimal SHA-256."""
+    """The enclave's word for one released model; digests are hexadecimal SHA-256.
+
+    ``updates_digest`` is `updates_digest` of the ids of the updates in it, in the order of their
+    receipts.
+    """
 
     v: Version1
     run_id: Name
     version: Count
     model_digest: Digest
     manifest_digest: Digest
+    updates_digest: Digest
     num_updates: Count
     num_clients: Count
     epoch: Count
@@ -67,14 +96,36 @@ class Release:
     policy_digest: Digest
 
 
-_DOMAINS: dict[type[Receipt] | type[Release], bytes] = {
-    Receipt: b"asynclave/receipt/v1\0",
-    Release: b"asynclave/release/v1\0",
-}
-_Kind = TypeVar("_Kind", Receipt, Release)
+@dataclass(frozen=True)
+class Head:
+    """Where an epoch's chain ends: how many records it has, and the digest of the last.
+
+    A head is not part of the chain.
+    """
+
+    v: Version1
+    epoch: Count
+    length: Count
+    last: Digest
+    iat: Count
 
 
-def sign(record: Receipt | Release, key: Ed25519PrivateKey) -> Signed:
+Chained: TypeAlias = Opening | Receipt | Release
+_Signable: TypeAlias = Chained | Head
+
+_DOMAINS: Mapping[type[_Signable], bytes] = MappingProxyType(
+    {
+        Opening: b"asynclave/opening/v1\0",
+        Receipt: b"asynclave/receipt/v1\0",
+        Release: b"asynclave/release/v1\0",
+        Head: b"asynclave/head/v1\0",
+    }
+)
+_KINDS: tuple[type[Chained], ...] = (Opening, Receipt, Release)
+_Kind = TypeVar("_Kind", Opening, Receipt, Release, Head)
+
+
+def sign(record: _Signable, key: Ed25519PrivateKey) -> Signed:
     """Sign a record with the enclave's receipt key.
 
     Raises
@@ -90,58 +141,60 @@ def record_digest(signed: Signed) -> str:
     return hashlib.sha256(signed.payload + signed.signature).hexdigest()
 
 
-def verify_receipt(signed: Signed, receipt_key: bytes) -> Receipt:
-    """Read a receipt signed by the enclave's raw 32-byte receipt key.
+def updates_digest(update_ids: Iterable[str]) -> str:
+    """Return the hex SHA-256 of update ids joined by newlines, which no id contains."""
+    return hashlib.sha256("\n".join(update_ids).encode("ascii")).hexdigest()
+
+
+def verify_opening(signed: Signed, receipt_key: bytes) -> Opening:
+    """Read an opening signed by the enclave's raw 32-byte receipt key.
 
     Raises
     ------
     ReceiptRejected
         ``RECEIPT_INVALID``.
     """
+    return _verify(Opening, signed, receipt_key)
+
+
+def verify_receipt(signed: Signed, receipt_key: bytes) -> Receipt:
+    """Read a receipt; parameters and errors are those of `verify_opening`."""
     return _verify(Receipt, signed, receipt_key)
 
 
 def verify_release(signed: Signed, receipt_key: bytes) -> Release:
-    """Read a release record signed by the enclave's raw 32-byte receipt key.
-
-    Raises
-    ------
-    ReceiptRejected
-        ``RECEIPT_INVALID``.
-    """
+    """Read a release record; parameters and errors are those of `verify_opening`."""
     return _verify(Release, signed, receipt_key)
 
 
-def verify_chain(
-    chain: Sequence[Signed], receipt_key: bytes, prev: str = GENESIS, seq: int = 0
-) -> int | None:
-    """Find the first record that does not continue the chain.
+def verify_head(signed: Signed, receipt_key: bytes) -> Head:
+    """Read a signed head; parameters and errors are those of `verify_opening`."""
+    return _verify(Head, signed, receipt_key)
 
-    Parameters
-    ----------
-    chain : sequence of Signed
-        Receipts and releases of one epoch in the order they were signed, with none left out.
-    receipt_key : bytes
-        The epoch's raw receipt key.
-    prev : str
-        Digest of the record before the first one; `GENESIS` at the start of an epoch.
-    seq : int
-        Sequence number the first record must carry.
 
-    Returns
-    -------
-    int or None
-        Index of the first wrong record, or None when the whole chain holds.
-    """
-    for index, signed in enumerate(chain):
-        try:
-            record = _verify_either(signed, receipt_key)
-        except ReceiptRejected:
-            return index
-        if record.prev != prev or record.seq != seq + index:
-            return index
-        prev = record_digest(signed)
-    return None
+def verify_record(signed: Signed, receipt_key: bytes) -> Chained:
+    """Read a record of any kind; parameters and errors are those of `verify_opening`."""
+    record = read_record(signed)
+    if not is_from(record, signed, receipt_key):
+        raise ReceiptRejected(Code.RECEIPT_INVALID)
+    return record
+
+
+def read_record(signed: Signed) -> Chained:
+    """Read a record of any kind without looking at its signature; raises ReceiptRejected."""
+    try:
+        members = json.loads(signed.payload[:_MAX_BYTES])
+        for kind in _KINDS:
+            if members.keys() == {field.name for field in fields(kind)}:
+                return records.decode(kind, signed.payload, _MAX_BYTES)
+    except (CanonicalError, ValueError, RecursionError, AttributeError) as error:
+        raise ReceiptRejected(Code.RECEIPT_INVALID) from error
+    raise ReceiptRejected(Code.RECEIPT_INVALID)
+
+
+def is_from(record: Chained, signed: Signed, receipt_key: bytes) -> bool:
+    """Say whether an enclave's raw 32-byte receipt key signed what `record` was read from."""
+    return is_signed_by(_DOMAINS[type(record)], signed.payload, signed.signature, receipt_key)
 
 
 def _verify(kind: type[_Kind], signed: Signed, receipt_key: bytes) -> _Kind:
@@ -151,10 +204,3 @@ def _verify(kind: type[_Kind], signed: Signed, receipt_key: bytes) -> _Kind:
         return records.decode(kind, signed.payload, _MAX_BYTES)
     except CanonicalError as error:
         raise ReceiptRejected(Code.RECEIPT_INVALID) from error
-
-
-def _verify_either(signed: Signed, receipt_key: bytes) -> Receipt | Release:
-    try:
-        return verify_receipt(signed, receipt_key)
-    except ReceiptRejected:
-        return verify_release(signed, receipt_key)

@@ -30,11 +30,23 @@ Chunk = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class Opened:
-    """An open run: its version, the hex SHA-256 of its model, and the enclave's epoch."""
+    """An open run: its version, the hex SHA-256 of its model, the enclave's epoch.
+
+    ``signed`` is the enclave's record of the opening.
+    """
 
     version: int
     model_digest: str
     epoch: int
+    signed: Signed
+
+
+@dataclass(frozen=True)
+class Records:
+    """A piece of the enclave's chain, and the signed head of the whole."""
+
+    records: tuple[Signed, ...]
+    head: Signed
 
 
 class EnclaveClient:
@@ -99,7 +111,7 @@ class EnclaveClient:
             "recipe_json": recipe_json,
         }
         reply, _ = await self.request(header, params)
-        return Opened(reply["version"], reply["model_digest"], reply["epoch"])
+        return Opened(reply["version"], reply["model_digest"], reply["epoch"], _signed(reply))
 
     async def submit(
         self,
@@ -144,6 +156,11 @@ class EnclaveClient:
         header = {"op": "GET_RELEASE", "run_id": run_id, "version": version}
         reply, body = await self.request(header)
         return _signed(reply), body
+
+    async def get_records(self, from_seq: int) -> Records:
+        """Fetch records of the chain from a number on, up to about a thousand of those kept."""
+        reply, _ = await self.request({"op": "GET_RECORDS", "from_seq": from_seq})
+        return Records(tuple(map(_signed, reply["records"])), _signed(reply["head"]))
 
     async def status(self) -> dict[str, Any]:
         """Return ``epoch``, ``run_id`` (empty when none is open), ``version``, ``pending``."""

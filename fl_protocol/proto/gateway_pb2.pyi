@@ -1,6 +1,7 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -103,15 +104,25 @@ class OpenRunRequest(_message.Message):
     chunk: bytes
     def __init__(self, header: _Optional[_Union[OpenRunHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
+class SignedRecord(_message.Message):
+    __slots__ = ("payload", "signature")
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    payload: bytes
+    signature: bytes
+    def __init__(self, payload: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class OpenRunReply(_message.Message):
-    __slots__ = ("version", "model_digest", "epoch")
+    __slots__ = ("version", "model_digest", "epoch", "opening")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    OPENING_FIELD_NUMBER: _ClassVar[int]
     version: int
     model_digest: str
     epoch: int
-    def __init__(self, version: _Optional[int] = ..., model_digest: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    opening: SignedRecord
+    def __init__(self, version: _Optional[int] = ..., model_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., opening: _Optional[_Union[SignedRecord, _Mapping]] = ...) -> None: ...
 
 class SubmitHeader(_message.Message):
     __slots__ = ("protected", "wrap", "tags", "signature", "membership")
@@ -168,3 +179,17 @@ class ReleaseChunk(_message.Message):
     header: ReleaseHeader
     chunk: bytes
     def __init__(self, header: _Optional[_Union[ReleaseHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class GetRecordsRequest(_message.Message):
+    __slots__ = ("from_seq",)
+    FROM_SEQ_FIELD_NUMBER: _ClassVar[int]
+    from_seq: int
+    def __init__(self, from_seq: _Optional[int] = ...) -> None: ...
+
+class RecordsReply(_message.Message):
+    __slots__ = ("records", "head")
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[SignedRecord]
+    head: SignedRecord
+    def __init__(self, records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ..., head: _Optional[_Union[SignedRecord, _Mapping]] = ...) -> None: ...

@@ -69,6 +69,11 @@ class GatewayStub:
                 request_serializer=fl__protocol_dot_proto_dot_gateway__pb2.GetReleaseRequest.SerializeToString,
                 response_deserializer=fl__protocol_dot_proto_dot_gateway__pb2.ReleaseChunk.FromString,
                 _registered_method=True)
+        self.GetRecords = channel.unary_unary(
+                '/asynclave.v1.Gateway/GetRecords',
+                request_serializer=fl__protocol_dot_proto_dot_gateway__pb2.GetRecordsRequest.SerializeToString,
+                response_deserializer=fl__protocol_dot_proto_dot_gateway__pb2.RecordsReply.FromString,
+                _registered_method=True)
 
 
 class GatewayServicer:
@@ -123,6 +128,13 @@ class GatewayServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRecords(self, request, context):
+        """Scope run:manage. A piece of the enclave's hash chain; empty when there is no more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -160,6 +172,11 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.GetRelease,
                     request_deserializer=fl__protocol_dot_proto_dot_gateway__pb2.GetReleaseRequest.FromString,
                     response_serializer=fl__protocol_dot_proto_dot_gateway__pb2.ReleaseChunk.SerializeToString,
+            ),
+            'GetRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRecords,
+                    request_deserializer=fl__protocol_dot_proto_dot_gateway__pb2.GetRecordsRequest.FromString,
+                    response_serializer=fl__protocol_dot_proto_dot_gateway__pb2.RecordsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +368,33 @@ class Gateway:
             '/asynclave.v1.Gateway/GetRelease',
             fl__protocol_dot_proto_dot_gateway__pb2.GetReleaseRequest.SerializeToString,
             fl__protocol_dot_proto_dot_gateway__pb2.ReleaseChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asynclave.v1.Gateway/GetRecords',
+            fl__protocol_dot_proto_dot_gateway__pb2.GetRecordsRequest.SerializeToString,
+            fl__protocol_dot_proto_dot_gateway__pb2.RecordsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,7 @@ REQUIRED_SCOPES: dict[str, str | None] = {
     "OpenRun": "run:manage",
     "SubmitUpdate": "update:submit",
     "GetRelease": "model:read",
+    "GetRecords": "run:manage",
 }
 
 _STREAMED = ("OpenRun", "SubmitUpdate")

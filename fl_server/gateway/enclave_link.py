@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fl_protocol.codes import Code, GatewayUnavailable, RunRejected
 from fl_protocol.header import body_size
 from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.signatures import Signed
 from fl_server.gateway.releases import Release, ReleaseCache
 from tee_sim.client import EnclaveClient, Opened
 from tee_sim.control import LauncherClient
@@ -71,7 +72,10 @@ class EnclaveLink:
 
         opened = await self._ask(request)
         return pb.OpenRunReply(
-            version=opened.version, model_digest=opened.model_digest, epoch=opened.epoch
+            version=opened.version,
+            model_digest=opened.model_digest,
+            epoch=opened.epoch,
+            opening=_record(opened.signed),
         )
 
     async def update_limit(self) -> int:
@@ -118,6 +122,11 @@ class EnclaveLink:
 
         return await self._ask(request)
 
+    async def get_records(self, from_seq: int) -> pb.RecordsReply:
+        """Fetch a piece of the enclave's chain."""
+        found = await self._ask(lambda enclave: enclave.get_records(from_seq))
+        return pb.RecordsReply(records=map(_record, found.records), head=_record(found.head))
+
     async def close(self) -> None:
         """Let go of the enclave, which ends it."""
         if self._client is not None:
@@ -161,3 +170,7 @@ class EnclaveLink:
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
         return await asyncio.shield(task)
+
+
+def _record(signed: Signed) -> pb.SignedRecord:
+    return pb.SignedRecord(payload=signed.payload, signature=signed.signature)

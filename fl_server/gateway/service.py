@@ -85,6 +85,10 @@ class GatewayService(GatewayServicer):
             for start in range(0, len(view), _CHUNK):
                 yield pb.ReleaseChunk(chunk=bytes(view[start : start + _CHUNK]))
 
+    async def GetRecords(self, request: pb.GetRecordsRequest, context: Any) -> pb.RecordsReply:
+        """Hand out a piece of the enclave's chain."""
+        return await self._link.get_records(request.from_seq)
+
 
 async def _first(requests: AsyncIterator[Any], missing: Exception) -> Any:
     async for request in requests:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.codes import Code, EnvelopeRejected
-from fl_protocol.receipts import GENESIS, Receipt, Release, record_digest, sign
+from fl_protocol.receipts import (
+    GENESIS,
+    Chained,
+    Head,
+    Opening,
+    Receipt,
+    Release,
+    record_digest,
+    sign,
+)
 from fl_protocol.signatures import Signed
+
+# Of about 1 kB each; whoever keeps the chain fetches them with each release.
+_KEPT_RECORDS = 8192
 
 
 @dataclass(frozen=True)
@@ -29,11 +42,14 @@ class ReceiptLedger:
     ----------
     key : Ed25519PrivateKey
         The enclave's receipt key.
+    epoch : int
+        The enclave's boot count.
     """
 
-    def __init__(self, key: Ed25519PrivateKey) -> None:
-        self._key = key
+    def __init__(self, key: Ed25519PrivateKey, epoch: int) -> None:
+        self._key, self._epoch = key, epoch
         self._prev, self._seq = GENESIS, 0
+        self._kept: deque[Signed] = deque(maxlen=_KEPT_RECORDS)
         self._entries: dict[str, _Entry] = {}
         self._unreleased: set[str] = set()
 
@@ -59,16 +75,28 @@ class ReceiptLedger:
         self._unreleased.add(receipt.update_id)
         return signed
 
+    def refuse(self, receipt: Receipt) -> Signed:
+        """Sign the receipt of a refused update; it may be sent again."""
+        return self._chain(receipt)
+
+    def open(self, opening: Opening) -> Signed:
+        """Sign that a run was opened; what was buffered is thrown away and may be sent again.
+
+        Raises
+        ------
+        CanonicalError
+            The run's name is not valid; nothing has changed.
+        """
+        signed = self._chain(opening)
+        for update_id in self._unreleased:
+            self._entries.pop(update_id, None)
+        self._unreleased.clear()
+        return signed
+
     def release(self, release: Release) -> Signed:
         """Sign the record of a release; everything accepted so far is in it."""
         self._unreleased.clear()
         return self._chain(release)
-
-    def discard_unreleased(self) -> None:
-        """Forget the updates of a buffer that was thrown away; they may be sent again."""
-        for update_id in self._unreleased:
-            self._entries.pop(update_id, None)
-        self._unreleased.clear()
 
     def forget_expired(self, now: float) -> None:
         """Forget updates that are refused as expired from now on."""
@@ -76,7 +104,18 @@ class ReceiptLedger:
         for update_id in expired:
             del self._entries[update_id]
 
-    def _chain(self, record: Receipt | Release) -> Signed:
-        signed = sign(replace(record, seq=self._seq, prev=self._prev), self._key)
+    def since(self, seq: int, count: int) -> list[Signed]:
+        """Return up to `count` records from number `seq` on, those forgotten left out."""
+        first = self._seq - len(self._kept)
+        start = max(0, seq - first)
+        return [self._kept[at] for at in range(start, min(start + count, len(self._kept)))]
+
+    def head(self, now: float) -> Signed:
+        """Sign where the chain ends; `now` in Unix seconds."""
+        return sign(Head(1, self._epoch, self._seq, self._prev, int(now)), self._key)
+
+    def _chain(self, record: Chained) -> Signed:
+        signed = sign(replace(record, epoch=self._epoch, seq=self._seq, prev=self._prev), self._key)
         self._prev, self._seq = record_digest(signed), self._seq + 1
+        self._kept.append(signed)
         return signed

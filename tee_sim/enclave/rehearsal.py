@@ -69,6 +69,7 @@ class _Rehearsal:
         self._expect(self._submit("b", digest, -2.0), True)
         self._expect(self._ask({"op": "GET_RELEASE", "run_id": _RUN, "version": 1}), True)
         self._expect(self._ask({"op": "GET_RELEASE", "run_id": _RUN, "version": 9}), False)
+        self._expect(self._ask({"op": "GET_RECORDS", "from_seq": 0}), True)
         self._expect(self._ask({"op": "STATUS"}), True)
         self._expect(self._ask({"op": "SUBMIT"}), False)
 

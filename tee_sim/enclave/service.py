@@ -10,11 +10,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import AsynclaveError, Code, EnvelopeRejected, RunRejected, UpdateRejected
 from fl_protocol.encoding import b64url
 from fl_protocol.envelope import SEGMENT_BYTES, TAG_BYTES, Header, Opener, body_digest, key_id
 from fl_protocol.ports import Clock
-from fl_protocol.receipts import ACCEPTED, GENESIS, Receipt, Release
+from fl_protocol.receipts import ACCEPTED
 from fl_protocol.signatures import Signed
 from strategies.errors import MergeDue
 from strategies.update import Accepted, ClientUpdate, Rejected
@@ -31,12 +32,14 @@ from tee_sim.enclave.checks import (
 )
 from tee_sim.enclave.ledger import ReceiptLedger
 from tee_sim.enclave.run import Merged, Released, Run, agreed_recipe, read_layout
+from tee_sim.enclave.statements import opening_of, receipt_of, release_of
 from tee_sim.evidence import EnclaveKeys
 from tee_sim.policy import EnclavePolicy
 
 _SWEEP_SECONDS = 60.0
 _FLOAT_BYTES = 4
 _VERSION_LIMIT = 2**52
+_RECORDS_PER_REPLY = 1024
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class EnclaveService:
     def __init__(self, epoch: int, policy: EnclavePolicy, keys: Keys, clock: Clock) -> None:
         self._epoch, self._policy, self._keys, self._clock = epoch, policy, keys, clock
         self._key_id = key_id(keys.public().hpke)
-        self._ledger = ReceiptLedger(keys.receipt)
+        self._ledger = ReceiptLedger(keys.receipt, epoch)
         self._run: Run | None = None
         self._segment = memoryview(bytearray(SEGMENT_BYTES + TAG_BYTES))
         self._latest, self._swept = 0.0, 0.0
@@ -87,6 +90,7 @@ class EnclaveService:
             "OPEN_RUN": self._open_run,
             "SUBMIT": self._submit,
             "GET_RELEASE": self._get_release,
+            "GET_RECORDS": self._get_records,
             "STATUS": self._status,
         }
 
@@ -127,16 +131,13 @@ class EnclaveService:
         params = np.empty(layout.num_params, np.float32)
         body.read_into(params.data.cast("B"))
         run = Run(_text(header, "run_id"), layout, recipe, params, self._policy, version)
-        self._ledger.discard_unreleased()
+        try:
+            signed = self._ledger.open(opening_of(run, self._policy, self._now()))
+        except CanonicalError as error:
+            raise RunRejected(Code.RUN_MANIFEST, "The run's name is not valid.") from error
         self._run = run
-        return Reply(
-            {
-                "ok": True,
-                "version": run.engine.version,
-                "model_digest": run.model_digest(),
-                "epoch": self._epoch,
-            }
-        )
+        about = {"version": version, "model_digest": run.model_digest(), "epoch": self._epoch}
+        return Reply({"ok": True, **about, **_signed(signed)})
 
     def _submit(self, request: dict[str, Any], body: Body) -> Reply:
         run = self._open()
@@ -144,17 +145,32 @@ class EnclaveService:
         header = Header.decode(sealed.protected)
         authenticate(sealed, header, Binding(self._policy, self._epoch, self._key_id, run.run_id))
         digest = body_digest(sealed.protected, sealed.wrap, sealed.tags)
-        receipt = self._ledger.recall(header.update_id, digest)
-        if receipt is None:
-            now = self._now()
-            self._release_due(run, now)
-            check_time(header, now)
-            check_base(header, run.history())
-            check_task(header, run.history())
-            accepted = self._offer(run, self._opened(run, sealed, body), now)
-            run.note_task(header.task_digest)
-            receipt = self._take_in(run, header, digest, accepted, now)
+        try:
+            receipt = self._ledger.recall(header.update_id, digest)
+            if receipt is None:
+                receipt = self._taken_in(run, sealed, header, digest, body)
+        except AsynclaveError as refusal:
+            staleness = max(0, run.engine.version - header.base_version)
+            outcome = receipt_of(run, header, digest, refusal.code, staleness, self._latest)
+            return Reply({**_refusal(refusal).header, **_signed(self._ledger.refuse(outcome))})
         return _signed_reply(receipt)
+
+    def _taken_in(
+        self, run: Run, sealed: Sealed, header: Header, digest: str, body: Body
+    ) -> Signed:
+        now = self._now()
+        self._release_due(run, now)
+        check_time(header, now)
+        check_base(header, run.history())
+        check_task(header, run.history())
+        accepted = self._offer(run, self._opened(run, sealed, body), now)
+        run.note_task(header.task_digest)
+        merged = run.merge_if_ready(now)
+        receipt = receipt_of(run, header, digest, ACCEPTED, accepted.staleness, now)
+        signed = self._ledger.accept(receipt, header.exp + CLOCK_SKEW_SECONDS)
+        if merged is not None:
+            self._release(run, merged, now)
+        return signed
 
     def _opened(self, run: Run, sealed: Sealed, body: Body) -> ClientUpdate:
         opener = Opener(self._keys.hpke, sealed.protected, sealed.wrap, sealed.tags)
@@ -181,31 +197,6 @@ class EnclaveService:
             raise refused(outcome.code)
         return outcome
 
-    def _take_in(
-        self, run: Run, header: Header, digest: str, accepted: Accepted, now: float
-    ) -> Signed:
-        merged = run.merge_if_ready(now)
-        receipt = Receipt(
-            v=1,
-            federation=header.federation,
-            run_id=header.run_id,
-            client_id=header.client_id,
-            update_id=header.update_id,
-            body_digest=digest,
-            base_version=header.base_version,
-            outcome=ACCEPTED,
-            staleness=accepted.staleness,
-            version=run.engine.version,
-            epoch=self._epoch,
-            seq=0,
-            prev=GENESIS,
-            iat=int(now),
-        )
-        signed = self._ledger.accept(receipt, header.exp + CLOCK_SKEW_SECONDS)
-        if merged is not None:
-            self._release(run, merged, now)
-        return signed
-
     def _release_due(self, run: Run, now: float) -> None:
         # A longest wait may have passed, or memory was short at the last attempt.
         merged = run.merge_if_ready(now)
@@ -213,22 +204,8 @@ class EnclaveService:
             self._release(run, merged, now)
 
     def _release(self, run: Run, merged: Merged, now: float) -> None:
-        merge = merged.merge
-        record = Release(
-            v=1,
-            run_id=run.run_id,
-            version=merge.version,
-            model_digest=merge.digest,
-            manifest_digest=run.layout.digest,
-            num_updates=len(merge.consumed),
-            num_clients=merged.num_clients,
-            epoch=self._epoch,
-            seq=0,
-            prev=GENESIS,
-            iat=int(now),
-            policy_digest=self._policy.digest,
-        )
-        run.keep(Released(merge, self._ledger.release(record)))
+        record = release_of(run, merged, self._policy, now)
+        run.keep(Released(merged.merge, self._ledger.release(record)))
 
     def _get_release(self, header: dict[str, Any], body: Body) -> Reply:
         run, version = self._open(), header.get("version")
@@ -240,6 +217,15 @@ class EnclaveService:
         released = run.release(version)
         reply = _signed_reply(released.record)
         return Reply(reply.header, released.merge.params.data.cast("B"))
+
+    def _get_records(self, header: dict[str, Any], body: Body) -> Reply:
+        seq = header.get("from_seq")
+        if type(seq) is not int:
+            raise RunRejected(Code.RUN_UNKNOWN, "The request names no record to begin with.")
+        kept = self._ledger.since(seq, _RECORDS_PER_REPLY)
+        head = self._ledger.head(self._now())
+        records = [_signed(record) for record in kept]
+        return Reply({"ok": True, "records": records, "head": _signed(head)})
 
     def _status(self, header: dict[str, Any], body: Body) -> Reply:
         run = self._run
@@ -275,9 +261,11 @@ def _text(header: dict[str, Any], name: str) -> str:
 
 
 def _signed_reply(signed: Signed) -> Reply:
-    return Reply(
-        {"ok": True, "payload": b64url(signed.payload), "signature": b64url(signed.signature)}
-    )
+    return Reply({"ok": True, **_signed(signed)})
+
+
+def _signed(signed: Signed) -> dict[str, str]:
+    return {"payload": b64url(signed.payload), "signature": b64url(signed.signature)}
 
 
 def _refusal(error: AsynclaveError) -> Reply:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from fl_protocol.receipts import verify_chain
+from fl_protocol.chain import Link, first_fault
+from fl_protocol.receipts import (
+    Opening,
+    Receipt,
+    Release,
+    updates_digest,
+    verify_head,
+    verify_opening,
+)
 from strategies.update import digest_of
 from tests.support.enclave import EPOCH, INITIAL, LAYOUT, RUN, Lab, SealedImage, signed_of
 
@@ -103,14 +111,37 @@ def test_opening_a_run_discards_what_was_buffered(lab: Lab) -> None:
     assert lab.status()["pending"] == 1
 
 
-def test_chain_of_an_epoch_verifies(sealed_image: SealedImage) -> None:
-    lab = Lab(sealed_image)
-    try:
-        lab.open_run()
-        records = [signed_of(lab.send(lab.member(name))) for name in "ab"]
-        header = {"op": "GET_RELEASE", "run_id": RUN, "version": 1}
-        records.append(signed_of(lab.ask_all(header)[0]))
-        assert verify_chain(records, lab.keys.receipt) is None
-        assert verify_chain(records[::-1], lab.keys.receipt) == 0
-    finally:
-        lab.close()
+def test_the_chain_holds_openings_receipts_refusals_and_releases(lab: Lab) -> None:
+    opening = verify_opening(signed_of(lab.open_run()), lab.keys.receipt)
+    assert lab.send(lab.member("a"))["ok"]
+    refused = lab.send(lab.member("b"), float("nan"))
+    assert lab.send(lab.member("c"))["ok"]
+    reply = lab.ask({"op": "GET_RECORDS", "from_seq": opening.seq})
+    links = [Link.of(signed_of(record)) for record in reply["records"]]
+    assert [link.record.outcome for link in links if isinstance(link.record, Receipt)] == [
+        "accepted",
+        "NONFINITE",
+        "accepted",
+    ]
+    assert (refused["ok"], signed_of(refused)) == (False, links[2].signed)
+    assert isinstance(links[0].record, Opening) and isinstance(links[-1].record, Release)
+    heads = {EPOCH: verify_head(signed_of(reply["head"]), lab.keys.receipt)}
+    assert first_fault(links, {EPOCH: lab.keys.receipt}, heads) is None
+
+
+def test_a_release_names_the_updates_in_it(lab: Lab) -> None:
+    receipts = [lab.receipt(lab.send(lab.member(name))) for name in "ab"]
+    release, _ = lab.release(1)
+    assert release.updates_digest == updates_digest(receipt.update_id for receipt in receipts)
+
+
+def test_what_nobody_is_enrolled_for_leaves_no_record(lab: Lab) -> None:
+    opening = verify_opening(signed_of(lab.open_run()), lab.keys.receipt)
+    update = lab.update(lab.member("a"))
+    assert not lab.submit(update.with_part("membership", bytes(100)))["ok"]
+    assert lab.ask({"op": "GET_RECORDS", "from_seq": opening.seq + 1})["records"] == []
+
+
+def test_a_receipt_carries_the_trace_id_of_its_update(lab: Lab) -> None:
+    receipt = lab.receipt(lab.send(lab.member("a"), trace_id="ab" * 16))
+    assert receipt.trace_id == "ab" * 16

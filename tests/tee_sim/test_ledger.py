@@ -7,11 +7,25 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fl_protocol.chain import Link, first_fault
 from fl_protocol.codes import Code, EnvelopeRejected
-from fl_protocol.receipts import GENESIS, Receipt, Release, verify_chain
+from fl_protocol.receipts import GENESIS, Opening, Receipt, Release, verify_head, verify_record
+from fl_protocol.signatures import Signed
 from tee_sim.enclave.ledger import ReceiptLedger
 from tests.support.enclave import RUN, Lab
 
+OPENING = Opening(
+    v=1,
+    run_id="r",
+    version=0,
+    model_digest="2" * 64,
+    manifest_digest="3" * 64,
+    epoch=0,
+    seq=0,
+    prev=GENESIS,
+    iat=100,
+    policy_digest="4" * 64,
+)
 RECEIPT = Receipt(
     v=1,
     federation="f",
@@ -27,6 +41,7 @@ RECEIPT = Receipt(
     seq=0,
     prev=GENESIS,
     iat=100,
+    trace_id="5" * 32,
 )
 RELEASE = Release(
     v=1,
@@ -34,6 +49,7 @@ RELEASE = Release(
     version=1,
     model_digest="2" * 64,
     manifest_digest="3" * 64,
+    updates_digest="6" * 64,
     num_updates=2,
     num_clients=2,
     epoch=1,
@@ -49,25 +65,51 @@ def key() -> Ed25519PrivateKey:
     return Ed25519PrivateKey.generate()
 
 
-def test_records_continue_one_chain(key: Ed25519PrivateKey) -> None:
-    ledger = ReceiptLedger(key)
+@pytest.fixture
+def ledger(key: Ed25519PrivateKey) -> ReceiptLedger:
+    return ReceiptLedger(key, epoch=4)
+
+
+def fault_of(ledger: ReceiptLedger, records: list[Signed], key: Ed25519PrivateKey) -> object:
+    public = key.public_key().public_bytes_raw()
+    heads = {4: verify_head(ledger.head(200.0), public)}
+    return first_fault([Link.of(signed) for signed in records], {4: public}, heads)
+
+
+def test_everything_signed_continues_one_chain(
+    ledger: ReceiptLedger, key: Ed25519PrivateKey
+) -> None:
     records = [
+        ledger.open(OPENING),
         ledger.accept(RECEIPT, 500),
+        ledger.refuse(replace(RECEIPT, update_id="u2", outcome="NONFINITE")),
         ledger.accept(replace(RECEIPT, update_id="u2"), 500),
         ledger.release(RELEASE),
-        ledger.accept(replace(RECEIPT, update_id="u3"), 500),
     ]
-    public = key.public_key().public_bytes_raw()
-    assert verify_chain(records, public) is None
-    assert verify_chain([records[0], records[2]], public) == 1
+    assert fault_of(ledger, records, key) is None
+    assert ledger.since(0, 100) == records
+    assert ledger.since(2, 2) == records[2:4]
+    assert ledger.since(5, 100) == []
 
 
-def test_unknown_id_has_no_receipt(key: Ed25519PrivateKey) -> None:
-    assert ReceiptLedger(key).recall("u1", "1" * 64) is None
+def test_only_the_latest_records_are_kept(ledger: ReceiptLedger, key: Ed25519PrivateKey) -> None:
+    for _ in range(8193):
+        last = ledger.refuse(RECEIPT)
+    (first,) = ledger.since(0, 1)
+    assert verify_record(first, key.public_key().public_bytes_raw()).seq == 1
+    assert ledger.since(8192, 10) == [last]
 
 
-def test_known_id_with_other_body_is_a_mismatch(key: Ed25519PrivateKey) -> None:
-    ledger = ReceiptLedger(key)
+def test_a_refused_update_may_be_sent_again(ledger: ReceiptLedger) -> None:
+    ledger.refuse(replace(RECEIPT, outcome="OVERLOADED"))
+    assert ledger.recall("u1", "1" * 64) is None
+
+
+def test_unknown_id_has_no_receipt(ledger: ReceiptLedger) -> None:
+    assert ledger.recall("u1", "1" * 64) is None
+
+
+def test_known_id_with_other_body_is_a_mismatch(ledger: ReceiptLedger) -> None:
     signed = ledger.accept(RECEIPT, 500)
     assert ledger.recall("u1", "1" * 64) == signed
     with pytest.raises(EnvelopeRejected) as caught:
@@ -75,8 +117,7 @@ def test_known_id_with_other_body_is_a_mismatch(key: Ed25519PrivateKey) -> None:
     assert caught.value.code == Code.ENV_REPLAY_MISMATCH
 
 
-def test_forgets_an_update_only_once_it_has_expired(key: Ed25519PrivateKey) -> None:
-    ledger = ReceiptLedger(key)
+def test_forgets_an_update_only_once_it_has_expired(ledger: ReceiptLedger) -> None:
     ledger.accept(RECEIPT, 500)
     ledger.forget_expired(500)
     assert ledger.recall("u1", "1" * 64) is not None
@@ -84,12 +125,13 @@ def test_forgets_an_update_only_once_it_has_expired(key: Ed25519PrivateKey) -> N
     assert ledger.recall("u1", "1" * 64) is None
 
 
-def test_discarding_a_buffer_keeps_what_was_released(key: Ed25519PrivateKey) -> None:
-    ledger = ReceiptLedger(key)
+def test_opening_a_run_discards_a_buffer_and_keeps_what_was_released(
+    ledger: ReceiptLedger,
+) -> None:
     ledger.accept(RECEIPT, 500)
     ledger.release(RELEASE)
     ledger.accept(replace(RECEIPT, update_id="u2"), 500)
-    ledger.discard_unreleased()
+    ledger.open(OPENING)
     assert ledger.recall("u1", "1" * 64) is not None
     assert ledger.recall("u2", "1" * 64) is None
 
