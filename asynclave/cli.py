@@ -1,4 +1,4 @@
-"""The command line: ``asynclave run``, ``simulate``, ``up``, ``down``, ``evidence``."""
+"""The command line: ``asynclave run``, ``verify-run``, ``simulate``, ``up``, ``down``, ..."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from asynclave._version import __version__
 from asynclave.deployment.commands import down_command, up_command
 from asynclave.evidence import app as evidence_app
 from asynclave.simulate.command import simulate_command
+from asynclave.verification.command import verify_run_command
 from fl_protocol.codes import AsynclaveError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def run(
 app.command("simulate")(simulate_command)
 app.command("up")(up_command)
 app.command("down")(down_command)
+app.command("verify-run")(verify_run_command)
 app.add_typer(evidence_app, name="evidence")
 
 

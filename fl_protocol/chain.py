@@ -84,7 +84,7 @@ def first_fault(
         if fault is not None:
             return fault
         before = link.record
-    return _end_fault(len(links), before, heads)
+    return _end_fault(links, len(links), before, heads)
 
 
 def _signature_fault(
@@ -117,7 +117,7 @@ def _order_fault(
     heads: Mapping[int, Head],
 ) -> Fault | None:
     if before is None or record.epoch > before.epoch:
-        fault = _end_fault(index, before, heads)
+        fault = _end_fault(links, index, before, heads)
         if fault is not None or isinstance(record, Opening):
             return fault
         return _missing(links, index, record.epoch, None, "the opening of the run")
@@ -142,21 +142,24 @@ def _missing(links: Sequence[Link], index: int, epoch: int, seq: int | None, wha
         if record is None or record.epoch != epoch:
             continue
         if record.seq == seq or (seq is None and isinstance(record, Opening)):
-            return Fault(index, Damage.REORDERED, f"{what} must stand before this record")
-    return Fault(index, Damage.REMOVED, f"{what} must stand before this record and is missing")
+            return Fault(index, Damage.REORDERED, f"{what} must stand here")
+    return Fault(index, Damage.REMOVED, f"{what} must stand here and is missing")
 
 
-def _end_fault(index: int, last: Chained | None, heads: Mapping[int, Head]) -> Fault | None:
+def _end_fault(
+    links: Sequence[Link], index: int, last: Chained | None, heads: Mapping[int, Head]
+) -> Fault | None:
     if last is None:
         return None
-    head = heads.get(last.epoch)
+    epoch, after = last.epoch, last.seq + 1
+    head = heads.get(epoch)
     if head is None:
-        return Fault(index, Damage.REMOVED, f"no signed head says where epoch {last.epoch} ends")
-    if head.length <= last.seq + 1:
+        return Fault(index, Damage.REMOVED, f"no signed head says where epoch {epoch} ends")
+    if head.length <= after:
         return None
-    names = _span(last.seq + 1, head.length - 1)
-    return Fault(index, Damage.REMOVED, f"{names} of epoch {last.epoch} are missing at its end")
+    names = f"{_span(after, head.length - 1)} of epoch {epoch}"
+    return _missing(links, index, epoch, after, names)
 
 
 def _span(first: int, last: int) -> str:
-    return f"record {first}" if first == last else f"records {first} to {last}"
+    return f"record {first}" if first == last else f"the records {first} to {last}"

@@ -70,7 +70,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Attested:
-    """An enclave that a trust policy accepts; keys are raw, 32 bytes each."""
+    """An enclave that a trust policy accepts; keys are raw, 32 bytes each.
+
+    ``evidence`` is what was appraised, as received.
+    """
 
     epoch: int
     hpke_key: bytes
@@ -79,6 +82,7 @@ class Attested:
     policy_digest: str
     isolation: Mapping[str, str]
     measurement: str
+    evidence: bytes
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,7 @@ class TrustPolicy:
             policy.digest,
             claims.isolation,
             claims.measurement,
+            evidence,
         )
 
     def verifier(self, platform: str) -> EvidenceVerifier:

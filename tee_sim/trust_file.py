@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_protocol.ports import LocalDisk
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.policy import Guardrails
 from tee_sim.quotes.verifiers import hardware_verifiers
@@ -34,6 +37,24 @@ def load_trust(path: Path) -> TrustPolicy:
         return TrustPolicy(**members, guardrails=guardrails, verifiers=hardware_verifiers())
     except (OSError, ValueError, TypeError) as error:
         raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error}") from None
+
+
+def write_trust(path: Path, trust: TrustPolicy) -> None:
+    """Write what `load_trust` reads, readable for all: a trust policy holds nothing secret."""
+    members = {name: getattr(trust, name) for name in _RULES if name != "guardrails"}
+    tables = {
+        "guardrails": asdict(trust.guardrails),
+        **{f"minimum_tcb.{name}": parts for name, parts in members.pop("minimum_tcb").items()},
+    }
+    lines = [_assignment(name, value) for name, value in members.items() if value is not None]
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(_assignment(*item) for item in table.items())]
+    LocalDisk().write_atomic(path, "\n".join([*lines, ""]).encode(), 0o644)
+
+
+def _assignment(name: str, value: object) -> str:
+    # Texts, numbers, booleans and lists of texts are spelt alike in JSON and TOML.
+    return f"{name} = {json.dumps(value)}"
 
 
 def _is_text(value: object) -> bool:

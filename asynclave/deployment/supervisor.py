@@ -108,7 +108,8 @@ class Supervisor:
         stack = LocalStack(self._state.stack, stack_settings(self._spec))
         stack.start()
         self._trusted = stack
-        self._report(gateway=stack.address, server_config=str(stack.server_config()))
+        server = stack.server_config(records=self._state.stack / "records")
+        self._report(gateway=stack.address, server_config=str(server))
         return {"gateway": stack.gateway_pid, "launcher": stack.launcher_pid}
 
     def _node_config(self, index: int, name: str) -> dict[str, str | int | float]:

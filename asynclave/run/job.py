@@ -133,7 +133,7 @@ class _Job:
                 highlight=False,
             )
             grid = federation.grid(trust.mods(), trust.node_configs())
-            server = stack.server_config("server")
+            server = trust.server_config()
             look_once = _Once(trust.look_into_processes)
 
             def on_event(event: Event) -> None:

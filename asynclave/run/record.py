@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,19 +42,10 @@ class RunDirectory:
                 f"The run directory {self.path} cannot be made: {error.strerror}.",
             ) from None
         self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8", buffering=1)
-        self._receipts = (self.path / "receipts.jsonl").open("w", encoding="utf-8", buffering=1)
 
     def event(self, event: Event) -> None:
         """Append one update, merge or evaluation to ``metrics.jsonl``."""
         self._metrics.write(json.dumps(_line(event)) + "\n")
-
-    def receipt(self, payload: bytes, signature: bytes) -> None:
-        """Append one signed record to ``receipts.jsonl``."""
-        line = {
-            "payload": payload.decode("ascii"),
-            "signature": base64.b64encode(signature).decode("ascii"),
-        }
-        self._receipts.write(json.dumps(line) + "\n")
 
     def config(self, config: RunConfig) -> None:
         """Write the whole configuration, defaults included, to ``config.json``."""
@@ -71,9 +61,8 @@ class RunDirectory:
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
     def close(self) -> None:
-        """Close the line files; idempotent."""
+        """Close the line file; idempotent."""
         self._metrics.close()
-        self._receipts.close()
 
 
 def _line(event: Event) -> dict[str, Any]:

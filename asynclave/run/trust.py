@@ -9,10 +9,9 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import cast
 
-from flwr.app import ConfigRecord, Context, Message, UserConfig
-from flwr.clientapp.typing import ClientAppCallable, Mod
+from flwr.app import UserConfig
+from flwr.clientapp.typing import Mod
 
 from asynclave.canary import search_files, search_memory
 from asynclave.config import RunConfig
@@ -21,7 +20,6 @@ from asynclave.run.record import RunDirectory
 from asynclave.run.tap import TapConfig
 from fl_client.config import NODE_CONFIG_KEY, ClientConfig
 from fl_client.mods import sealed_uploads
-from fl_protocol.flower import RECEIPT
 from fl_protocol.ports import SystemClock
 from fl_server.stack import LocalStack, StackSettings
 from fl_server.stack.processes import Child
@@ -74,7 +72,7 @@ class TrustPath:
     recipe : Recipe
         The recipe that the enclave is bound to.
     directory : RunDirectory
-        Receives receipts and logs.
+        Receives the enclave's records, and logs.
     """
 
     def __init__(self, config: RunConfig, recipe: Recipe, directory: RunDirectory) -> None:
@@ -128,7 +126,11 @@ class TrustPath:
 
     def mods(self) -> list[Mod]:
         """Return the mods of every client, outermost first."""
-        return [self._keep_receipt, sealed_uploads(), self.canary]
+        return [sealed_uploads(), self.canary]
+
+    def server_config(self) -> Path:
+        """Return the server's bundle; the enclave's records go to the run's directory."""
+        return self.stack.server_config(records=self._directory.path.parent)
 
     def node_configs(self) -> dict[int, UserConfig]:
         """Return per client the path of its bundle, whose gateway is the recording wire."""
@@ -181,17 +183,6 @@ class TrustPath:
         TapConfig(self.stack.address, str(self._wire), os.getpid()).save(config)
         self._tap = Child("wire", "asynclave.run.tap", config, self._state / "wire.log")
         self._tap.wait_until(port_file.exists, _TAP_PATIENCE, SystemClock())
-
-    def _keep_receipt(
-        self, message: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
-        reply = call_next(message, context)
-        record = reply.content.get(RECEIPT) if reply.has_content() else None
-        if isinstance(record, ConfigRecord) and record["payload"]:
-            self._directory.receipt(
-                cast(bytes, record["payload"]), cast(bytes, record["signature"])
-            )
-        return reply
 
 
 def _count_files(root: Path) -> int:

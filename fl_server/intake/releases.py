@@ -1,9 +1,10 @@
-"""Fetch released models and believe only what the attested enclave signed."""
+"""Open a run, fetch released models, and believe only what the attested enclave signed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,11 @@ from fl_protocol.session import Session
 from fl_protocol.signatures import Signed
 from fl_server.intake.witness import ChainWitness
 from strategies.layout import Layout
+from strategies.recipe import Recipe
 from strategies.update import Merge, Vector, frozen
 from tee_sim.appraisal import Attested
+
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,25 @@ class OpenedRun:
 
     run_id: str
     layout: Layout
+
+
+def open_messages(
+    run: OpenedRun, recipe: Recipe, params: Vector, version: int
+) -> Iterator[pb.OpenRunRequest]:
+    """Yield the messages that open a run from parameters of shape (P,) at a version."""
+    described = {"name": recipe.name, "options": recipe.options()}
+    body = np.ascontiguousarray(params, dtype="<f4").data.cast("B")
+    yield pb.OpenRunRequest(
+        header=pb.OpenRunHeader(
+            run_id=run.run_id,
+            layout_json=run.layout.to_json(),
+            recipe_json=json.dumps(described, sort_keys=True, separators=(",", ":")),
+            length=body.nbytes,
+            version=version,
+        )
+    )
+    for start in range(0, body.nbytes, _CHUNK):
+        yield pb.OpenRunRequest(chunk=bytes(body[start : start + _CHUNK]))
 
 
 def fetch_release(

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
 from fl_protocol.codes import AsynclaveError, Code, ReceiptRejected, RunRejected
 from fl_protocol.flower import RECEIPT
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
-from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.receipts import ACCEPTED, Receipt, verify_receipt
+from fl_protocol.receipts import ACCEPTED, Receipt, verify_opening, verify_receipt
 from fl_protocol.signatures import Signed
 from fl_server.intake.base import Outcome
+from fl_server.intake.config import ServerConfig
+from fl_server.intake.keeper import ChainKeeper
 from fl_server.intake.published import PublishedMean
-from fl_server.intake.releases import OpenedRun, fetch_release
+from fl_server.intake.releases import OpenedRun, fetch_release, open_messages
 from fl_server.intake.witness import ChainWitness
 from strategies.catalog import recipe_from
 from strategies.errors import StrategyError
@@ -32,17 +30,12 @@ from strategies.recipe import Recipe
 from strategies.reject import Reject
 from strategies.update import Merge, Vector, digest_of
 from tee_sim.appraisal import Attested
-from tee_sim.node_config import NodeConfig, connect
+from tee_sim.node_config import connect
 
-_CHUNK = 1 << 20
 # What a client reports when its update met an enclave that does not know the run (any more).
 _ENCLAVE_REPLACED = frozenset({Code.RUN_UNKNOWN, Code.ENV_EPOCH, Code.ENV_KEY_ID})
 
 _logger = getLogger(__name__)
-
-
-class ServerConfig(NodeConfig):
-    """The server's bundle; see `NodeConfig` for its members."""
 
 
 class SealedIntake:
@@ -77,7 +70,7 @@ class SealedIntake:
         rng: Rng | None = None,
         watch_interval: float = 1.0,
     ) -> None:
-        self._config = config if isinstance(config, NodeConfig) else ServerConfig.load(config)
+        self._config = config if isinstance(config, ServerConfig) else ServerConfig.load(config)
         self._wanted = recipe
         self._connection = connect(self._config, clock or SystemClock(), rng or SystemRng())
         self._watch_interval = watch_interval
@@ -87,6 +80,7 @@ class SealedIntake:
         self._nodes: dict[str, str] = {}
         self._counted: set[str] = set()
         self._witness = ChainWitness()
+        self._keeper = self._make_keeper()
         self._version = 0
         self._recipe: Recipe
         self._run: OpenedRun
@@ -119,8 +113,11 @@ class SealedIntake:
         threading.Thread(target=_watch, args=arguments, name="enclave-watch", daemon=True).start()
 
     def close(self) -> None:
-        """Stop watching and close the connection."""
+        """Stop watching, write down the last records and close the connection."""
         self._stopped.set()
+        with self._lock:
+            if self._keeper is not None:
+                self._keeper.close()
         self._connection.session.close()
 
     @property
@@ -190,27 +187,28 @@ class SealedIntake:
             self._open_in_enclave()
 
     def _open_in_enclave(self) -> None:
-        digest = digest_of(self._params)
-        reply = self._connection.session.call("OpenRun", self._open_messages)
-        if (reply.version, reply.model_digest) != (self._version, digest):
-            raise RunRejected(Code.RUN_MANIFEST)
+        reply = self._connection.session.call(
+            "OpenRun",
+            lambda: open_messages(self._run, self._recipe, self._params, self._version),
+        )
         if reply.epoch != self._attested.epoch:
             self.follow_enclave()
+            return
+        signed = Signed(reply.opening.payload, reply.opening.signature)
+        opening = verify_opening(signed, self._attested.receipt_key)
+        opened = (opening.run_id, opening.version, opening.model_digest, opening.manifest_digest)
+        layout = self._run.layout
+        if opened != (self._run.run_id, self._version, digest_of(self._params), layout.digest):
+            raise RunRejected(Code.RUN_MANIFEST)
+        self._witness.observe(opening, signed)
+        if self._keeper is not None:
+            self._keeper.opened(opening, layout, self._attested, self._witness)
 
-    def _open_messages(self) -> Iterator[pb.OpenRunRequest]:
-        recipe = {"name": self._recipe.name, "options": self._recipe.options()}
-        body = np.ascontiguousarray(self._params, dtype="<f4").data.cast("B")
-        yield pb.OpenRunRequest(
-            header=pb.OpenRunHeader(
-                run_id=self._run.run_id,
-                layout_json=self._run.layout.to_json(),
-                recipe_json=json.dumps(recipe, sort_keys=True, separators=(",", ":")),
-                length=body.nbytes,
-                version=self._version,
-            )
-        )
-        for start in range(0, body.nbytes, _CHUNK):
-            yield pb.OpenRunRequest(chunk=bytes(body[start : start + _CHUNK]))
+    def _make_keeper(self) -> ChainKeeper | None:
+        if not self._config.records_dir:
+            return None
+        folder, trust = Path(self._config.records_dir), self._config.trust_policy()
+        return ChainKeeper(self._connection.session, folder, trust)
 
     def _verified(self, record: ConfigRecord | None, client: str, base_version: int) -> Receipt:
         signed = Signed(_member(record, "payload", bytes), _member(record, "signature", bytes))
@@ -237,6 +235,12 @@ class SealedIntake:
         return receipt
 
     def _fetch_up_to(self, version: int) -> None:
+        before = self._version
+        self._fetch_releases(version)
+        if self._version > before and self._keeper is not None:
+            self._keeper.fetch(self._params)
+
+    def _fetch_releases(self, version: int) -> None:
         while self._version < version:
             try:
                 merge = fetch_release(

@@ -7,7 +7,7 @@ is checked as soon as both of its ends are known.
 from __future__ import annotations
 
 from fl_protocol.codes import Code, ReceiptRejected
-from fl_protocol.receipts import GENESIS, Receipt, Release, record_digest
+from fl_protocol.receipts import GENESIS, Chained, record_digest
 from fl_protocol.signatures import Signed
 
 
@@ -18,7 +18,7 @@ class ChainWitness:
         self._digests: dict[int, str] = {-1: GENESIS}
         self._previous: dict[int, str] = {}
 
-    def observe(self, record: Receipt | Release, signed: Signed) -> None:
+    def observe(self, record: Chained, signed: Signed) -> None:
         """Add a verified record.
 
         Raises

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,7 @@ from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.issuer import create_ticket
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.token_keys import rotate
+from fl_server.intake.config import ServerConfig
 from fl_server.stack.pki import ServerCertificate, create_server_certificate
 from fl_server.stack.platform import StackPlatform
 from fl_server.stack.processes import Child
@@ -173,9 +175,12 @@ class LocalStack:
         """
         return self._bundle("client", name)
 
-    def server_config(self, name: str = "server") -> Path:
-        """Write the bundle of a server and return its path."""
-        return self._bundle("server", name)
+    def server_config(self, name: str = "server", records: Path | None = None) -> Path:
+        """Write the bundle of a server and return its path; `records` as in `ServerConfig`."""
+        path = self._bundle("server", name)
+        if records is not None:
+            replace(ServerConfig.load(path), records_dir=str(records.resolve())).save(path)
+        return path
 
     @property
     def _files(self) -> StackPlatform:

@@ -15,7 +15,7 @@ from strategies.screening import Limits
 from strategies.selection import Policy
 
 if TYPE_CHECKING:
-    from fl_server.intake.sealed import ServerConfig
+    from fl_server.intake.config import ServerConfig
 
 MetricsAggregation: TypeAlias = Callable[[list[RecordDict], str], MetricRecord]
 Gateway: TypeAlias = Union["ServerConfig", Path, str]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from fl_protocol.signatures import Signed
+from asynclave.verification.audit import audit
 
 SMALL = """
 [devices]
@@ -91,13 +91,11 @@ def test_the_run_directory_holds_everything_a_reader_needs(confidential: dict[st
     assert 'src="http' not in page and 'href="http' not in page
 
 
-def test_every_update_has_a_receipt_of_the_run(confidential: dict[str, Any]) -> None:
-    receipts = lines(Path(confidential["directory"]) / "receipts.jsonl")
-    payloads = [json.loads(Signed(line["payload"].encode(), b"").payload) for line in receipts]
+def test_a_confidential_run_can_be_verified_offline(confidential: dict[str, Any]) -> None:
+    found = audit(Path(confidential["directory"]))
 
-    accepted = [payload for payload in payloads if payload.get("outcome") == "accepted"]
-    assert len(accepted) == 18
-    assert {payload["run_id"] for payload in payloads} == {confidential["run"]}
+    assert found.flaw is None
+    assert (found.accepted, found.releases, found.version) == (18, 6, 6)
 
 
 def test_no_key_or_state_is_left_in_the_run_directory(confidential: dict[str, Any]) -> None:

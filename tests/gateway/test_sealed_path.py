@@ -22,7 +22,8 @@ from fl_protocol.codes import (
 )
 from fl_protocol.ports import SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_server.intake.sealed import SealedIntake, ServerConfig
+from fl_server.intake.config import ServerConfig
+from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack
 from strategies.recipes.fedasync import FedAsync
 from strategies.recipes.fedbuff import FedBuff

@@ -1,0 +1,129 @@
+"""What an honest enclave's records say about each other, beyond their signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fl_protocol.receipts import ACCEPTED, Chained, Opening, Receipt, Release, updates_digest
+from tee_sim.policy import EnclavePolicy
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """The first thing that is wrong: the record's index, its kind in one word, and why."""
+
+    index: int
+    kind: str
+    detail: str
+
+
+class Breach(Exception):
+    """A record breaks a rule; the message says which."""
+
+
+@dataclass
+class Ledger:
+    """Follows one run through its records and keeps what the next ones must fit.
+
+    Parameters
+    ----------
+    policies : mapping of int to EnclavePolicy
+        The attested policy of each epoch.
+    manifest_digest : str
+        Digest of the layout the run was written down with.
+    """
+
+    policies: Mapping[int, EnclavePolicy]
+    manifest_digest: str
+    run_id: str = ""
+    version: int = -1
+    released: dict[str, int] = field(default_factory=dict)
+    accepted: int = 0
+    refused: int = 0
+    releases: int = 0
+    _digest: str = ""
+    _buffer: list[Receipt] = field(default_factory=list)
+    _consumed: set[str] = field(default_factory=set)
+
+    def follow(self, records: Sequence[Chained]) -> Flaw | None:
+        """Take in a whole chain; return the first record that breaks a rule."""
+        for index, record in enumerate(records):
+            try:
+                self._take(record)
+            except Breach as breach:
+                return Flaw(index, type(record).__name__.lower(), str(breach))
+        return None
+
+    def _take(self, record: Chained) -> None:
+        if isinstance(record, Opening):
+            self._open(record)
+        elif record.run_id == self.run_id:
+            # Whoever opened another run in the same enclave has records of its own in the chain.
+            if isinstance(record, Receipt):
+                self._receive(record)
+            else:
+                self._release(record)
+
+    def _open(self, opening: Opening) -> None:
+        self.run_id = self.run_id or opening.run_id
+        self._buffer = []
+        if opening.run_id != self.run_id:
+            return
+        _require(opening.policy_digest == self._policy(opening).digest, "another policy")
+        _require(opening.manifest_digest == self.manifest_digest, "the model has another layout")
+        if self.version >= 0:
+            known = (self.version, self._digest)
+            _require(
+                (opening.version, opening.model_digest) == known,
+                f"the run was opened again from another model than its version {self.version}",
+            )
+        self.version, self._digest = opening.version, opening.model_digest
+        self.released[opening.model_digest] = opening.version
+
+    def _receive(self, receipt: Receipt) -> None:
+        policy = self._policy(receipt)
+        _require(receipt.federation == policy.federation, "another federation")
+        if receipt.outcome != ACCEPTED:
+            self.refused += 1
+            return
+        update, client = receipt.update_id, receipt.client_id
+        buffered = {waiting.update_id for waiting in self._buffer}
+        _require(update not in self._consumed, f"update {update} is in an earlier release")
+        _require(update not in buffered, f"update {update} was accepted twice")
+        quota = sum(waiting.client_id == client for waiting in self._buffer)
+        _require(quota < policy.max_per_client, f"{client} is in the buffer already")
+        _require(
+            receipt.staleness == self.version - receipt.base_version <= policy.max_staleness,
+            "the staleness is not that of its versions, or above the policy's bound",
+        )
+        self._buffer.append(receipt)
+        self.accepted += 1
+
+    def _release(self, release: Release) -> None:
+        policy = self._policy(release)
+        updates = [receipt.update_id for receipt in self._buffer]
+        clients = len({receipt.client_id for receipt in self._buffer})
+        _require(release.version == self.version + 1, "it skips or repeats a version")
+        _require(release.policy_digest == policy.digest, "it was made under another policy")
+        _require(release.manifest_digest == self.manifest_digest, "its model has another layout")
+        _require(
+            release.updates_digest == updates_digest(updates)
+            and release.num_updates == len(updates),
+            "its updates are not those accepted since the release before",
+        )
+        _require(release.num_clients == clients, f"its updates come from {clients} clients")
+        _require(clients >= policy.k, f"{clients} clients are fewer than the policy's {policy.k}")
+        self.version, self._digest = release.version, release.model_digest
+        self.released[release.model_digest] = release.version
+        self.releases += 1
+        self._consumed.update(updates)
+        self._buffer = []
+
+    def _policy(self, record: Chained) -> EnclavePolicy:
+        return self.policies[record.epoch]
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Breach(otherwise)

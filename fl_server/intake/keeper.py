@@ -1,0 +1,106 @@
+"""Fetches the enclave's records as it signs them and has them written down."""
+
+from __future__ import annotations
+
+from logging import getLogger
+from pathlib import Path
+
+from fl_protocol.codes import Code, GatewayUnavailable, ReceiptRejected
+from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.receipts import Opening, verify_head, verify_record
+from fl_protocol.session import Session
+from fl_protocol.signatures import Signed
+from fl_server.intake.records import CHAIN, RunRecords
+from fl_server.intake.witness import ChainWitness
+from strategies.layout import Layout
+from strategies.update import Vector
+from tee_sim.appraisal import Attested, TrustPolicy
+
+_logger = getLogger(__name__)
+
+
+class ChainKeeper:
+    """Keeps the whole chain of one run, receipts whose replies were lost included.
+
+    Parameters
+    ----------
+    session : Session
+        Connection to the gateway.
+    folder : Path
+        Holds the folders of all runs.
+    trust : TrustPolicy
+        Written down beside the evidence it accepted.
+    """
+
+    def __init__(self, session: Session, folder: Path, trust: TrustPolicy) -> None:
+        self._session, self._folder, self._trust = session, folder, trust
+        self._records: RunRecords | None = None
+        self._attested: Attested
+        self._witness: ChainWitness
+        self._next = 0
+
+    def opened(
+        self, opening: Opening, layout: Layout, attested: Attested, witness: ChainWitness
+    ) -> None:
+        """Begin with a run's opening in an enclave; the first begins the run's records."""
+        if self._records is None:
+            self._records = RunRecords(self._free(opening.run_id), self._trust, layout)
+        self._attested, self._witness, self._next = attested, witness, opening.seq
+        self._records.attested(attested)
+        self.fetch()
+
+    def fetch(self, params: Vector | None = None) -> None:
+        """Write down what the enclave has signed since, and the newest released model.
+
+        Raises
+        ------
+        ReceiptRejected
+            A record contradicts one that the enclave signed before.
+        """
+        if self._records is None:
+            return
+        if params is not None:
+            self._records.model(params)
+        try:
+            while self._fetch_some(self._records):
+                pass
+        except GatewayUnavailable as error:
+            # What is missing comes with the next fetch, unless the enclave is gone with it.
+            _logger.warning("Records of the run could not be fetched: %s", error)
+
+    def close(self) -> None:
+        """Fetch what is left and close the files."""
+        self.fetch()
+        if self._records is not None:
+            self._records.close()
+            self._records = None
+
+    def _fetch_some(self, records: RunRecords) -> bool:
+        reply = self._session.call("GetRecords", pb.GetRecordsRequest(from_seq=self._next))
+        found = [_signed(record) for record in reply.records]
+        head, key = _signed(reply.head), self._attested.receipt_key
+        try:
+            verify_head(head, key)
+        except ReceiptRejected:
+            # Another enclave answers by now; the intake follows it soon.
+            return False
+        for signed in found:
+            record = verify_record(signed, key)
+            self._witness.observe(record, signed)
+            if record.seq < self._next:
+                raise ReceiptRejected(Code.RECEIPT_INVALID, "a record came in the wrong place")
+            self._next = record.seq + 1
+        records.append(found, self._attested.epoch, head)
+        return bool(found)
+
+    def _free(self, run_id: str) -> Path:
+        name = run_id if run_id.strip(".") else "_"
+        number, folder = 1, self._folder / name
+        while (folder / CHAIN).exists():
+            number += 1
+            folder = self._folder / f"{name}-{number}"
+        return folder
+
+
+def _signed(record: pb.SignedRecord) -> Signed:
+    return Signed(record.payload, record.signature)

@@ -1,0 +1,166 @@
+"""Rules that a chain can break although an attested enclave signed every record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from asynclave.verification.rules import Flaw, Ledger
+from fl_protocol.receipts import (
+    ACCEPTED,
+    GENESIS,
+    Chained,
+    Opening,
+    Receipt,
+    Release,
+    updates_digest,
+)
+from tests.support.enclave import FEDERATION, policy_for
+
+POLICY = policy_for(Ed25519PrivateKey.generate())
+LAYOUT, MODEL = "a" * 64, "b" * 64
+PLACE: dict[str, Any] = {"epoch": 1, "seq": 0, "prev": GENESIS, "iat": 0}
+
+
+def opening(**changes: Any) -> Opening:
+    members = {
+        "v": 1,
+        "run_id": "r",
+        "version": 0,
+        "model_digest": MODEL,
+        "manifest_digest": LAYOUT,
+        "policy_digest": POLICY.digest,
+        **PLACE,
+    }
+    return Opening(**{**members, **changes})
+
+
+def receipt(client: str, **changes: Any) -> Receipt:
+    members = {
+        "v": 1,
+        "federation": FEDERATION,
+        "run_id": "r",
+        "client_id": client,
+        "update_id": f"update-{client}",
+        "body_digest": "c" * 64,
+        "base_version": 0,
+        "outcome": ACCEPTED,
+        "staleness": 0,
+        "version": 0,
+        "trace_id": "d" * 32,
+        **PLACE,
+    }
+    return Receipt(**{**members, **changes})
+
+
+def release(*clients: str, **changes: Any) -> Release:
+    members = {
+        "v": 1,
+        "run_id": "r",
+        "version": 1,
+        "model_digest": "e" * 64,
+        "manifest_digest": LAYOUT,
+        "updates_digest": updates_digest(f"update-{client}" for client in clients),
+        "num_updates": len(clients),
+        "num_clients": len(clients),
+        "policy_digest": POLICY.digest,
+        **PLACE,
+    }
+    return Release(**{**members, **changes})
+
+
+def follow(*records: Chained) -> Flaw | None:
+    return Ledger({1: POLICY, 2: POLICY}, LAYOUT).follow(records)
+
+
+def honest() -> list[Chained]:
+    return [opening(), receipt("a"), receipt("b"), release("a", "b")]
+
+
+def test_an_honest_run_breaks_no_rule() -> None:
+    refused = receipt("a", outcome="TOO_STALE", staleness=9)
+    late = receipt("c", update_id="update-d", staleness=1)
+    again = receipt("a", update_id="update-e", base_version=1)
+    second = release("d", "e", version=2, model_digest="f" * 64)
+    assert follow(*honest(), refused, late, again, second) is None
+
+
+def test_a_buffer_dies_with_its_enclave_and_its_updates_may_come_again() -> None:
+    assert follow(opening(), receipt("a"), opening(epoch=2), *honest()[1:]) is None
+
+
+def test_records_of_another_run_are_not_this_runs() -> None:
+    other = [opening(run_id="s"), receipt("a", run_id="s"), release("x", run_id="s", version=7)]
+    assert follow(*honest()[:2], *other, *honest()) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "index", "kind"),
+    [
+        (lambda c: c.insert(2, receipt("b", update_id="update-a")), 2, "receipt"),
+        (lambda c: c.insert(2, receipt("a", update_id="update-x")), 2, "receipt"),
+        (lambda c: c.append(receipt("c", update_id="update-a", staleness=1)), 4, "receipt"),
+        (lambda c: c.append(receipt("c")), 4, "receipt"),
+        (lambda c: c.append(receipt("c", base_version=9)), 4, "receipt"),
+        (lambda c: c.insert(1, receipt("c", federation="other")), 1, "receipt"),
+        (lambda c: c.pop(1), 2, "release"),
+        (lambda c: c.insert(1, receipt("c")), 4, "release"),
+        (lambda c: c.append(release("a", "b", version=2)), 4, "release"),
+    ],
+    ids=[
+        "an update accepted twice",
+        "a client twice in one buffer",
+        "an update of an earlier release",
+        "a staleness that is not",
+        "a base version that is not",
+        "another federation",
+        "a release of an update without receipt",
+        "a release without an accepted update",
+        "a release of updates released before",
+    ],
+)
+def test_a_broken_rule_is_named_with_its_record(
+    change: Callable[[list[Chained]], object], index: int, kind: str
+) -> None:
+    chain = honest()
+    change(chain)
+    found = follow(*chain)
+    assert found is not None and (found.index, found.kind) == (index, kind)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"version": 2},
+        {"policy_digest": "0" * 64},
+        {"manifest_digest": "0" * 64},
+        {"updates_digest": "0" * 64},
+        {"num_updates": 3},
+        {"num_clients": 3},
+    ],
+    ids=str,
+)
+def test_a_release_that_does_not_fit_is_named(members: dict[str, Any]) -> None:
+    chain = honest()
+    chain[3] = replace(release("a", "b"), **members)
+    found = follow(*chain)
+    assert found is not None and (found.index, found.kind) == (3, "release")
+
+
+def test_a_release_of_fewer_clients_than_the_policy_is_named() -> None:
+    found = follow(opening(), receipt("a"), release("a"))
+    assert found == Flaw(2, "release", "1 clients are fewer than the policy's 2")
+
+
+@pytest.mark.parametrize(
+    "members", [{"model_digest": "0" * 64, "version": 1}, {"version": 0}, {"version": 2}], ids=str
+)
+def test_a_run_opened_again_from_another_model_is_named(members: dict[str, Any]) -> None:
+    again = replace(opening(epoch=2, version=1, model_digest="e" * 64), **members)
+    assert follow(*honest(), opening(epoch=2, version=1, model_digest="e" * 64)) is None
+    found = follow(*honest(), again)
+    assert found is not None and (found.index, found.kind) == (4, "opening")
