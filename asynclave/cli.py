@@ -12,6 +12,7 @@ from rich.console import Console
 
 from asynclave._version import __version__
 from asynclave.deployment.commands import down_command, up_command
+from asynclave.doctor.command import doctor_command
 from asynclave.evidence import app as evidence_app
 from asynclave.simulate.command import simulate_command
 from asynclave.verification.command import verify_run_command
@@ -81,6 +82,7 @@ def run(
 app.command("simulate")(simulate_command)
 app.command("up")(up_command)
 app.command("down")(down_command)
+app.command("doctor")(doctor_command)
 app.command("verify-run")(verify_run_command)
 app.add_typer(evidence_app, name="evidence")
 

@@ -92,7 +92,7 @@ class EnclaveProcess:
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
         with theirs:
-            process = _spawn(image, theirs, dependencies)
+            process = spawn_image(image, theirs, dependencies)
         skip = {*options.skip_layers, *(("not_dumpable",) if options.debug else ())}
         boot: dict[str, Any] = {
             "epoch": epoch,
@@ -146,10 +146,17 @@ class EnclaveProcess:
         _end(self._process)
 
 
-def _spawn(image: int, channel: socket.socket, dependencies: Sequence[str]) -> Any:
-    arguments = [str(channel.fileno()), str(os.getpid()), *dependencies]
+def spawn_image(
+    image: int, channel: socket.socket, arguments: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    """Run a sealed image as a process that holds nothing but one end of a channel.
+
+    Its arguments are the channel's descriptor, this process's id, and `arguments`, which are
+    added to its import path.
+    """
+    own = [str(channel.fileno()), str(os.getpid())]
     # Isolated, without site-packages hooks and without writing bytecode: only the image runs.
-    command = [sys.executable, "-I", "-S", "-B", f"/proc/self/fd/{image}", *arguments]
+    command = [sys.executable, "-I", "-S", "-B", f"/proc/self/fd/{image}", *own, *arguments]
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
