@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks.timing import medians
+from fl_protocol.encoding import b64url
 from fl_protocol.envelope import (
     SEGMENT_BYTES,
     SUITE,
@@ -26,9 +29,12 @@ from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proof import ProofVerifier, make_proof
 from fl_protocol.tokens import TokenSigner, TokenVerifier
+from tee_sim.hop import HopSigner, HopVerifier
 
 _METHOD = "/asynclave.v1.Gateway/SubmitUpdate"
 _RNG, _CLOCK = SystemRng(), SystemClock()
+_HOP_KEY = bytes(32)
+_HOP = HopSigner(_HOP_KEY, _CLOCK, _RNG)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,13 @@ class Sealing:
         public = self.identity.public_key().public_bytes_raw()
         verify_signature(sealed.protected, sealed.wrap, sealed.tags, sealed.signature, public)
 
+    def sign_hop(self) -> dict[str, Any]:
+        """Sign the request that hands the update to the enclave."""
+        sealed = self.sealed
+        parts = {"protected": sealed.protected, "wrap": sealed.wrap, "tags": sealed.tags}
+        request = {"op": "SUBMIT", **{name: b64url(part) for name, part in parts.items()}}
+        return _HOP.sign(request, hashlib.sha256(sealed.tags).digest())
+
     def open_into(self, row: np.ndarray) -> None:
         """Open every segment into a row."""
         sealed, target = self.sealed, memoryview(row).cast("B")
@@ -78,6 +91,8 @@ def measure(num_params: int, rounds: int) -> dict[str, float]:
     contenders: dict[str, Callable[[], object]] = {
         "client_seal_and_sign": sealing.seal,
         "gateway_token_and_proof": _admission(rounds),
+        "gateway_sign_hop": sealing.sign_hop,
+        "enclave_verify_hop": _hop_verification(sealing, rounds),
         "enclave_verify_signature": sealing.verify,
         "enclave_open": lambda: sealing.open_into(row),
         "enclave_screen_and_add": screen_and_add,
@@ -140,6 +155,12 @@ def _admission(rounds: int) -> Callable[[], None]:
         proofs.verify(next(made), _METHOD, token, identity.jkt)
 
     return admit
+
+
+def _hop_verification(sealing: Sealing, rounds: int) -> Callable[[], None]:
+    verifier = HopVerifier(_HOP_KEY, _CLOCK)
+    made = iter([sealing.sign_hop() for _ in range(rounds + 1)])
+    return lambda: verifier.verify(next(made))
 
 
 def _floor(num_params: int, row: np.ndarray, total: np.ndarray) -> Callable[[], None]:

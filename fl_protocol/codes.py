@@ -66,6 +66,10 @@ class Code(StrEnum):
     OVERLOADED = "OVERLOADED"
     DEADLINE = "DEADLINE"
     TOO_LARGE = "TOO_LARGE"
+    HOP_SIGNATURE = "HOP_SIGNATURE"
+    HOP_STALE = "HOP_STALE"
+    HOP_REPLAYED = "HOP_REPLAYED"
+    HOP_BODY = "HOP_BODY"
     CONFIG_INVALID = "CONFIG_INVALID"
     CLIENT_FAILED = "CLIENT_FAILED"
     NO_PROGRESS = "NO_PROGRESS"
@@ -141,6 +145,12 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.OVERLOADED: "The gateway is busy; try again a little later.",
         Code.DEADLINE: "The call took longer than its deadline.",
         Code.TOO_LARGE: "The message is larger than the gateway accepts.",
+        Code.HOP_SIGNATURE: "A request to the enclave's host is not signed with the key it shares "
+        "with the gateway; check hop.key of both.",
+        Code.HOP_STALE: "A request to the enclave's host is too old or from the future; "
+        "check both clocks.",
+        Code.HOP_REPLAYED: "A request to the enclave's host came a second time.",
+        Code.HOP_BODY: "A request to the enclave's host came with another body than was signed.",
         Code.CONFIG_INVALID: "The configuration is not valid.",
         Code.CLIENT_FAILED: "The client could not finish its task.",
         Code.NO_PROGRESS: "No update arrived in time.",
@@ -206,6 +216,10 @@ class GatewayUnavailable(AsynclaveError):
     """The gateway or the enclave behind it cannot answer now."""
 
 
+class HopRejected(AsynclaveError):
+    """A request between gateway and enclave host was refused."""
+
+
 class ConfigInvalid(AsynclaveError):
     """A configuration is wrong."""
 
@@ -227,6 +241,7 @@ _FAMILIES: tuple[tuple[str, type[AsynclaveError]], ...] = (
     ("ENCLAVE_", GatewayUnavailable),
     ("OVERLOADED", GatewayUnavailable),
     ("DEADLINE", GatewayUnavailable),
+    ("HOP_", HopRejected),
     ("CONFIG_", ConfigInvalid),
     ("CLIENT_FAILED", AsynclaveError),
     ("NO_PROGRESS", AsynclaveError),

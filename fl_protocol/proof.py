@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections import OrderedDict
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
-from fl_protocol.codes import Code, GatewayUnavailable, ProofRejected
+from fl_protocol.codes import Code, ProofRejected
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.jws import split_compact
 from fl_protocol.ports import Clock, Rng
+from fl_protocol.replay import ReplayMemory
 from fl_protocol.signatures import is_signed_by
 from fl_protocol.tokens import public_jwk
 
@@ -80,8 +80,8 @@ class ProofVerifier:
 
     def __init__(self, clock: Clock, capacity: int = 100_000) -> None:
         self._clock = clock
-        self._capacity = capacity
-        self._seen: OrderedDict[tuple[str, str], float] = OrderedDict()
+        # A proof dated 30 s ahead stays usable for 60 s after it is first seen.
+        self._seen = ReplayMemory(2 * WINDOW, capacity)
 
     def verify(self, proof: str, method: str, token: str | None, jkt: str) -> None:
         """Check a proof for one call and use it up.
@@ -117,17 +117,8 @@ class ProofVerifier:
         now = self._clock.now()
         if type(claims["iat"]) is not int or abs(now - claims["iat"]) > WINDOW:
             raise ProofRejected(Code.PROOF_INVALID)
-        self._use_once((jkt, claims["jti"]), now)
-
-    def _use_once(self, use: tuple[str, str], now: float) -> None:
-        # A proof dated 30 s ahead stays usable for 60 s after it is first seen.
-        while self._seen and next(iter(self._seen.values())) + 2 * WINDOW < now:
-            self._seen.popitem(last=False)
-        if use in self._seen:
+        if not self._seen.use((jkt, claims["jti"]), now):
             raise ProofRejected(Code.PROOF_REPLAYED)
-        if len(self._seen) >= self._capacity:
-            raise GatewayUnavailable(Code.OVERLOADED)
-        self._seen[use] = now
 
 
 def _open(proof: str, jkt: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from tee_sim.channel import (
     decode_header,
     encode_head,
 )
+from tee_sim.hop import NO_BODY, HopSigner
 
 _BUFFER_BYTES = 1 << 20
 
@@ -56,8 +58,10 @@ class EnclaveClient:
     client counts as `broken` from then on and the caller attaches to a fresh enclave.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, signer: HopSigner
+    ) -> None:
+        self._reader, self._writer, self._signer = reader, writer, signer
         self._turn = asyncio.Lock()
         self._out_of_step = False
 
@@ -67,11 +71,11 @@ class EnclaveClient:
         return self._out_of_step or self._reader.at_eof()
 
     @classmethod
-    async def over(cls, stream: socket.socket) -> EnclaveClient:
-        """Take over the socket that the launcher handed out."""
+    async def over(cls, stream: socket.socket, signer: HopSigner) -> EnclaveClient:
+        """Take over the socket that the launcher handed out; `signer` signs every request."""
         stream.setblocking(False)
         reader, writer = await asyncio.open_unix_connection(sock=stream, limit=_BUFFER_BYTES)
-        return cls(reader, writer)
+        return cls(reader, writer, signer)
 
     async def open_run(
         self,
@@ -110,7 +114,10 @@ class EnclaveClient:
             "layout_json": layout_json,
             "recipe_json": recipe_json,
         }
-        reply, _ = await self.request(header, params)
+        digest = hashlib.sha256()
+        for chunk in params:
+            digest.update(chunk)
+        reply, _ = await self.request(header, params, digest.digest())
         return Opened(reply["version"], reply["model_digest"], reply["epoch"], _signed(reply))
 
     async def submit(
@@ -142,7 +149,7 @@ class EnclaveClient:
             "membership": membership,
         }
         header = {"op": "SUBMIT", **{name: b64url(part) for name, part in parts.items()}}
-        reply, _ = await self.request(header, segments)
+        reply, _ = await self.request(header, segments, hashlib.sha256(tags).digest())
         return _signed(reply)
 
     async def get_release(self, run_id: str, version: int) -> tuple[Signed, bytes]:
@@ -168,9 +175,11 @@ class EnclaveClient:
         return reply
 
     async def request(
-        self, header: dict[str, Any], body: Sequence[Chunk] = ()
+        self, header: dict[str, Any], body: Sequence[Chunk] = (), digest: bytes = NO_BODY
     ) -> tuple[dict[str, Any], bytes]:
         """Send one frame and return the reply's header and body.
+
+        ``digest`` is the SHA-256 of the body, or of what stands for it; see `tee_sim.hop`.
 
         Raises
         ------
@@ -182,7 +191,7 @@ class EnclaveClient:
             if self.broken:
                 raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE)
             # Before the first byte is sent: a caller's odd value must not cost the channel.
-            head = _encoded(header, sum(len(chunk) for chunk in body))
+            head = _encoded(header, self._signer, digest, sum(len(chunk) for chunk in body))
             self._out_of_step = True
             try:
                 reply, content = await self._exchange(head, body)
@@ -215,9 +224,9 @@ class EnclaveClient:
         return await self._reader.readexactly(count)
 
 
-def _encoded(header: dict[str, Any], body_length: int) -> bytes:
+def _encoded(header: dict[str, Any], signer: HopSigner, digest: bytes, body_length: int) -> bytes:
     try:
-        return encode_head(header, body_length)
+        return encode_head(signer.sign(header, digest), body_length)
     except CanonicalError as error:
         raise error_for(Code.TOO_LARGE, f"The request does not fit a frame: {error}.") from error
 

@@ -23,6 +23,7 @@ from fl_protocol.codes import AsynclaveError, Code, ConfigInvalid, GatewayUnavai
 from fl_protocol.encoding import b64url, b64url_decode
 from tee_sim.client import EnclaveClient
 from tee_sim.evidence import MAX_EVIDENCE_BYTES, check_nonce
+from tee_sim.hop import HopSigner, HopVerifier
 from tee_sim.launch import EnclaveProcess
 
 _PACKET_BYTES = 2 * MAX_EVIDENCE_BYTES
@@ -48,11 +49,12 @@ class EnclaveSource(Protocol):
 class ControlServer:
     """Serves a launcher on a Unix socket that only its owner can open.
 
-    The latest to attach wins: an earlier receiver finds its enclave gone.
+    The latest to attach wins: an earlier receiver finds its enclave gone. Every request must be
+    signed; see `tee_sim.hop`.
     """
 
-    def __init__(self, path: Path, source: EnclaveSource) -> None:
-        self._path, self._source = path, source
+    def __init__(self, path: Path, source: EnclaveSource, verifier: HopVerifier) -> None:
+        self._path, self._source, self._verifier = path, source, verifier
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._attached: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,6 +110,7 @@ class ControlServer:
     def _answer(self, connection: socket.socket, packet: bytes) -> None:
         try:
             request = canonical.decode_object(packet, _PACKET_BYTES)
+            self._verifier.verify(request)
             if request.get("op") == "ATTACH":
                 self._attach(connection)
                 return
@@ -146,10 +149,12 @@ class LauncherClient:
     ----------
     path : Path
         The launcher's socket.
+    signer : HopSigner
+        Signs every request, those to the enclave as well.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, signer: HopSigner) -> None:
+        self._path, self._signer = path, signer
         self._socket: socket.socket | None = None
         self._turn = asyncio.Lock()
 
@@ -164,7 +169,7 @@ class LauncherClient:
         reply, descriptors = await self._ask({"op": "ATTACH"})
         if len(descriptors) != 1:
             raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE)
-        client = await EnclaveClient.over(socket.socket(fileno=descriptors[0]))
+        client = await EnclaveClient.over(socket.socket(fileno=descriptors[0]), self._signer)
         return Attachment(client, reply["epoch"], reply["pid"])
 
     async def evidence(self, nonce: bytes) -> bytes:
@@ -192,7 +197,9 @@ class LauncherClient:
     async def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         async with self._turn:
             try:
-                reply, descriptors = await self._exchange(canonical.encode(request))
+                reply, descriptors = await self._exchange(
+                    canonical.encode(self._signer.sign(request))
+                )
             except (OSError, EOFError, CanonicalError) as error:
                 self.close()
                 raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from error

@@ -30,6 +30,8 @@ class BootOptions:
     ----------
     user : int, optional
         User id to run as; None keeps the launcher's.
+    hop_key : bytes
+        Key that signs the requests the enclave answers, 32 bytes.
     skip_layers : tuple of str
         Layers of `lockdown.LAYERS` to leave out.
     debug : bool
@@ -37,6 +39,7 @@ class BootOptions:
     """
 
     user: int | None
+    hop_key: bytes
     skip_layers: tuple[str, ...] = ()
     debug: bool = False
 
@@ -99,6 +102,7 @@ class EnclaveProcess:
             "policy": policy.to_members(),
             "user": -1 if options.user is None else options.user,
             "skip": sorted(skip),
+            "hop_key": options.hop_key.hex(),
         }
         try:
             reply = _handshake(ours, boot)

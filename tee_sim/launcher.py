@@ -18,12 +18,13 @@ from fl_protocol.codes import AsynclaveError, Code, ConfigInvalid
 from fl_protocol.ports import Disk, LocalDisk, SystemClock
 from tee_sim import image
 from tee_sim.control import ControlServer
+from tee_sim.hop import HopVerifier
 from tee_sim.launch import BootOptions, EnclaveProcess
 from tee_sim.launcher_config import LauncherConfig
 from tee_sim.lifetime import stop_event
 from tee_sim.platform import SimulatedPlatform, TeePlatform
 from tee_sim.policy import EnclavePolicy
-from tee_sim.settings import load_signing_key
+from tee_sim.settings import load_key, load_signing_key
 
 _logger = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ async def serve(config: LauncherConfig) -> None:
     disk = LocalDisk()
     state = Path(config.state_dir)
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    hop_key = load_key(Path(config.hop_key))
     launcher = Launcher(
         SimulatedPlatform(
             load_signing_key(Path(config.platform_key)),
@@ -131,14 +133,16 @@ async def serve(config: LauncherConfig) -> None:
             SystemClock(),
         ),
         EnclavePolicy.from_members(config.policy),
-        BootOptions(config.enclave_user(), config.skip_layers, config.debug),
+        BootOptions(config.enclave_user(), hop_key, config.skip_layers, config.debug),
         EpochCounter(state / "epoch", disk),
         state / "enclave.pid",
     )
     try:
         # Started before the socket exists, so that a socket means an enclave is ready.
         launcher.attach()
-        async with ControlServer(Path(config.socket), launcher):
+        async with ControlServer(
+            Path(config.socket), launcher, HopVerifier(hop_key, SystemClock())
+        ):
             await stopping.wait()
     finally:
         launcher.end_enclave()

@@ -28,6 +28,8 @@ class LauncherConfig:
         `EnclavePolicy.to_members`.
     platform_key, platform_chain : str
         Files made by `certificates.create_root`.
+    hop_key : str
+        File with the key that signs the gateway's requests, 32 bytes.
     security_version : int
         Stated in evidence.
     debug : bool
@@ -45,6 +47,7 @@ class LauncherConfig:
     policy: dict[str, Any]
     platform_key: str
     platform_chain: str
+    hop_key: str
     security_version: int = 1
     debug: bool = False
     user: int | None = DEFAULT_ENCLAVE_USER

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_protocol.signatures import KEY_BYTES
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -50,7 +51,15 @@ def load_settings(
 
 def load_signing_key(path: Path) -> Ed25519PrivateKey:
     """Read a raw Ed25519 private key of 32 bytes; raises ConfigInvalid naming the file."""
+    return Ed25519PrivateKey.from_private_bytes(load_key(path))
+
+
+def load_key(path: Path) -> bytes:
+    """Read a raw key of 32 bytes; raises ConfigInvalid naming the file."""
     try:
-        return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+        key = path.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"it has {len(key)} bytes, not {KEY_BYTES}")
+        return key
     except (OSError, ValueError) as error:
-        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path} is no signing key: {error}") from None
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path} is no key: {error}") from None

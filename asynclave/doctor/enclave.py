@@ -14,6 +14,7 @@ from types import MappingProxyType
 from asynclave.doctor.finding import Finding, State
 from fl_protocol.codes import AsynclaveError
 from fl_protocol.encoding import b64url
+from fl_protocol.signatures import KEY_BYTES
 from strategies.recipes.fedbuff import FedBuff
 from tee_sim import image
 from tee_sim.launch import BootOptions, EnclaveProcess, spawn_image
@@ -76,7 +77,7 @@ def _start() -> EnclaveProcess:
         federation="doctor",
         recipe={"name": recipe.name, "options": recipe.options()},
         k=2,
-        issuer_key=b64url(bytes(32)),
+        issuer_key=b64url(bytes(KEY_BYTES)),
     )
     handle = image.build().seal()
     try:
@@ -86,7 +87,7 @@ def _start() -> EnclaveProcess:
             image.dependency_paths(),
             0,
             policy,
-            BootOptions(_user()),
+            BootOptions(_user(), os.urandom(KEY_BYTES)),
         )
     finally:
         os.close(handle)

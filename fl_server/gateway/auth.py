@@ -13,8 +13,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -26,6 +24,7 @@ from fl_protocol.proof import ProofVerifier, thumbprint
 from fl_protocol.tokens import Claims
 from fl_protocol.wire import CODE_METADATA, SERVICE
 from fl_server.gateway.audit import AuditLog
+from fl_server.gateway.call import Call, begin_call
 from fl_server.gateway.issuer import family_of
 from fl_server.gateway.limits import LoadLimits, RateLimiter
 from fl_server.gateway.registry import Registry
@@ -52,22 +51,6 @@ _REFUSED = "/grpc.health.v1.Health/Watch"
 _logger = logging.getLogger(__name__)
 # A refusal may quote its caller, who must not fill the log or a reply's trailing metadata.
 _MAX_SENTENCE = 500
-_current: ContextVar[Call] = ContextVar("asynclave_call")
-
-
-@dataclass
-class Call:
-    """What is known of the call being served; handlers fill in what the audit line should say."""
-
-    method: str
-    client_id: str = ""
-    trace_id: str = ""
-    outcome: str = "OK"
-
-
-def current_call() -> Call:
-    """Return the call the running handler serves."""
-    return _current.get()
 
 
 class Authenticator:
@@ -224,8 +207,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
 
     @contextlib.asynccontextmanager
     async def _serving(self, name: str, requests: Any, context: Any) -> AsyncIterator[Any]:
-        call = Call(name)
-        _current.set(call)
+        call = begin_call(name, _metadata_of(context))
         try:
             self._admit(call, context)
             yield await self._request(call, requests, context)

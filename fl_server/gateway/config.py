@@ -28,6 +28,8 @@ class GatewayConfig:
         SQLite file and JSON log.
     launcher_socket : str
         Unix socket of the TEE launcher.
+    hop_key : str
+        File with the key shared with the launcher, 32 bytes.
     port_file : str
         Receives the port once the gateway serves.
     token_ttl : int
@@ -50,6 +52,7 @@ class GatewayConfig:
     registry: str
     audit_log: str
     launcher_socket: str
+    hop_key: str
     port_file: str
     token_ttl: int = 300
     refresh_ttl: int = 7 * 24 * 3600

@@ -14,6 +14,7 @@ from fl_protocol.signatures import Signed
 from fl_server.gateway.releases import Release, ReleaseCache
 from tee_sim.client import EnclaveClient, Opened
 from tee_sim.control import LauncherClient
+from tee_sim.hop import HopSigner
 
 # A request that takes longer means a hung enclave; it is abandoned and replaced.
 _REQUEST_SECONDS = 60.0
@@ -33,10 +34,12 @@ class EnclaveLink:
     ----------
     launcher_socket : Path
         The launcher's Unix socket.
+    signer : HopSigner
+        Signs every request.
     """
 
-    def __init__(self, launcher_socket: Path) -> None:
-        self._launcher = LauncherClient(launcher_socket)
+    def __init__(self, launcher_socket: Path, signer: HopSigner) -> None:
+        self._launcher = LauncherClient(launcher_socket, signer)
         self._client: EnclaveClient | None = None
         self._turn = asyncio.Lock()
         self._requests: set[asyncio.Task[Any]] = set()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fl_protocol.codes import Code, EnrolmentRejected, GatewayUnavailable, TokenRejected
+from fl_protocol.codes import Code, EnrolmentRejected, TokenRejected
 from fl_protocol.encoding import b64url
 from fl_protocol.identity import GRANT_WINDOW, verify_enrolment, verify_grant
 from fl_protocol.membership import Membership, sign_membership
 from fl_protocol.ports import Clock, Rng
 from fl_protocol.proof import thumbprint
 from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.replay import ReplayMemory
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.registry import Client, Family, Registry
 from fl_server.gateway.token_keys import TokenKeys
@@ -26,7 +26,6 @@ ROLE_SCOPES = {
 
 _SECRET_BYTES = 32
 _FAMILY_BYTES = 12
-_MAX_NONCES = 100_000
 _PRUNE_SECONDS = 3600.0
 _NAME = re.compile(r"[A-Za-z0-9._:@-]{1,100}")
 
@@ -63,7 +62,8 @@ class Issuer:
         self._membership_key = membership_key
         self._token_keys = token_keys
         self._pruned = 0.0
-        self._nonces: OrderedDict[bytes, float] = OrderedDict()
+        # A grant dated GRANT_WINDOW ahead stays usable for twice as long.
+        self._nonces = ReplayMemory(2 * GRANT_WINDOW)
 
     @property
     def jwks_json(self) -> str:
@@ -157,14 +157,8 @@ class Issuer:
             client.identity_key,
             now,
         )
-        # A grant dated GRANT_WINDOW ahead stays usable for twice as long.
-        while self._nonces and next(iter(self._nonces.values())) + 2 * GRANT_WINDOW < now:
-            self._nonces.popitem(last=False)
-        if grant.nonce in self._nonces:
+        if not self._nonces.use(grant.nonce, now):
             raise EnrolmentRejected(Code.IDENTITY_INVALID, "this identity proof was used before")
-        if len(self._nonces) >= _MAX_NONCES:
-            raise GatewayUnavailable(Code.OVERLOADED)
-        self._nonces[grant.nonce] = now
 
     def _secret(self) -> str:
         return b64url(self._rng.bytes(_SECRET_BYTES))

@@ -22,8 +22,9 @@ from fl_server.gateway.limits import RateLimiter
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.service import GatewayService
 from fl_server.gateway.token_keys import TokenKeys
+from tee_sim.hop import HopSigner
 from tee_sim.lifetime import stop_event
-from tee_sim.settings import load_signing_key
+from tee_sim.settings import load_key, load_signing_key
 
 # One segment (1 MiB and its tag) plus framing; streams carry larger bodies in pieces.
 _MAX_MESSAGE = 2 * 1024 * 1024
@@ -43,7 +44,8 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     """
     registry = Registry(Path(config.registry))
     audit = AuditLog(Path(config.audit_log))
-    link = EnclaveLink(Path(config.launcher_socket))
+    signer = HopSigner(load_key(Path(config.hop_key)), clock, rng)
+    link = EnclaveLink(Path(config.launcher_socket), signer)
     token_keys = TokenKeys(Path(config.token_key), config.federation, clock)
     issuer = Issuer(
         config,

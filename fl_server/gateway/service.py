@@ -9,7 +9,7 @@ from fl_protocol.codes import Code, EnvelopeRejected, RunRejected, error_for
 from fl_protocol.envelope import Header
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.proto.gateway_pb2_grpc import GatewayServicer
-from fl_server.gateway.auth import current_call
+from fl_server.gateway.call import current_call
 from fl_server.gateway.enclave_link import EnclaveLink
 from fl_server.gateway.issuer import Issuer
 from fl_server.gateway.limits import LoadLimits, TransferSlots, read_body
@@ -61,7 +61,7 @@ class GatewayService(GatewayServicer):
         envelope = await _first(requests, EnvelopeRejected(Code.ENV_MALFORMED))
         header = Header.decode(envelope.protected)
         call = current_call()
-        call.trace_id = header.trace_id
+        call.follow(header.trace_id)
         if header.client_id != call.client_id:
             raise EnvelopeRejected(Code.ENV_IDENTITY)
         limit = await self._link.update_limit()

@@ -20,6 +20,10 @@ _EXACT: dict[str, grpc.StatusCode] = {
     Code.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Code.HOP_SIGNATURE: grpc.StatusCode.INTERNAL,
+    Code.HOP_STALE: grpc.StatusCode.INTERNAL,
+    Code.HOP_REPLAYED: grpc.StatusCode.INTERNAL,
+    Code.HOP_BODY: grpc.StatusCode.INTERNAL,
     Code.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 

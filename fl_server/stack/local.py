@@ -32,6 +32,7 @@ from tee_sim.settings import load_signing_key
 _HOST = "127.0.0.1"
 _HOSTS = ("localhost", _HOST, "::1")
 _START_PATIENCE = 30.0
+_HOP_KEY = "hop.key"
 
 
 class LocalStack:
@@ -223,9 +224,12 @@ class LocalStack:
         now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
         self._certificate = create_server_certificate(self.state_dir, _HOSTS, now)
         issuer_key = self._key_file("issuer.key")
-        self._key_file("token.key")
+        for name in ("token.key", _HOP_KEY):
+            self._key_file(name)
         policy = self.settings.policy(b64url(issuer_key.public_key().public_bytes_raw()))
-        self._platform = StackPlatform(self.state_dir / "platform", policy)
+        self._platform = StackPlatform(
+            self.state_dir / "platform", policy, self.state_dir / _HOP_KEY
+        )
         Registry(self._registry_path).close()
 
     def _key_file(self, name: str) -> Ed25519PrivateKey:
@@ -253,6 +257,7 @@ class LocalStack:
             registry=str(self._registry_path),
             audit_log=str(self.state_dir / "audit.jsonl"),
             launcher_socket=str(self._files.socket_path),
+            hop_key=str(self.state_dir / _HOP_KEY),
             port_file=str(port_file),
             token_ttl=self.settings.token_ttl,
             limits=self.settings.limits,

@@ -24,9 +24,11 @@ class StackPlatform:
         start.
     policy : EnclavePolicy
         What every enclave enforces.
+    hop_key : Path
+        File with the key shared with the gateway.
     """
 
-    def __init__(self, directory: Path, policy: EnclavePolicy) -> None:
+    def __init__(self, directory: Path, policy: EnclavePolicy, hop_key: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.measurement = image.measure()
         self.config_path = directory / "launcher.json"
@@ -42,6 +44,7 @@ class StackPlatform:
             policy=policy.to_members(),
             platform_key=str(root.platform_key),
             platform_chain=str(root.platform_chain),
+            hop_key=str(hop_key),
             parent_pid=os.getpid(),
         ).save(self.config_path)
 

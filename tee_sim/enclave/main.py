@@ -17,6 +17,7 @@ from fl_protocol.ports import SystemClock
 from tee_sim.channel import Channel, ChannelClosed
 from tee_sim.enclave.rehearsal import rehearse
 from tee_sim.enclave.service import EnclaveService, Keys
+from tee_sim.hop import HopVerifier
 from tee_sim.lockdown import Lockdown
 from tee_sim.policy import EnclavePolicy
 
@@ -68,4 +69,5 @@ def _boot(channel: Channel, descriptor: int, parent: int) -> EnclaveService:
             "isolation": report,
         }
     )
-    return EnclaveService(boot["epoch"], policy, keys, SystemClock())
+    hop = HopVerifier(bytes.fromhex(boot["hop_key"]), SystemClock())
+    return EnclaveService(boot["epoch"], policy, keys, SystemClock(), hop)

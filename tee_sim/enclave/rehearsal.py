@@ -5,6 +5,7 @@ It takes the ways a real run takes: two clients, a refused update, a release, un
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from strategies.recipes.async_wa import AsyncWA
 from strategies.recipes.fedbuff import FedBuff
 from tee_sim.channel import Channel
 from tee_sim.enclave.service import EnclaveService, Keys
+from tee_sim.hop import HopSigner, HopVerifier
 from tee_sim.policy import EnclavePolicy
 
 _FEDERATION, _RUN = "rehearsal", "rehearsal"
@@ -49,7 +51,10 @@ class _Rehearsal:
         )
         self._keys = Keys()
         self._clock, self._rng = SystemClock(), SystemRng()
-        self._service = EnclaveService(0, self._policy, self._keys, self._clock)
+        key = self._rng.bytes(32)
+        self._signer = HopSigner(key, self._clock, self._rng)
+        hop = HopVerifier(key, self._clock)
+        self._service = EnclaveService(0, self._policy, self._keys, self._clock, hop)
         self._layout = Layout.of({"weight": np.zeros(_SIZE, np.float32)})
 
     def run(self) -> None:
@@ -61,6 +66,7 @@ class _Rehearsal:
                 "layout_json": self._layout.to_json(),
                 "recipe_json": json.dumps(dict(self._policy.recipe)),
             },
+            bytes(4 * _SIZE),
             bytes(4 * _SIZE),
         )["model_digest"]
         self._expect(self._submit("a", digest, 1.0), True)
@@ -113,9 +119,12 @@ class _Rehearsal:
             "membership": sign_membership(member, self._issuer),
         }
         request = {"op": "SUBMIT", **{name: b64url(part) for name, part in parts.items()}}
-        return self._ask(request, b"".join(sealed.segments))
+        return self._ask(request, b"".join(sealed.segments), sealed.tags)
 
-    def _ask(self, header: dict[str, Any], body: bytes = b"") -> dict[str, Any]:
+    def _ask(
+        self, request: dict[str, Any], body: bytes = b"", stands_for_it: bytes = b""
+    ) -> dict[str, Any]:
+        header = self._signer.sign(request, hashlib.sha256(stands_for_it).digest())
         here, there = socket.socketpair()
         with here, there:
             Channel(here).send(header, body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ from tee_sim.enclave.ledger import ReceiptLedger
 from tee_sim.enclave.run import Merged, Released, Run, agreed_recipe, read_layout
 from tee_sim.enclave.statements import opening_of, receipt_of, release_of
 from tee_sim.evidence import EnclaveKeys
+from tee_sim.hop import HopVerifier, check_body
 from tee_sim.policy import EnclavePolicy
 
 _SWEEP_SECONDS = 60.0
@@ -77,10 +79,15 @@ class EnclaveService:
         The epoch's keys.
     clock : Clock
         The host's time: it can shorten or stretch an update's validity, nothing else.
+    hop : HopVerifier
+        Says whether a request comes from the gateway.
     """
 
-    def __init__(self, epoch: int, policy: EnclavePolicy, keys: Keys, clock: Clock) -> None:
+    def __init__(
+        self, epoch: int, policy: EnclavePolicy, keys: Keys, clock: Clock, hop: HopVerifier
+    ) -> None:
         self._epoch, self._policy, self._keys, self._clock = epoch, policy, keys, clock
+        self._hop = hop
         self._key_id = key_id(keys.public().hpke)
         self._ledger = ReceiptLedger(keys.receipt, epoch)
         self._run: Run | None = None
@@ -115,6 +122,7 @@ class EnclaveService:
         return reply
 
     def _dispatch(self, request: Request) -> Reply:
+        self._hop.verify(request.header)
         operation = self._operations.get(str(request.header.get("op")))
         if operation is None:
             raise RunRejected(Code.RUN_UNKNOWN, "The enclave has no such operation.")
@@ -131,6 +139,7 @@ class EnclaveService:
         params = np.empty(layout.num_params, np.float32)
         body.read_into(params.data.cast("B"))
         run = Run(_text(header, "run_id"), layout, recipe, params, self._policy, version)
+        check_body(header, run.model_digest())
         try:
             signed = self._ledger.open(opening_of(run, self._policy, self._now()))
         except CanonicalError as error:
@@ -142,6 +151,7 @@ class EnclaveService:
     def _submit(self, request: dict[str, Any], body: Body) -> Reply:
         run = self._open()
         sealed = Sealed.of(request)
+        check_body(request, hashlib.sha256(sealed.tags).hexdigest())
         header = Header.decode(sealed.protected)
         authenticate(sealed, header, Binding(self._policy, self._epoch, self._key_id, run.run_id))
         digest = body_digest(sealed.protected, sealed.wrap, sealed.tags)

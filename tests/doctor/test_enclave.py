@@ -41,8 +41,8 @@ def test_every_layer_is_looked_at_and_most_are_confirmed_not_believed() -> None:
 
 
 def test_a_layer_that_is_left_out_is_weak_and_has_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without(user: int | None) -> BootOptions:
-        return BootOptions(user, skip_layers=("landlock", "seccomp"))
+    def without(user: int | None, hop_key: bytes) -> BootOptions:
+        return BootOptions(user, hop_key, skip_layers=("landlock", "seccomp"))
 
     monkeypatch.setattr(enclave, "BootOptions", without)
     found = by_name(list(enclave_findings()))

@@ -261,9 +261,42 @@ def test_a_trace_id_ties_the_clients_update_to_the_audit_log(
 ) -> None:
     intake = open_run(stack, "trace")
     sealed, membership = sealed_by(clients[0], trained("trace", 1.0), trace_id="ab" * 16)
-    submit(clients[0], sealed, membership)
+    reply = submit(clients[0], sealed, membership)
+    assert json.loads(reply.payload)["trace_id"] == "ab" * 16
     (line,) = (json.loads(x) for x in audit_lines(stack).splitlines() if "ab" * 16 in x)
     assert (line["event"], line["code"]) == ("SubmitUpdate", "OK")
     assert line["client"].startswith("node-0-")
     assert "10" not in {str(value) for value in line.values()}
     intake.close()
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "taken"),
+    [
+        (f"00-{'ef' * 16}-{'1' * 16}-01", True),
+        (f"00-{'EF' * 16}-{'1' * 16}-01", False),
+        (f"00-{'0' * 32}-{'1' * 16}-01", False),
+        (f"ff-{'ef' * 16}-{'1' * 16}-01", False),
+        ("x" * 500, False),
+    ],
+    ids=["valid", "upper case", "zeros", "version ff", "junk"],
+)
+def test_every_call_has_a_trace_id_its_callers_if_it_sent_one(
+    stack: LocalStack, raw: RawGateway, token: Token, traceparent: str, taken: bool
+) -> None:
+    member = token("client")
+    metadata = [
+        ("authorization", f"DPoP {member}"),
+        ("dpop", raw.proof("GetEvidence", member)),
+        ("traceparent", traceparent),
+    ]
+    request = pb.EvidenceRequest(nonce=bytes(32))
+    assert raw.call("GetEvidence", request, metadata=metadata).evidence
+    line = json.loads(audit_lines(stack).splitlines()[-1])
+    assert (line["trace_id"] == "ef" * 16) is taken
+    assert len(line["trace_id"]) == 32
+
+
+def test_the_chain_is_not_for_clients(raw: RawGateway, token: Token) -> None:
+    request = pb.GetRecordsRequest(from_seq=0)
+    assert raw.call("GetRecords", request, token("client")) == "TOKEN_SCOPE"

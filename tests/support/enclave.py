@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -14,13 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.envelope import SUITE, Header, SealedUpdate, key_id, seal
 from fl_protocol.membership import Membership, sign_membership
-from fl_protocol.ports import SystemRng
+from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.receipts import Receipt, Release, verify_receipt, verify_release
 from fl_protocol.signatures import Signed
 from strategies import FedBuff, Layout, Recipe
 from strategies.update import digest_of
 from tee_sim import image
 from tee_sim.channel import Channel
+from tee_sim.hop import HopSigner
 from tee_sim.launch import BootOptions, EnclaveProcess
 from tee_sim.launcher_config import DEFAULT_ENCLAVE_USER
 from tee_sim.policy import EnclavePolicy
@@ -31,7 +33,8 @@ INITIAL = np.linspace(-1, 1, LAYOUT.num_params, dtype=np.float32)
 # Plain averaging, so that a test can say what a release must be.
 RECIPE = FedBuff(buffer_size=K, staleness_exponent=0.0, server_lr=1.0)
 ENCLAVE_USER = DEFAULT_ENCLAVE_USER if os.geteuid() == 0 else None
-OPTIONS = BootOptions(ENCLAVE_USER)
+HOP_KEY = b"h" * 32
+OPTIONS = BootOptions(ENCLAVE_USER, HOP_KEY)
 
 
 def described(recipe: Recipe) -> dict[str, Any]:
@@ -102,15 +105,22 @@ class Lab:
         self.keys = self.process.facts.keys
         self._stream = self.process.hand_over()
         self.channel = Channel(self._stream)
+        self.signer = HopSigner(HOP_KEY, SystemClock(), SystemRng())
 
     def close(self) -> None:
         self._stream.close()
         self.process.end()
 
-    def ask(self, header: dict[str, Any], body: bytes = b"") -> dict[str, Any]:
-        return self.ask_all(header, body)[0]
+    def ask(
+        self, header: dict[str, Any], body: bytes = b"", covered: bytes | None = None
+    ) -> dict[str, Any]:
+        """Sign as the gateway does; `covered` stands for the body where it is not the body."""
+        content = body if covered is None else covered
+        digest = hashlib.sha256(content).digest()
+        return self.ask_all(self.signer.sign(header, digest), body)[0]
 
     def ask_all(self, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """Send a signed request as it is."""
         self.channel.send(header, body)
         reply = self.channel.receive()
         content = bytearray(reply.body.remaining)
@@ -191,7 +201,7 @@ class Lab:
 
     def submit(self, update: Update) -> dict[str, Any]:
         parts = {name: b64url(part) for name, part in update.parts.items()}
-        return self.ask({"op": "SUBMIT", **parts}, update.body)
+        return self.ask({"op": "SUBMIT", **parts}, update.body, update.parts["tags"])
 
     def send(self, member: Member, delta: Any = 1.0, **changes: Any) -> dict[str, Any]:
         return self.submit(self.update(member, delta, **changes))
@@ -202,7 +212,7 @@ class Lab:
 
     def release(self, version: int) -> tuple[Release, np.ndarray]:
         header = {"op": "GET_RELEASE", "run_id": RUN, "version": version}
-        reply, body = self.ask_all(header)
+        reply, body = self.ask_all(self.signer.sign(header))
         assert reply["ok"], reply
         record = verify_release(signed_of(reply), self.keys.receipt)
         return record, np.frombuffer(body, np.float32)

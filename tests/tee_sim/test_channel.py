@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fl_protocol.codes import AsynclaveError, Code, GatewayUnavailable, RunRejected
+from fl_protocol.ports import SystemClock, SystemRng
 from tee_sim.channel import (
     BODY_LENGTH,
     HEADER_LENGTH,
@@ -21,7 +22,10 @@ from tee_sim.channel import (
     encode_head,
 )
 from tee_sim.client import EnclaveClient
+from tee_sim.hop import HopSigner
+from tests.support.enclave import HOP_KEY
 
+SIGNER = HopSigner(HOP_KEY, SystemClock(), SystemRng())
 Pair = tuple[socket.socket, socket.socket]
 
 
@@ -77,7 +81,7 @@ def test_closes_on_what_is_no_frame(pair: Pair, frame: bytes) -> None:
 
 
 async def test_client_raises_the_typed_refusal(pair: Pair) -> None:
-    client = await EnclaveClient.over(pair[0])
+    client = await EnclaveClient.over(pair[0], SIGNER)
     refusal = {"ok": False, "code": "RUN_UNKNOWN", "sentence": "Open it first."}
     pair[1].sendall(encode_head(refusal, 0))
     with pytest.raises(RunRejected) as caught:
@@ -90,7 +94,7 @@ async def test_client_raises_the_typed_refusal(pair: Pair) -> None:
 async def test_request_that_fits_no_frame_costs_nobody_the_enclave(
     pair: Pair, value: object
 ) -> None:
-    client = await EnclaveClient.over(pair[0])
+    client = await EnclaveClient.over(pair[0], SIGNER)
     with pytest.raises(AsynclaveError, match="TOO_LARGE"):
         await client.request({"op": "GET_RELEASE", "run_id": value})
     pair[1].sendall(encode_head({"ok": True}, 0))
@@ -98,7 +102,7 @@ async def test_request_that_fits_no_frame_costs_nobody_the_enclave(
 
 
 async def test_client_of_a_dead_enclave_says_unavailable(pair: Pair) -> None:
-    client = await EnclaveClient.over(pair[0])
+    client = await EnclaveClient.over(pair[0], SIGNER)
     pair[1].close()
     for _ in range(2):
         with pytest.raises(GatewayUnavailable) as caught:
@@ -109,7 +113,7 @@ async def test_client_of_a_dead_enclave_says_unavailable(pair: Pair) -> None:
 
 async def test_interrupted_request_breaks_the_client(pair: Pair) -> None:
     """Its reply may still come and must not be taken for the next request's."""
-    client = await EnclaveClient.over(pair[0])
+    client = await EnclaveClient.over(pair[0], SIGNER)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(client.status(), 0.05)
     pair[1].sendall(encode_head({"ok": True}, 0))
@@ -128,7 +132,7 @@ async def test_requests_wait_for_their_turn(pair: Pair) -> None:
 
     thread = threading.Thread(target=echo)
     thread.start()
-    client = await EnclaveClient.over(pair[0])
+    client = await EnclaveClient.over(pair[0], SIGNER)
 
     async def ask(number: int) -> tuple[dict[str, Any], bytes]:
         return await client.request({"n": number}, [b"a" * number, b"b" * 100_000])

@@ -16,16 +16,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected, GatewayUnavailable
-from fl_protocol.ports import SystemClock
+from fl_protocol.ports import SystemClock, SystemRng
 from tee_sim import image
 from tee_sim.appraisal import Attested, TrustPolicy
 from tee_sim.certificates import create_root
 from tee_sim.control import LauncherClient
+from tee_sim.hop import HopSigner
 from tee_sim.launcher_config import LauncherConfig
-from tests.support.enclave import INITIAL, LAYOUT, RECIPE, described, policy_for
+from tests.support.enclave import HOP_KEY, INITIAL, LAYOUT, RECIPE, described, policy_for
 
 NONCE = b"n" * 32
 PATIENCE = 30.0
+SIGNER = HopSigner(HOP_KEY, SystemClock(), SystemRng())
 
 
 class Platform:
@@ -33,6 +35,7 @@ class Platform:
 
     def __init__(self, folder: Path, **settings: object) -> None:
         files = create_root(folder)
+        (folder / "hop.key").write_bytes(HOP_KEY)
         self.policy = policy_for(Ed25519PrivateKey.generate())
         self.socket = folder / "launcher.sock"
         self.config = LauncherConfig(
@@ -41,6 +44,7 @@ class Platform:
             policy=self.policy.to_members(),
             platform_key=str(files.platform_key),
             platform_chain=str(files.platform_chain),
+            hop_key=str(folder / "hop.key"),
             **settings,  # type: ignore[arg-type]
         )
         self.trust = TrustPolicy(
@@ -94,7 +98,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
 
 
 async def test_attached_enclave_is_the_attested_one(platform: Platform) -> None:
-    launcher = LauncherClient(platform.socket)
+    launcher = LauncherClient(platform.socket, SIGNER)
     attachment = await launcher.attach()
     attested = platform.appraise(await launcher.evidence(NONCE))
     assert attested.epoch == attachment.epoch == 1
@@ -108,13 +112,13 @@ async def test_attached_enclave_is_the_attested_one(platform: Platform) -> None:
 
 
 async def test_measurement_is_the_one_clients_compute(platform: Platform) -> None:
-    launcher = LauncherClient(platform.socket)
+    launcher = LauncherClient(platform.socket, SIGNER)
     assert platform.appraise(await launcher.evidence(NONCE)).measurement == image.measure()
     launcher.close()
 
 
 async def test_attaching_again_gives_a_fresh_enclave(platform: Platform) -> None:
-    launcher = LauncherClient(platform.socket)
+    launcher = LauncherClient(platform.socket, SIGNER)
     first = await launcher.attach()
     before = platform.appraise(await launcher.evidence(NONCE))
     second = await launcher.attach()
@@ -130,7 +134,7 @@ async def test_attaching_again_gives_a_fresh_enclave(platform: Platform) -> None
 
 
 async def test_killed_enclave_is_replaced_under_a_new_epoch(platform: Platform) -> None:
-    launcher = LauncherClient(platform.socket)
+    launcher = LauncherClient(platform.socket, SIGNER)
     first = await launcher.attach()
     os.kill(first.pid, signal.SIGKILL)
     wait_for(lambda: gone(first.pid))
@@ -143,17 +147,17 @@ async def test_killed_enclave_is_replaced_under_a_new_epoch(platform: Platform) 
 
 
 async def test_closing_the_control_connection_ends_the_enclave(platform: Platform) -> None:
-    launcher = LauncherClient(platform.socket)
+    launcher = LauncherClient(platform.socket, SIGNER)
     first = await launcher.attach()
     launcher.close()
     wait_for(lambda: gone(first.pid))
-    again = LauncherClient(platform.socket)
+    again = LauncherClient(platform.socket, SIGNER)
     assert (await again.attach()).epoch == 2
     again.close()
 
 
 async def test_onlookers_leave_the_enclave_alone(platform: Platform) -> None:
-    launcher, onlooker = LauncherClient(platform.socket), LauncherClient(platform.socket)
+    launcher, onlooker = (LauncherClient(platform.socket, SIGNER) for _ in range(2))
     attachment = await launcher.attach()
     await onlooker.evidence(NONCE)
     onlooker.close()
@@ -163,7 +167,7 @@ async def test_onlookers_leave_the_enclave_alone(platform: Platform) -> None:
 
 
 async def test_unsuitable_challenge_is_refused(platform: Platform) -> None:
-    launcher = LauncherClient(platform.socket)
+    launcher = LauncherClient(platform.socket, SIGNER)
     with pytest.raises(EvidenceRejected) as caught:
         await launcher.evidence(b"short")
     assert caught.value.code == Code.EVIDENCE_NONCE
@@ -186,14 +190,14 @@ def test_control_socket_is_its_owners_only(platform: Platform) -> None:
 async def test_epochs_go_on_after_a_restart_of_the_launcher(platform: Platform) -> None:
     platform.stop()
     platform.process = platform.start()
-    launcher = LauncherClient(platform.socket)
+    launcher = LauncherClient(platform.socket, SIGNER)
     assert (await launcher.attach()).epoch == 2
     launcher.close()
 
 
 async def test_no_launcher_means_unavailable(tmp_path: Path) -> None:
     with pytest.raises(GatewayUnavailable) as caught:
-        await LauncherClient(tmp_path / "nobody.sock").attach()
+        await LauncherClient(tmp_path / "nobody.sock", SIGNER).attach()
     assert caught.value.code == Code.ENCLAVE_UNAVAILABLE
 
 

@@ -16,7 +16,7 @@ from fl_protocol.codes import Code, GatewayUnavailable
 from tee_sim import image
 from tee_sim.launch import BootOptions, EnclaveProcess
 from tee_sim.lockdown import ACTIVE, LAYERS
-from tests.support.enclave import ENCLAVE_USER, Lab, SealedImage, policy_for
+from tests.support.enclave import ENCLAVE_USER, HOP_KEY, Lab, SealedImage, policy_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lockdown is Linux only")
 
@@ -139,7 +139,7 @@ def test_every_layer_is_reported(lab: Lab) -> None:
 def test_layer_that_was_switched_off_is_reported_inactive(sealed_image: SealedImage) -> None:
     lab = Lab(sealed_image)
     process = sealed_image.start(
-        lab.policy, options=BootOptions(ENCLAVE_USER, skip_layers=("landlock", "seccomp"))
+        lab.policy, options=BootOptions(ENCLAVE_USER, HOP_KEY, skip_layers=("landlock", "seccomp"))
     )
     try:
         assert process.facts.isolation["landlock"] == "inactive (switched off)"
@@ -181,7 +181,7 @@ def test_root_can_read_the_enclaves_memory(lab: Lab) -> None:
 
 
 def test_debug_enclave_says_so(sealed_image: SealedImage, lab: Lab) -> None:
-    options = BootOptions(ENCLAVE_USER, debug=True)
+    options = BootOptions(ENCLAVE_USER, HOP_KEY, debug=True)
     process = sealed_image.start(lab.policy, options=options)
     try:
         assert process.facts.debug

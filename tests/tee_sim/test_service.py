@@ -10,12 +10,27 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.codes import Code
+from fl_protocol.ports import SystemRng
 from tee_sim.channel import Channel
 from tee_sim.enclave.service import EnclaveService, Keys
+from tee_sim.hop import HopSigner, HopVerifier
 from tests.support.clock import SetClock
-from tests.support.enclave import EPOCH, Lab, Update, policy_for
+from tests.support.enclave import EPOCH, HOP_KEY, Lab, Update, policy_for
 
 START = 1_800_000_000
+
+
+class _Following:
+    """The gateway's clock, which shows the host's time but does not break with it."""
+
+    def __init__(self, host: SetClock) -> None:
+        self._host = host
+
+    def now(self) -> float:
+        return self._host.time
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("nobody waits here")
 
 
 class LocalLab(Lab):
@@ -27,7 +42,9 @@ class LocalLab(Lab):
         self.clock = SetClock(float(START))
         private = Keys()
         self.keys = private.public()
-        self.service = EnclaveService(EPOCH, self.policy, private, self.clock)
+        hop = HopVerifier(HOP_KEY, self.clock)
+        self.service = EnclaveService(EPOCH, self.policy, private, self.clock, hop)
+        self.signer = HopSigner(HOP_KEY, _Following(self.clock), SystemRng())
 
     def ask_all(self, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
         here, there = socket.socketpair()
