@@ -84,7 +84,9 @@ def first_fault(
         if fault is not None:
             return fault
         before = link.record
-    return _end_fault(links, len(links), before, heads)
+    return _end_fault(links, len(links), before, heads) or _skipped(
+        links, len(links), before, max(heads, default=-1) + 1, heads
+    )
 
 
 def _signature_fault(
@@ -117,7 +119,9 @@ def _order_fault(
     heads: Mapping[int, Head],
 ) -> Fault | None:
     if before is None or record.epoch > before.epoch:
-        fault = _end_fault(links, index, before, heads)
+        fault = _end_fault(links, index, before, heads) or _skipped(
+            links, index, before, record.epoch, heads
+        )
         if fault is not None or isinstance(record, Opening):
             return fault
         return _missing(links, index, record.epoch, None, "the opening of the run")
@@ -159,6 +163,21 @@ def _end_fault(
         return None
     names = f"{_span(after, head.length - 1)} of epoch {epoch}"
     return _missing(links, index, epoch, after, names)
+
+
+def _skipped(
+    links: Sequence[Link],
+    index: int,
+    before: Chained | None,
+    until: int,
+    heads: Mapping[int, Head],
+) -> Fault | None:
+    """Find an epoch that has a head but no record between the last one and this."""
+    after = -1 if before is None else before.epoch
+    for epoch in sorted(heads):
+        if after < epoch < until:
+            return _missing(links, index, epoch, None, f"every record of epoch {epoch}")
+    return None
 
 
 def _span(first: int, last: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from joserfc import jws as jose
@@ -25,6 +26,8 @@ MAX_TOKEN_BYTES = 4096
 _HEADER_MEMBERS = {"alg", "typ", "kid"}
 _KEY_ID = re.compile(r"[A-Za-z0-9._@-]{1,128}")
 _MIN_RSA_BITS = 2048
+_ROCA_GENERATOR = 65537
+_ROCA_PRIMES = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
 
 
 class _Algorithm(NamedTuple):
@@ -192,7 +195,23 @@ def _strong_enough(jwk: Mapping[str, Any], algorithm: str) -> bool:
     rule = _ALGORITHMS[algorithm]
     try:
         if rule.key_type == "RSA":
-            return int.from_bytes(b64url_decode(jwk["n"]), "big").bit_length() >= _MIN_RSA_BITS
+            modulus = int.from_bytes(b64url_decode(jwk["n"]), "big")
+            return modulus.bit_length() >= _MIN_RSA_BITS and not _has_roca_form(modulus)
         return len(b64url_decode(jwk.get("k", ""))) >= rule.min_key_bytes
     except (KeyError, TypeError, ValueError):
         return False
+
+
+def _has_roca_form(modulus: int) -> bool:
+    """Say whether a modulus can be factored because of how its primes were made.
+
+    They are powers of 65537 modulo a product of small primes (Nemec, Sys, Svenda, Klinec and
+    Matyas, "The Return of Coppersmith's Attack", CCS 2017, section 2), and so is the modulus. A
+    sound one is by chance with a probability of about 2**-27.
+    """
+    return all(modulus % prime in _powers(prime) for prime in _ROCA_PRIMES)
+
+
+@cache
+def _powers(prime: int) -> frozenset[int]:
+    return frozenset(pow(_ROCA_GENERATOR, exponent, prime) for exponent in range(prime - 1))

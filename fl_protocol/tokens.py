@@ -138,7 +138,7 @@ class TokenVerifier:
     Parameters
     ----------
     jwks : mapping
-        A JWK set (RFC 7517, section 5) whose keys each carry a distinct ``kid``.
+        A JWK set; see `read_key_set`.
     issuer, audience : str
         The only accepted ``iss`` and ``aud``.
     clock : Clock
@@ -147,13 +147,13 @@ class TokenVerifier:
     Raises
     ------
     ValueError
-        For a key set with a missing or repeated ``kid``.
+        The key set is ambiguous.
     TokenRejected
         ``TOKEN_UNKNOWN_KEY`` for a key set with an unusable or weak key.
     """
 
     def __init__(self, jwks: Mapping[str, Any], issuer: str, audience: str, clock: Clock) -> None:
-        self._keys = _index(jwks)
+        self._keys = read_key_set(jwks)
         self._issuer = issuer
         self._audience = audience
         self._clock = clock
@@ -225,8 +225,20 @@ def public_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
     return {"crv": "Ed25519", "kty": "OKP", "x": b64url(raw)}
 
 
-def _index(jwks: Mapping[str, Any]) -> dict[str, VerifyingKey]:
+def read_key_set(jwks: Mapping[str, Any]) -> dict[str, VerifyingKey]:
+    """Read a JWK set (RFC 7517, section 5) by ``kid``.
+
+    Raises
+    ------
+    ValueError
+        A ``kid`` is missing or repeated, or secret keys stand beside public ones: whoever
+        publishes the set would publish the secret, or take one kind for the other.
+    TokenRejected
+        ``TOKEN_UNKNOWN_KEY`` for an unusable or weak key.
+    """
     keys: dict[str, VerifyingKey] = {}
+    if len({jwk.get("kty") == "oct" for jwk in jwks["keys"]}) > 1:
+        raise ValueError("a key set holds secret or public keys, not both")
     for jwk in jwks["keys"]:
         key = VerifyingKey(jwk)
         if key.kid is None or key.kid in keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from tee_sim.evidence import Claims, Evidence
 from tee_sim.trust_file import load_trust
 
 _PUBLISHED = "model.safetensors"
+_EVIDENCE = re.compile(re.escape(evidence_name(0)).replace("0", "([0-9]{1,16})"))
 _UNREADABLE = Link(Signed(b"", b""), None)
 
 
@@ -85,6 +87,8 @@ def audit(folder: Path, policy: Path | None = None) -> Audit:
     layout = _read(folder / LAYOUT)
     found.num_records = len(links)
     found.flaw = _appraise(folder, links, trust, found)
+    if found.flaw is None and not links:
+        found.flaw = Flaw(0, "removed", "the chain is empty, without even the run's opening")
     if found.flaw is None:
         found.flaw = _check_chain(folder, links, found)
     if found.flaw is None:
@@ -93,17 +97,18 @@ def audit(folder: Path, policy: Path | None = None) -> Audit:
 
 
 def _appraise(folder: Path, links: list[Link], trust: TrustPolicy, found: Audit) -> Flaw | None:
-    last_epoch = 0
-    for index, link in enumerate(links):
-        epoch = link.record.epoch if link.record else last_epoch
-        path = folder / evidence_name(epoch)
-        if epoch in found.enclaves or not path.exists():
-            continue
+    epochs = sorted(
+        int(match[1]) for path in folder.iterdir() if (match := _EVIDENCE.fullmatch(path.name))
+    )
+    for epoch in epochs:
+        evidence = (folder / evidence_name(epoch)).read_bytes()
         try:
-            found.enclaves[epoch] = _appraised(path.read_bytes(), trust, epoch)
+            found.enclaves[epoch] = _appraised(evidence, trust, epoch)
         except EvidenceRejected as error:
-            return Flaw(index, "evidence", f"epoch {epoch}: {error}")
-        last_epoch = epoch
+            of_epoch = (
+                i for i, link in enumerate(links) if link.record and link.record.epoch == epoch
+            )
+            return Flaw(next(of_epoch, len(links)), "evidence", f"epoch {epoch}: {error}")
     return None
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from asynclave.canary import Needles, search_files, search_memory
 from asynclave.deployment import Deployment
+from asynclave.verification.audit import audit
 from tests.deployment.conftest import CANARY_APP, QUICKSTART, descendants
 from tests.deployment.flower_cli import Run
 
@@ -22,6 +23,10 @@ def test_quickstart_trains_with_sealed_updates(confidential: Deployment, tmp_pat
     status = run.wait(patience=150)
     # then
     assert status == "finished:completed", run.log
+    # and what the enclave signed can be verified
+    (records,) = (confidential.state.stack / "records").iterdir()
+    found = audit(records)
+    assert (found.flaw, found.version) == (None, 2)
 
 
 def test_no_update_is_readable_outside_the_enclave(

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fl_protocol.chain import Damage, Link, first_fault
 from fl_protocol.receipts import GENESIS, Head, Opening, record_digest, sign
@@ -132,10 +134,42 @@ def test_an_enclave_that_signs_two_records_with_one_number_is_named() -> None:
 def test_an_epoch_cut_short_is_missed_where_the_next_begins() -> None:
     first, second = make_chain(), make_chain(epoch=EPOCH + 1)
     assert fault([*first[:-2], *second], first, second) == (5, "removed")
-    assert fault([*second, *first], first, second) == (7, "reordered")
+    assert fault([*second, *first], first, second) == (0, "reordered")
+
+
+def test_an_epoch_that_is_missing_as_a_whole_is_missed_where_it_was() -> None:
+    first, second = make_chain(), make_chain(epoch=EPOCH + 1)
+    assert fault(first, first, second) == (7, "removed")
+    assert fault(second, first, second) == (0, "removed")
+    assert fault([], first) == (0, "removed")
 
 
 def test_an_epoch_without_a_head_may_lack_its_end() -> None:
     links = [Link.of(signed) for signed in make_chain()]
     found = first_fault(links, KEYS, {})
     assert found is not None and (found.index, found.damage) == (7, Damage.REMOVED)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["remove", "swap", "repeat", "edit"]), st.integers(0, 6)))
+)
+def test_whatever_is_done_to_a_chain_shows_unless_it_was_undone(
+    steps: list[tuple[str, int]],
+) -> None:
+    whole = make_chain()
+    chain = list(whole)
+    for what, number in steps:
+        if not chain:
+            break
+        at = number % len(chain)
+        if what == "remove":
+            del chain[at]
+        elif what == "swap":
+            chain[at], chain[-1] = chain[-1], chain[at]
+        elif what == "repeat":
+            chain.insert(at, chain[at])
+        else:
+            content = chain[at].payload
+            chain[at] = replace(chain[at], payload=content[:9] + b"~" + content[10:])
+    found = fault(chain)
+    assert (found is None) == (chain == whole)

@@ -10,7 +10,7 @@ from fl_protocol.codes import TokenRejected
 from fl_protocol.encoding import b64url_decode
 from fl_protocol.jws import VerifyingKey, parse_token, split_compact
 from fl_protocol.signatures import is_signed_by
-from fl_protocol.tokens import verify_compact_jws
+from fl_protocol.tokens import read_key_set, verify_compact_jws
 from tests.protocol.vectors import load_vectors
 
 # Faults of the file, reported as https://github.com/C2SP/wycheproof/issues/236: the padding that
@@ -98,6 +98,27 @@ def test_no_verifier_can_give_both_disputed_results():
     )
     assert (refused["result"], accepted["result"]) == ("invalid", "valid")
     assert accepted["jws"].replace("?", "") == refused["jws"]
+
+
+def accepted_by_set(token, jwks):
+    try:
+        key = read_key_set(jwks)[parse_token(token).header["kid"]]
+        key.verify(token)
+    except (TokenRejected, ValueError):
+        return False
+    return True
+
+
+def test_key_sets_are_refused_when_weak_ambiguous_or_for_another_use():
+    wrong, results = [], set()
+    for group in load_vectors("json_web_key.json")["testGroups"]:
+        for case in group["tests"]:
+            results.add(case["result"])
+            jwks = group.get("public") or group["private"]
+            if accepted_by_set(case["jws"], jwks) != (case["result"] == "valid"):
+                wrong.append((case["tcId"], case["comment"], case["result"]))
+    assert wrong == []
+    assert results == {"valid", "invalid"}
 
 
 def test_ed25519_signatures():

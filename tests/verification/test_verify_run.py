@@ -110,6 +110,13 @@ def test_a_line_that_stands_twice_is_named(run: Path, index: int) -> None:
     assert flaw(run) == (index + 1, "duplicated")
 
 
+def test_an_epoch_removed_as_a_whole_is_named(run: Path) -> None:
+    edit(run, lambda lines: lines.__delitem__(slice(SECOND_OPENING, None)))
+    assert flaw(run) == (SECOND_OPENING, "removed")
+    edit(run, lambda lines: lines.clear())
+    assert flaw(run) == (0, "removed")
+
+
 def test_a_cut_last_line_is_named(run: Path) -> None:
     edit(run, lambda lines: lines.append(lines.pop()[:-9]))
     assert flaw(run) == (LAST, "edited")
