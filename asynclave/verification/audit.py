@@ -34,7 +34,7 @@ from tee_sim.evidence import Claims, Evidence
 from tee_sim.trust_file import load_trust
 
 _PUBLISHED = "model.safetensors"
-_EVIDENCE = re.compile(re.escape(evidence_name(0)).replace("0", "([0-9]{1,16})"))
+_EVIDENCE = re.compile(re.escape(evidence_name(0)).replace("0", "(0|[1-9][0-9]{0,15})"))
 _UNREADABLE = Link(Signed(b"", b""), None)
 
 
@@ -82,8 +82,8 @@ def audit(folder: Path, policy: Path | None = None) -> Audit:
         The folder holds no records, or the policy cannot be read.
     """
     found = Audit()
-    trust = load_trust(policy or folder / TRUST)
     links = _links(_read(folder / CHAIN))
+    trust = load_trust(policy or folder / TRUST)
     layout = _read(folder / LAYOUT)
     found.num_records = len(links)
     found.flaw = _appraise(folder, links, trust, found)
@@ -105,11 +105,13 @@ def _appraise(folder: Path, links: list[Link], trust: TrustPolicy, found: Audit)
         try:
             found.enclaves[epoch] = _appraised(evidence, trust, epoch)
         except EvidenceRejected as error:
-            of_epoch = (
-                i for i, link in enumerate(links) if link.record and link.record.epoch == epoch
-            )
-            return Flaw(next(of_epoch, len(links)), "evidence", f"epoch {epoch}: {error}")
+            return Flaw(_first_of(links, epoch), "evidence", f"epoch {epoch}: {error}")
     return None
+
+
+def _first_of(links: list[Link], epoch: int) -> int:
+    epochs = [link.record.epoch if link.record else None for link in links]
+    return epochs.index(epoch) if epoch in epochs else len(links)
 
 
 def _appraised(evidence: bytes, trust: TrustPolicy, epoch: int) -> Attested:

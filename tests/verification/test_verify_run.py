@@ -216,8 +216,9 @@ def test_the_published_model_must_be_a_released_one(run: Path) -> None:
 
 
 def test_a_folder_without_records_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigInvalid):
-        audit(tmp_path)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ConfigInvalid, match="only confidential runs leave records"):
+            audit(folder)
 
 
 def test_a_refusal_stands_in_the_chain_under_its_code(run: Path) -> None:
