@@ -115,8 +115,8 @@ class SealedIntake:
     def close(self) -> None:
         """Stop watching, write down the last records and close the connection."""
         self._stopped.set()
-        with self._lock:
-            if self._keeper is not None:
+        if self._keeper is not None:
+            with self._lock:
                 self._keeper.close()
         self._connection.session.close()
 

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from asynclave.verification.audit import Audit, audit
 from fl_protocol.codes import ConfigInvalid, UpdateRejected
 from fl_protocol.receipts import GENESIS, Receipt, read_record, record_digest, sign
+from fl_protocol.signatures import Signed
 from fl_server.intake.records import decode_record, encode_record
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
@@ -253,3 +256,18 @@ def test_an_audit_reports_how_far_it_came(run: Path) -> None:
     edit(run, lambda lines: lines.pop(FIRST_RELEASE))
     found: Audit = audit(run)
     assert (found.num_records, found.releases, sorted(found.enclaves)) == (8, 0, [1, 2])
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_a_line_is_a_record_in_its_one_spelling_or_none(line: bytes) -> None:
+    try:
+        signed = decode_record(line)
+    except ValueError:
+        return
+    assert encode_record(signed) == line
+
+
+@given(st.binary(max_size=300), st.binary(max_size=64))
+def test_a_record_of_any_ascii_payload_reads_back(payload: bytes, signature: bytes) -> None:
+    record = Signed(bytes(byte & 0x7F for byte in payload), signature)
+    assert decode_record(encode_record(record)) == record
