@@ -26,7 +26,8 @@ def test_quickstart_trains_with_sealed_updates(confidential: Deployment, tmp_pat
     # and what the enclave signed can be verified
     (records,) = (confidential.state.stack / "records").iterdir()
     found = audit(records)
-    assert (found.flaw, found.version) == (None, 2)
+    # Updates that were under way at the end may have made another version.
+    assert found.flaw is None and found.version >= 2
 
 
 def test_no_update_is_readable_outside_the_enclave(
