@@ -10,7 +10,6 @@ import numpy as np
 
 from strategies.aggregators import Arrays, Shapes
 from strategies.batch import Pending
-from strategies.drift import CachedDelta
 from strategies.errors import BadState
 from strategies.update import frozen
 
@@ -54,12 +53,8 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
     meta["aggregator"], own = engine.aggregator.state()
     arrays |= own
     if engine.cache is not None:
-        entries = engine.cache.entries
-        meta["cache"] = [[c, e.volume, e.used] for c, e in entries.items()]
-        meta["cache_weight"] = engine.cache.weight
-        rows = [entry.row for entry in entries.values()]
-        arrays["cache"] = np.array(rows, np.float32).reshape(len(rows), engine.params.size)
-        arrays["cache_total"] = engine.cache.total.copy()
+        meta["cache"], own = engine.cache.state()
+        arrays |= own
     return {**arrays, "meta": json.dumps(meta)}
 
 
@@ -83,13 +78,9 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
         _check_configuration(engine, meta)
         arrays = _checked_arrays(engine, meta, state)
         waiting = [Pending(*row) for row in meta["waiting"]]
-        entries = {
-            client: CachedDelta(row.copy(), volume, used)
-            for (client, volume, used), row in zip(
-                meta.get("cache", []), arrays.get("cache", ()), strict=True
-            )
-        }
-        _assign(engine, meta, arrays, waiting, entries)
+        if engine.cache is not None:
+            engine.cache.restore(meta["cache"], arrays)
+        _assign(engine, meta, arrays, waiting)
     except (KeyError, TypeError, ValueError) as error:
         raise BadState("The saved state is incomplete or damaged.") from error
 
@@ -123,23 +114,19 @@ def _checked_arrays(engine: Engine, meta: dict[str, Any], state: dict[str, Any])
         shapes["mean"] = (size,)
     shapes |= engine.aggregator.shapes(meta["aggregator"], size)
     if engine.cache is not None:
-        shapes |= {"cache": (len(meta["cache"]), size), "cache_total": (size,)}
+        shapes |= engine.cache.shapes(meta["cache"])
     arrays = {name: np.asarray(state[name]) for name in shapes}
+    dtypes = {"cache": engine.cache.rows.form[0]} if engine.cache is not None else {}
     for name, shape in shapes.items():
-        if arrays[name].dtype != np.float32 or arrays[name].shape != shape:
+        expected = dtypes.get(name, np.dtype(np.float32))
+        if arrays[name].dtype != expected or arrays[name].shape != shape:
             raise BadState(f"The saved array {name!r} does not fit this engine.")
     if shapes["rows"][0] > engine.slab.capacity:
         raise BadState("The saved state holds more updates than the buffer.")
     return arrays
 
 
-def _assign(
-    engine: Engine,
-    meta: dict[str, Any],
-    arrays: Arrays,
-    waiting: list[Pending],
-    entries: dict[str, CachedDelta],
-) -> None:
+def _assign(engine: Engine, meta: dict[str, Any], arrays: Arrays, waiting: list[Pending]) -> None:
     params = frozen(arrays["params"].copy())
     engine.population.restore(**meta["population"])
     engine.ledger.restore(meta["first_version"], meta["ledger"])
@@ -155,6 +142,3 @@ def _assign(
     engine.momentum = arrays["momentum"].copy() if "momentum" in arrays else None
     engine.mean = arrays["mean"].copy() if "mean" in arrays else None
     engine.aggregator.restore(meta["aggregator"], arrays)
-    if engine.cache is not None:
-        engine.cache.entries, engine.cache.weight = entries, meta["cache_weight"]
-        np.copyto(engine.cache.total, arrays["cache_total"])

@@ -36,6 +36,7 @@ class StrategyOptions(TypedDict, total=False):
     replies: Replies
     limits: Limits | None
     release_rule: ReleaseRule | None
+    cache_folder: Path | str | None
     seed: int
     gateway: Gateway | None
     run_name: str | None

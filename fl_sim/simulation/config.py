@@ -99,7 +99,11 @@ class StrategySection(_Section):
 
 
 class RunSection(_Section):
-    """How long, and from which seed on. Times are in median task durations."""
+    """How long, and from which seed on. Times are in median task durations.
+
+    `cache_folder` is where recipes with ``cache = "disk"`` keep clients' last deltas; the system's
+    folder for temporary files if unset.
+    """
 
     virtual_time: float = Field(default=40.0, gt=0)
     target_accuracy: float | None = Field(default=None, gt=0, lt=1)
@@ -108,6 +112,7 @@ class RunSection(_Section):
     first_seed: int = Field(default=1, ge=0)
     seeds: int = Field(default=5, ge=1)
     output: Path = Path("runs/simulations")
+    cache_folder: Path | None = None
 
 
 class SimulationConfig(_Section):
@@ -125,7 +130,7 @@ class SimulationConfig(_Section):
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
-_NO_RESULT = {"first_seed", "seeds", "output"}
+_NO_RESULT = {"first_seed", "seeds", "output", "cache_folder"}
 
 
 def load_config(

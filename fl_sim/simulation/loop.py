@@ -14,6 +14,7 @@ import numpy as np
 from fl_sim.cohort.base import CohortTrainer, Task
 from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler, TaskTimes
 from fl_sim.simulation.versions import LiveVersions
+from strategies.cached_rows import RowSpace
 from strategies.engine import Engine
 from strategies.recipe import Recipe
 from strategies.screening import Limits
@@ -80,6 +81,8 @@ class Simulation:
         How long, how many at a time.
     on_evaluation : callable, optional
         Told of every evaluation.
+    disk : RowSpace, optional
+        Where recipes with ``cache = "disk"`` keep their rows.
 
     Attributes
     ----------
@@ -103,11 +106,12 @@ class Simulation:
         recipe: Recipe,
         settings: LoopSettings,
         on_evaluation: Callable[[Evaluation], None] | None = None,
+        disk: RowSpace | None = None,
     ) -> None:
         self._trainer, self._sizes, self._settings = trainer, sizes, settings
         self._on_evaluation = on_evaluation
         limits = Limits(max_staleness=settings.max_staleness, max_examples=max(sizes))
-        self.engine = Engine(recipe, initial, limits=limits)
+        self.engine = Engine(recipe, initial, limits=limits, disk=disk)
         window, cohort = self.engine.parts.window, self.engine.parts.cohort
         self._max_wait = window.max_wait if isinstance(window, Buffer) else None
         self._scheduler = Scheduler(

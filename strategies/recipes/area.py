@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from strategies.cached_rows import CacheKind
 from strategies.drift import CachedDeltas
 from strategies.engagement import LatestModels
 from strategies.published import RunningMean
@@ -45,6 +46,9 @@ class AREA:
         Bound on the number of cached updates; the longest silent leave.
     published_rounds : float
         Horizon of the published mean in uploads per client; 0 publishes the model itself.
+    cache : {"float32", "bfloat16", "sketch", "disk"}
+        How the latest deltas are kept: exact; in half or a seventh of the memory, rounded;
+        or on disk.
 
     Raises
     ------
@@ -60,6 +64,7 @@ class AREA:
     max_age: float = 100.0
     max_clients: int | None = None
     published_rounds: float = 0.0
+    cache: CacheKind = "float32"
 
     def __post_init__(self) -> None:
         self.parts()
@@ -69,7 +74,7 @@ class AREA:
         return Parts(
             window=Sliding(1),
             volume=Volume(self.volume_exponent),
-            drift=CachedDeltas(self.max_age, self.max_clients),
+            drift=CachedDeltas(self.max_age, self.max_clients, kind=self.cache),
             upload=LatestModels(),
             server=ServerSgd(self.server_lr),
             published=RunningMean(self.published_rounds) if self.published_rounds else None,
