@@ -9,7 +9,8 @@ only. Our reading: t counts versions, one per upload, and t_i is the version tha
 upload made. Whoever is not active is forgotten, for its next upload replaces its cached update
 in any case. Refused under a release rule as ACE is.
 
-Memory beside the model: (active clients + 3) P floats, with at most max_delay + 1 active clients.
+Memory beside the model: (active clients + 3) P floats, with at most max_delay + 1 active clients;
+less per client with another ``cache``.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ heard of, where AREA's goes over all and counts those not yet heard of as the in
 Successive models differ by one client's change, so the recipe is refused under a release rule.
 
 Memory beside the model: (clients + max_staleness + 4) P floats, for the base models within
-max_staleness are kept.
+max_staleness are kept; less per client with another ``cache``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ for disjoint buffers). Overlapping windows can be differenced, so only the disjo
 accepted under a release rule.
 
 Memory beside the model: (K + clients + 4) P floats sliding, (K + clients + 3) P disjoint; one P
-less without the published mean, no cache without drift correction.
+less without the published mean, no cache without drift correction, less of it with another
+``cache``.
 """
 
 from __future__ import annotations
