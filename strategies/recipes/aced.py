@@ -5,9 +5,11 @@ Chang et al., *Mitigating Participation Imbalance Bias in Asynchronous Federated
 
     A(t) = {i : t - t_i <= max_delay}
 
-only. Our reading: t counts versions, one per upload, and t_i is the version that client i's last
-upload made. Whoever is not active is forgotten, for its next upload replaces its cached update
-in any case. Refused under a release rule as ACE is.
+only. The paper was at hand in its abstract and reviews only ("includes only clients with
+sufficiently recent updates"). Our reading: t counts versions, one per upload, and t_i is the
+version that client i's last upload made, from which its present task starts if it goes on at once.
+Whoever is not active is forgotten, for its next upload replaces its cached update in any case.
+Refused under a release rule as ACE is.
 
 Memory beside the model: (active clients + 3) P floats, with at most max_delay + 1 active clients;
 less per client with another ``cache``.

@@ -7,8 +7,9 @@ invariant on the server: a client's new model replaces its old one. With y_i = b
 
     w <- w + lr * (mean_j y_j - w).
 
-Our reading: the server keeps the models, which gives the same w; the mean goes over the clients
-heard of, where AREA's goes over all and counts those not yet heard of as the initial model.
+Our reading: the server keeps the models, which gives the same w, and moves at every upload, where
+AREA's server may collect several; the mean goes over the clients heard of, where AREA's goes over
+all and counts those not yet heard of as the initial model.
 Successive models differ by one client's change, so the recipe is refused under a release rule.
 
 Memory beside the model: (clients + max_staleness + 4) P floats, for the base models within
