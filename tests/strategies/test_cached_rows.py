@@ -17,6 +17,7 @@ from strategies import (
     CA2FL,
     AsyncWA,
     BadOption,
+    BadState,
     Engine,
     Limits,
     ReleaseRule,
@@ -203,7 +204,7 @@ def test_state_of_another_kind_of_cache_is_refused():
     state = engine.state()
     state["cache"] = state["cache"].astype(np.float32)
 
-    with pytest.raises(Exception, match="BAD_STATE"):
+    with pytest.raises(BadState):
         engine.restore(state)
 
 

@@ -90,8 +90,9 @@ def test_restored_engine_continues_bit_by_bit(recipe, seed, cut):
     assert_same_state(first.state(), second.state())
 
 
-def test_state_is_a_snapshot_that_survives_a_file(tmp_path):
-    recipe, rule = AsyncWA(buffer_size=3, disjoint=True), ReleaseRule(k=3)
+@pytest.mark.parametrize("cache", ["float32", "bfloat16", "sketch"])
+def test_state_is_a_snapshot_that_survives_a_file(tmp_path, cache):
+    recipe, rule = AsyncWA(buffer_size=3, disjoint=True, cache=cache), ReleaseRule(k=3)
     engine = Engine(recipe, np.ones(SIZE, np.float32), release_rule=rule)
     updates = random_updates(1, 60)
     run(engine, updates[:31])
