@@ -93,7 +93,7 @@ def _table(recipe: str, results: Results) -> list[str]:
 def _bytes(kind: CacheKind) -> float:
     if kind == "disk":
         return 0.0
-    dtype, shape = CachedDeltas(kind=kind).rows(_MANY, None).form
+    dtype, shape = CachedDeltas(kind=kind).cache(_MANY, None).rows.form
     return dtype.itemsize * math.prod(shape) / _MANY
 
 

@@ -64,8 +64,8 @@ class CachedDeltas:
             raise BadOption("max_clients must be an integer of at least 1.")
         check_kind(self.kind)
 
-    def rows(self, num_params: int, disk: RowSpace | None) -> CachedRows:
-        """Return the rows of a cache of this kind.
+    def cache(self, num_params: int, disk: RowSpace | None) -> DeltaCache:
+        """Return an empty cache.
 
         Parameters
         ----------
@@ -79,6 +79,9 @@ class CachedDeltas:
         BadOption
             The kind is "disk" and there is nowhere to put the rows.
         """
+        return DeltaCache(num_params, self._rows(num_params, disk))
+
+    def _rows(self, num_params: int, disk: RowSpace | None) -> CachedRows:
         match self.kind:
             case "float32":
                 return ExactRows(num_params, Memory())

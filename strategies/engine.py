@@ -14,7 +14,6 @@ from strategies.aggregators import Aggregator, Bench, aggregator_for
 from strategies.batch import Batch, Pending
 from strategies.cached_rows import RowSpace
 from strategies.confidential import capacity, over_quota, refuse_leaky
-from strategies.drift import DeltaCache
 from strategies.errors import MergeDue, ReleaseNotReady
 from strategies.ledger import Ledger
 from strategies.population import Population
@@ -100,8 +99,7 @@ class Engine:
             age.max_age, age.max_clients, self.parts.num_clients, age.per_client
         )
         self.models = {version: self.params} if self.parts.keeps_models else {}
-        drift = self.parts.drift
-        self.cache = DeltaCache(size, drift.rows(size, disk)) if drift else None
+        self.cache = self.parts.drift.cache(size, disk) if self.parts.drift else None
         bench = Bench(self.parts, self.params, self.cache, lambda version: self.models[version])
         self.aggregator: Aggregator = aggregator_for(bench)
         self.momentum = self.parts.server.initial(size)

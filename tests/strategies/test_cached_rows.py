@@ -24,7 +24,7 @@ from strategies import (
     recipe_from,
 )
 from strategies.cached_rows import ExactRows, Memory
-from strategies.drift import CachedDeltas, DeltaCache
+from strategies.drift import CachedDeltas
 from strategies.rounded_rows import GROUP, BFloat16Rows, SketchedRows
 from tests.strategies.helpers import accept, assert_same_state, engine_of, update, vector
 
@@ -164,7 +164,7 @@ def test_total_is_the_sum_of_the_rows_under_a_release_rule_too(kind, seed):
 @given(seed=seeds)
 def test_departures_return_the_total_to_zero(kind, seed):
     rng = np.random.default_rng(seed)
-    cache = DeltaCache(SIZE, CachedDeltas(kind=kind).rows(SIZE, SpillFiles()))
+    cache = CachedDeltas(kind=kind).cache(SIZE, SpillFiles())
     columns, innovation, scratch = slice(0, SIZE), np.empty(SIZE, np.float32), np.empty(SIZE, "f4")
     for _ in range(50):
         client = f"c{rng.integers(6)}"
