@@ -8,12 +8,11 @@ stands in for the clients that are not in the buffer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from strategies.cached_rows import (
     CachedRows,
@@ -28,8 +27,6 @@ from strategies.errors import BadOption
 from strategies.release import ReleaseRule
 from strategies.rounded_rows import BFloat16Rows, SketchedRows
 from strategies.update import Vector
-
-Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -235,7 +232,7 @@ class DeltaCache:
         self._corrections = []
         self._fresh = set()
 
-    def state(self) -> tuple[Any, Arrays]:
+    def state(self) -> tuple[Any, dict[str, Row]]:
         """Return weights by client as JSON data, and copies of the rows as they are kept and H."""
         meta = {
             "entries": [[c, entry.volume, entry.used] for c, entry in self.entries.items()],
@@ -254,7 +251,7 @@ class DeltaCache:
             "cache_total": self.total.shape,
         }
 
-    def restore(self, meta: Any, arrays: Arrays) -> None:
+    def restore(self, meta: Any, arrays: Mapping[str, Row]) -> None:
         """Continue from what :meth:`state` returned, or change nothing and raise."""
         weight = float(meta["weight"])
         weights = [(str(c), float(volume), float(used)) for c, volume, used in meta["entries"]]

@@ -9,8 +9,8 @@ Quantization*, ICLR 2022, 2110.02861). Why this and not another sketch of the sa
   times the energy of the row, so that storing nothing would be better. Keeping the largest values
   is good only where few of them hold the energy.
 - The mean squared error of b bits per value falls as 4 ** -b (rate and distortion of a Gaussian
-  source): a sign and a scale leave 1 - 2 / pi = 36 % of the energy, 4 bits here about 1 %. A cached
-  delta predicts its client's next with 6 % to 70 %, so a finer row would buy little.
+  source): a sign and a scale leave 1 - 2 / pi = 36 % of the energy, 4 bits here about 1 %, which
+  accuracy does not notice where innovations put it back (docs/experiments/cache-cost.md).
 
 Nearest rounding rather than QSGD's random one (Alistarh et al., 2017): half its squared error,
 no random numbers to save and restore, and nothing for a bias to build up in, for a row is

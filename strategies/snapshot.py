@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import asdict, astuple
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
         "version": engine.version,
         "first_version": engine.ledger.first_version,
         "merges": engine.merges,
-        "opened_at": engine.opened_at,
+        "opened_at": float(engine.opened_at),
         "waiting": [astuple(update) for update in engine.waiting],
         "population": engine.population.state(),
         "ledger": engine.ledger.state(),
@@ -77,12 +78,22 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
         meta = json.loads(state["meta"])
         _check_configuration(engine, meta)
         arrays = _checked_arrays(engine, meta, state)
+        versions = list(meta["models"])
         waiting = [Pending(*row) for row in meta["waiting"]]
+        version, merges = int(meta["version"]), int(meta["merges"])
+        opened_at = float(meta["opened_at"])
+        # Copies, so that data that turn out to be damaged leave the engine's own as they are.
+        population, ledger = copy(engine.population), copy(engine.ledger)
+        population.restore(**meta["population"])
+        ledger.restore(meta["first_version"], meta["ledger"])
         if engine.cache is not None:
             engine.cache.restore(meta["cache"], arrays)
-        _assign(engine, meta, arrays, waiting)
+        engine.aggregator.restore(meta["aggregator"], arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise BadState("The saved state is incomplete or damaged.") from error
+    engine.population, engine.ledger, engine.waiting = population, ledger, waiting
+    engine.version, engine.merges, engine.opened_at = version, merges, opened_at
+    _assign_arrays(engine, versions, arrays)
 
 
 def _configuration(engine: Engine) -> dict[str, Any]:
@@ -126,19 +137,13 @@ def _checked_arrays(engine: Engine, meta: dict[str, Any], state: dict[str, Any])
     return arrays
 
 
-def _assign(engine: Engine, meta: dict[str, Any], arrays: Arrays, waiting: list[Pending]) -> None:
-    params = frozen(arrays["params"].copy())
-    engine.population.restore(**meta["population"])
-    engine.ledger.restore(meta["first_version"], meta["ledger"])
-    engine.params, engine.waiting = params, waiting
-    engine.version, engine.merges = meta["version"], meta["merges"]
-    engine.opened_at = meta["opened_at"]
+def _assign_arrays(engine: Engine, versions: list[int], arrays: Arrays) -> None:
+    engine.params = frozen(arrays["params"].copy())
     engine.slab.clear()
     for row in arrays["rows"]:
         engine.slab.store(row)
     if engine.models:
-        engine.models = dict(zip(meta["models"], arrays["models"].copy(), strict=True))
-        engine.models[engine.version] = params
+        engine.models = dict(zip(versions, arrays["models"].copy(), strict=True))
+        engine.models[engine.version] = engine.params
     engine.momentum = arrays["momentum"].copy() if "momentum" in arrays else None
     engine.mean = arrays["mean"].copy() if "mean" in arrays else None
-    engine.aggregator.restore(meta["aggregator"], arrays)
