@@ -18,6 +18,8 @@ _UPDATES, _PARAMS, _ROUNDS = 10, 1_000_000, 15
 _RECIPES: dict[str, Recipe] = {
     "fedbuff": FedBuff(buffer_size=_UPDATES),
     "async-wa": AsyncWA(buffer_size=_UPDATES, disjoint=True),
+    "async-wa-bfloat16": AsyncWA(buffer_size=_UPDATES, disjoint=True, cache="bfloat16"),
+    "async-wa-sketch": AsyncWA(buffer_size=_UPDATES, disjoint=True, cache="sketch"),
 }
 
 

@@ -106,13 +106,13 @@ class BufferMean(Aggregator):
             return
         cache = self._cache
         cache.settle(columns, scratch)
+        cache.mean(columns, out, with_uploads=False)
         for index in self._order:
             client = batch.updates[index].client
             cache.innovation(client, columns, rows[index], out=scratch)
             if self._folds[index]:
                 cache.replace(client, columns, rows[index])
             np.copyto(rows[index], scratch)
-        cache.mean(columns, out, with_uploads=False)
         np.matmul(self._coefficients, rows, out=scratch)
         out += scratch
         np.matmul(self._folds, rows, out=scratch)

@@ -12,13 +12,27 @@ from strategies.release import ReleaseRule
 from strategies.window import Buffer, Window
 
 
-def require_disjoint(recipe: Recipe) -> None:
-    """Raise LeakyRecipe if successive models of the recipe can be differenced."""
+def require_confidential(recipe: Recipe) -> None:
+    """Raise unless a recipe can run inside an enclave at all.
+
+    Raises
+    ------
+    LeakyRecipe
+        Successive models of the recipe can be differenced.
+    BadOption
+        The recipe writes updates to disk in the clear.
+    """
     if not recipe.disjoint:
         raise LeakyRecipe(
             f"{recipe.name} releases models whose windows overlap or hold one update: their "
             "differences can be solved for single updates. Use disjoint buffers "
             "(FedBuff, or AsyncWA with disjoint=True), or run without a release rule and gateway."
+        )
+    drift = recipe.parts().drift
+    if drift is not None and drift.kind == "disk":
+        raise BadOption(
+            'cache = "disk" writes updates in the clear, outside of the enclave; choose '
+            '"bfloat16" or "sketch" to save memory, or run without a release rule and gateway.'
         )
 
 
@@ -37,11 +51,11 @@ def refuse_leaky(recipe: Recipe, rule: ReleaseRule | None) -> None:
     LeakyRecipe
         Successive models of the recipe can be differenced.
     BadOption
-        The recipe caches fewer clients than the rule wants mixed.
+        The recipe caches fewer clients than the rule wants mixed, or caches them on disk.
     """
     if rule is None:
         return
-    require_disjoint(recipe)
+    require_confidential(recipe)
     drift = recipe.parts().drift
     if drift is not None and drift.max_clients is not None and drift.max_clients < rule.k:
         raise BadOption("max_clients must be at least the release rule's k.")

@@ -12,8 +12,8 @@ import numpy as np
 
 from strategies.aggregators import Aggregator, Bench, aggregator_for
 from strategies.batch import Batch, Pending
+from strategies.cached_rows import RowSpace
 from strategies.confidential import capacity, over_quota, refuse_leaky
-from strategies.drift import DeltaCache
 from strategies.errors import MergeDue, ReleaseNotReady
 from strategies.ledger import Ledger
 from strategies.population import Population
@@ -56,13 +56,15 @@ class Engine:
         What a merge must satisfy before it may leave (confidential mode).
     version : int
         Version of the initial model.
+    disk : RowSpace, optional
+        Where recipes with ``cache = "disk"`` keep their rows.
 
     Raises
     ------
     LeakyRecipe
         A release rule is given and the recipe's successive models could be differenced.
     BadOption
-        The recipe caches fewer clients than the release rule wants mixed.
+        The recipe's cache does not fit the release rule, or has no disk.
     ManifestMismatch
         The initial model is not a finite, non-empty float32 vector.
 
@@ -79,6 +81,7 @@ class Engine:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         release_rule: ReleaseRule | None = None,
         version: int = 0,
+        disk: RowSpace | None = None,
     ) -> None:
         refuse_leaky(recipe, release_rule)
         self.recipe, self.rule, self.parts = recipe, release_rule, recipe.parts()
@@ -96,10 +99,9 @@ class Engine:
             age.max_age, age.max_clients, self.parts.num_clients, age.per_client
         )
         self.models = {version: self.params} if self.parts.keeps_models else {}
-        self.cache = DeltaCache(size) if self.parts.drift else None
-        self.aggregator: Aggregator = aggregator_for(
-            Bench(self.parts, self.params, self.cache, self._model_of)
-        )
+        self.cache = self.parts.drift.cache(size, disk) if self.parts.drift else None
+        bench = Bench(self.parts, self.params, self.cache, lambda version: self.models[version])
+        self.aggregator: Aggregator = aggregator_for(bench)
         self.momentum = self.parts.server.initial(size)
         self.mean = self.params.copy() if self.parts.published else None
         self._published: Vector | None = None
@@ -204,6 +206,8 @@ class Engine:
         if not self.ready(now):
             raise ReleaseNotReady("Too few updates or distinct clients; wait for more.")
         merged = np.empty_like(self.params)
+        if self.cache is not None:
+            self.cache.reserve(update.client for update in self.waiting)
         batch = self._batch()
         weights = self.aggregator.weigh(batch)
         if self.rule is not None and not self.rule.allows(
@@ -239,9 +243,6 @@ class Engine:
         """
         read_snapshot(self, state)
         self._published = None
-
-    def _model_of(self, version: int) -> Vector:
-        return self.models[version]
 
     def _screen(self, update: ClientUpdate) -> Reject | None:
         # Reading the values costs most and comes last.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from strategies.errors import BadOption
 from strategies.update import Vector
 
 Moments = npt.NDArray[np.float32]
+DelayRule: TypeAlias = Literal["minimum", "division"]
 
 
 class ServerOptimiser(Protocol):
@@ -84,9 +85,8 @@ class ServerAmsGrad:
     """x <- x + rate * m / (sqrt(max v) + epsilon), with moments m and v of the aggregate.
 
     Reddi et al., *On the Convergence of Adam and Beyond* (ICLR 2018), algorithm 2, without bias
-    correction. The rate adapts to delay as in FADAS (Wang et al., ICML 2024, equation for the
-    delay-adaptive learning rate): ``lr`` up to ``delay_threshold``, min(lr, 1 / tau) beyond.
-    Keeps 3 P floats.
+    correction. The rate adapts to delay as in FADAS (Wang et al., ICML 2024): ``lr`` up to
+    ``delay_threshold``, beyond it min(lr, 1 / tau) or lr / tau. Keeps 3 P floats.
 
     Parameters
     ----------
@@ -98,6 +98,8 @@ class ServerAmsGrad:
         Keeps the division finite.
     delay_threshold : int, optional
         Staleness of the oldest update that costs nothing; None never lowers the rate.
+    delay_rule : {"minimum", "division"}
+        min(lr, 1 / tau) or lr / tau beyond the threshold.
     """
 
     lr: float = 0.001
@@ -105,6 +107,7 @@ class ServerAmsGrad:
     beta2: float = 0.99
     epsilon: float = 1e-8
     delay_threshold: int | None = None
+    delay_rule: DelayRule = "minimum"
 
     def __post_init__(self) -> None:
         check_rate(self.lr)
@@ -116,6 +119,8 @@ class ServerAmsGrad:
             type(self.delay_threshold) is not int or self.delay_threshold < 1
         ):
             raise BadOption("The delay threshold must be an integer of at least 1.")
+        if self.delay_rule not in ("minimum", "division"):
+            raise BadOption('delay_rule must be "minimum" or "division".')
 
     def initial(self, num_params: int) -> Moments | None:
         """Return m, v and max v to start from, shape ``(3, num_params)``."""
@@ -125,6 +130,8 @@ class ServerAmsGrad:
         """Return the delay-adaptive learning rate."""
         if self.delay_threshold is None or max_staleness <= self.delay_threshold:
             return self.lr
+        if self.delay_rule == "division":
+            return self.lr / max_staleness
         return min(self.lr, 1.0 / max_staleness)
 
     def step(

@@ -6,6 +6,7 @@ from typing import Unpack
 
 from fl_server.strategy.async_strategy import AsyncStrategy
 from fl_server.strategy.options import StrategyOptions
+from strategies.cached_rows import CacheKind
 from strategies.recipe import Recipe
 from strategies.recipes import async_wa
 from strategies.recipes.async_wa import buffer_size_for
@@ -43,9 +44,12 @@ class AsyncWA(AsyncStrategy):
     max_age : float (default: 100.0)
         Uploads per client after which a silent client's cached delta is dropped.
     max_clients : int, optional
-        Bound on the number of cached deltas, each as large as the model.
+        Bound on the number of cached deltas.
     max_wait : float, optional
         Seconds after which a disjoint buffer that is not full is merged nevertheless.
+    cache : {"float32", "bfloat16", "sketch", "disk"} (default: "float32")
+        How the cached deltas are kept: exact, 4 bytes per parameter; rounded to 2 or to 0.56
+        bytes; or exact in files in `cache_folder`, not in confidential mode.
     **options
         The options of `AsyncStrategy`, which are FedAvg's and a few more.
     """
@@ -64,6 +68,7 @@ class AsyncWA(AsyncStrategy):
         max_age: float = 100.0,
         max_clients: int | None = None,
         max_wait: float | None = None,
+        cache: CacheKind = "float32",
         **options: Unpack[StrategyOptions],
     ) -> None:
         confidential = options.get("gateway") is not None
@@ -83,6 +88,7 @@ class AsyncWA(AsyncStrategy):
                 max_age=max_age,
                 max_clients=max_clients,
                 max_wait=max_wait,
+                cache=cache,
             )
 
         super().__init__(recipe if buffer_size is None else recipe(0), **options)

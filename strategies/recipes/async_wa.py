@@ -20,7 +20,8 @@ for disjoint buffers). Overlapping windows can be differenced, so only the disjo
 accepted under a release rule.
 
 Memory beside the model: (K + clients + 4) P floats sliding, (K + clients + 3) P disjoint; one P
-less without the published mean, no cache without drift correction.
+less without the published mean, no cache without drift correction, less of it with another
+``cache``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from strategies.cached_rows import CacheKind
 from strategies.drift import CachedDeltas
 from strategies.errors import BadOption
 from strategies.freshness import Polynomial
@@ -66,6 +68,9 @@ class AsyncWA:
         Bound on the number of cached deltas.
     max_wait : float, optional
         Seconds after which a buffer that is not full is merged; disjoint only.
+    cache : {"float32", "bfloat16", "sketch", "disk"}
+        How the latest deltas are kept: exact; in half or a seventh of the memory, rounded;
+        or on disk.
 
     Raises
     ------
@@ -86,6 +91,7 @@ class AsyncWA:
     max_age: float = 100.0
     max_clients: int | None = None
     max_wait: float | None = None
+    cache: CacheKind = "float32"
 
     def __post_init__(self) -> None:
         if type(self.disjoint) is not bool or type(self.drift_correction) is not bool:
@@ -96,7 +102,7 @@ class AsyncWA:
 
     def parts(self) -> Parts:
         """Return the parts that make up the rule."""
-        drift = CachedDeltas(self.max_age, self.max_clients)
+        drift = CachedDeltas(self.max_age, self.max_clients, kind=self.cache)
         return Parts(
             window=self._window(),
             volume=Volume(self.volume_exponent),

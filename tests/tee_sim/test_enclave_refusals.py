@@ -12,7 +12,7 @@ import pytest
 
 from fl_protocol.codes import Code
 from fl_protocol.header import Header
-from strategies import FedAsync, FedBuff, Layout
+from strategies import CA2FL, FedAsync, FedBuff, Layout
 from strategies.reject import Reject
 from tests.support.enclave import INITIAL, LAYOUT, RUN, Lab, Update, described, flipped
 
@@ -31,6 +31,12 @@ def assert_update_refused(lab: Lab, code: str, update: Update) -> None:
 
 def test_refuses_leaky_recipe(lab: Lab) -> None:
     assert_refused(lab, Code.LEAKY_RECIPE, lambda: lab.open_run(described(FedAsync())))
+
+
+def test_refuses_cache_on_disk(lab: Lab) -> None:
+    spilling = described(CA2FL(cache="disk"))
+    assert_refused(lab, Code.RUN_RECIPE, lambda: lab.open_run(spilling))
+    assert "in the clear" in lab.open_run(spilling)["sentence"]
 
 
 def test_refuses_recipe_other_than_the_policys(lab: Lab) -> None:
