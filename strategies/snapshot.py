@@ -17,7 +17,7 @@ from strategies.update import frozen
 if TYPE_CHECKING:
     from strategies.engine import Engine
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def write_snapshot(engine: Engine) -> dict[str, Any]:
@@ -60,6 +60,8 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
         rows = [entry.row for entry in entries.values()]
         arrays["cache"] = np.array(rows, np.float32).reshape(len(rows), engine.params.size)
         arrays["cache_total"] = engine.cache.total.copy()
+    if engine.guard is not None:
+        meta["guard"] = engine.guard.state()
     return {**arrays, "meta": json.dumps(meta)}
 
 
@@ -142,6 +144,8 @@ def _assign(
 ) -> None:
     params = frozen(arrays["params"].copy())
     engine.population.restore(**meta["population"])
+    if engine.guard is not None:
+        engine.guard.restore(**meta["guard"])
     engine.ledger.restore(meta["first_version"], meta["ledger"])
     engine.params, engine.waiting = params, waiting
     engine.version, engine.merges = meta["version"], meta["merges"]
