@@ -129,13 +129,13 @@ def observe(
     seed : int
         Of speeds and arrivals.
     most_updates : int, optional
-        Twice as many as fit into the releases by default.
+        Four times as many as fit into the releases by default.
 
     Returns
     -------
     Observed
     """
-    most = most_updates or 2 * releases * recipe.parts().uploads_per_merge
+    most = most_updates or 4 * releases * recipe.parts().uploads_per_merge
     rng = np.random.default_rng(seed)
     speeds = rng.lognormal(sigma=_SIGMA, size=clients)
     origin = np.zeros(most, np.float32)

@@ -1,6 +1,7 @@
 """A run with throw-away keys before lockdown, so that every lazy import and cache is warm.
 
-It takes the ways a real run takes: two clients, a refused update, a release, unknown requests.
+It takes the ways a real run takes: a refused update, a buffer held back, a release, unknown
+requests.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class _Rehearsal:
             federation=_FEDERATION,
             recipe=recipe,
             k=2,
+            max_leverage=0.5,
             issuer_key=b64url(self._issuer.public_key().public_bytes_raw()),
         )
         self._keys = Keys()
@@ -67,6 +69,8 @@ class _Rehearsal:
         self._expect(self._submit("b", digest, float("nan")), False)
         self._expect(self._submit("b", digest, float("inf")), False)
         self._expect(self._submit("b", digest, -2.0), True)
+        # One of two could give the other away: released when a third joins.
+        self._expect(self._submit("c", digest, 0.5), True)
         self._expect(self._ask({"op": "GET_RELEASE", "run_id": _RUN, "version": 1}), True)
         self._expect(self._ask({"op": "GET_RELEASE", "run_id": _RUN, "version": 9}), False)
         self._expect(self._ask({"op": "STATUS"}), True)

@@ -150,7 +150,13 @@ class Run:
 
 def rule_of(policy: EnclavePolicy) -> ReleaseRule:
     """Return the policy's release rule; raises BadOption."""
-    return ReleaseRule(policy.k, policy.max_per_client, policy.max_share, policy.min_effective)
+    return ReleaseRule(
+        policy.k,
+        policy.max_per_client,
+        policy.max_share,
+        policy.min_effective,
+        policy.max_leverage,
+    )
 
 
 def agreed_recipe(recipe_json: str, policy: EnclavePolicy) -> Recipe:

@@ -17,6 +17,7 @@ from fl_protocol.ports import Clock
 from fl_protocol.receipts import ACCEPTED, GENESIS, Receipt, Release
 from fl_protocol.signatures import Signed
 from strategies.errors import MergeDue
+from strategies.reject import Reject
 from strategies.update import Accepted, ClientUpdate, Rejected
 from tee_sim.channel import Body, ChannelClosed, Request
 from tee_sim.enclave.checks import (
@@ -178,6 +179,9 @@ class EnclaveService:
         except MergeDue as error:
             raise UpdateRejected(Code.OVERLOADED) from error
         if isinstance(outcome, Rejected):
+            if outcome.code is Reject.LEVERAGE_BOUND:
+                # The engine discarded its buffer.
+                self._ledger.discard_unreleased()
             raise refused(outcome.code)
         return outcome
 
