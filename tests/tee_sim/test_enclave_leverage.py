@@ -42,7 +42,7 @@ def test_buffer_of_k_is_held_until_one_more_client_joins(data_rules: Lab) -> Non
 
 def test_held_buffer_is_not_handed_out(data_rules: Lab) -> None:
     data_rules.merge_with(1.0, 3.0)
-    reply = data_rules.ask({"op": "GET_RELEASE", "run_id": "run-1", "version": 1})
+    reply = data_rules.ask({"op": "GET_RELEASE", "run_id": data_rules.run_id, "version": 1})
     assert reply["code"] == "RELEASE_NOT_READY"
 
 
