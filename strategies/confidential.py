@@ -59,6 +59,8 @@ def refuse_leaky(recipe: Recipe, rule: ReleaseRule | None) -> None:
     drift = recipe.parts().drift
     if drift is not None and drift.max_clients is not None and drift.max_clients < rule.k:
         raise BadOption("max_clients must be at least the release rule's k.")
+    if rule.max_leverage is not None and not isinstance(recipe.parts().window, Buffer):
+        raise BadOption("A bound on leverage needs a recipe with disjoint buffers.")
 
 
 def over_quota(client: str, waiting: Sequence[Pending], rule: ReleaseRule | None) -> Reject | None:
@@ -87,4 +89,6 @@ def capacity(window: Window, rule: ReleaseRule | None) -> int:
     if rule is None:
         return size
     # k - 1 clients may use up their quota before the k-th distinct client arrives.
-    return max(size, (rule.k - 1) * rule.max_per_client + 1)
+    most = max(size, (rule.k - 1) * rule.max_per_client + 1)
+    # A buffer held back hides more with every client that joins; k more outnumber k - 1 colluders.
+    return most if rule.max_leverage is None else most + rule.k

@@ -180,6 +180,36 @@ class DeltaCache:
         self._mean_weight = 0.0 if too_few else self.weight
         self._admit(uploads)
 
+    def shares(
+        self, uploads: Mapping[str, float], departed: Collection[str], rule: ReleaseRule
+    ) -> dict[str, float]:
+        """Return each client's share of the mean that :meth:`plan` would make; changes nothing.
+
+        Parameters
+        ----------
+        uploads : Mapping
+            Volume of each client whose delta is to be replaced.
+        departed : collection of str
+            Clients to forget.
+        rule : ReleaseRule
+            Bounds every client's share; a cache of fewer than its k clients has no mean.
+
+        Returns
+        -------
+        dict of str to float
+            Sums to 1, or is empty.
+        """
+        volumes = {
+            client: uploads.get(client, entry.volume)
+            for client, entry in self.entries.items()
+            if client not in departed
+        }
+        if len(volumes) < rule.k:
+            return {}
+        capped = np.array(list(volumes.values()))
+        np.minimum(capped, rule.level(capped), out=capped)
+        return dict(zip(volumes, (capped / capped.sum()).tolist(), strict=True))
+
     def settle(self, columns: slice, scratch: Vector) -> None:
         """Bring H up to date with departures and changed weights."""
         for change, row in self._corrections:

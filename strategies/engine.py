@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from strategies.aggregators import Aggregator, Bench, aggregator_for
-from strategies.batch import Batch, Pending
+from strategies.batch import Batch, Pending, gather
 from strategies.cached_rows import RowSpace
 from strategies.confidential import capacity, over_quota, refuse_leaky
 from strategies.errors import MergeDue, ReleaseNotReady
+from strategies.guard import guard_for
 from strategies.ledger import Ledger
 from strategies.population import Population
 from strategies.published import fold
@@ -100,6 +102,7 @@ class Engine:
         )
         self.models = {version: self.params} if self.parts.keeps_models else {}
         self.cache = self.parts.drift.cache(size, disk) if self.parts.drift else None
+        self.guard = guard_for(release_rule, self.parts, self.cache)
         bench = Bench(self.parts, self.params, self.cache, lambda version: self.models[version])
         self.aggregator: Aggregator = aggregator_for(bench)
         self.momentum = self.parts.server.initial(size)
@@ -141,6 +144,9 @@ class Engine:
     def offer(self, update: ClientUpdate, now: float) -> Accepted | Rejected:
         """Take an update into the buffer, or refuse it and change nothing.
 
+        Under a bound on leverage a full buffer that still may not be released is discarded: the
+        update that fills it is refused as LEVERAGE_BOUND, and those that waited may be sent again.
+
         Parameters
         ----------
         update : ClientUpdate
@@ -168,6 +174,9 @@ class Engine:
             self.opened_at = now
         self.waiting.append(Pending.of(update, staleness))
         self.ledger.add(update.client, update.base_version, update.update_id)
+        if self.pending == self.slab.capacity and self._held_back():
+            self._discard()
+            return Rejected(Reject.LEVERAGE_BOUND, sentence(Reject.LEVERAGE_BOUND))
         return Accepted(staleness, self.pending)
 
     def ready(self, now: float) -> bool:
@@ -184,7 +193,12 @@ class Engine:
         """
         if not self.waiting or not self.parts.window.due(self.pending, now - self.opened_at):
             return False
-        return self.rule is None or self.rule.enough_clients([u.client for u in self.waiting])
+        if self.rule is None:
+            return True
+        return (
+            self.rule.enough_clients([update.client for update in self.waiting])
+            and not self._held_back()
+        )
 
     def merge(self, now: float) -> Merge:
         """Merge the buffer into a new version.
@@ -204,17 +218,21 @@ class Engine:
             :meth:`ready` is false; nothing was changed.
         """
         if not self.ready(now):
-            raise ReleaseNotReady("Too few updates or distinct clients; wait for more.")
+            raise ReleaseNotReady(
+                "Too few updates or distinct clients, or too much leverage of one; wait for more."
+            )
         merged = np.empty_like(self.params)
         if self.cache is not None:
             self.cache.reserve(update.client for update in self.waiting)
-        batch = self._batch()
+        batch = self._batch(self.population, self.slab.take())
         weights = self.aggregator.weigh(batch)
         if self.rule is not None and not self.rule.allows(
             [update.client for update in batch.updates], weights
         ):
             raise ReleaseNotReady("The weights of this buffer would expose a single client.")
         self._apply(batch, merged)
+        if self.guard is not None:
+            self.guard.released(batch)
         self._commit(frozen(merged))
         return Merge(self.version, self.params, tuple(u.update_id for u in batch.updates), weights)
 
@@ -253,17 +271,26 @@ class Engine:
             or screen_values(update.delta, self.limits)
         )
 
-    def _batch(self) -> Batch:
-        clients = [update.client for update in self.waiting]
-        for client in clients:
-            self.population.touch(client)
-        departed = tuple(self.population.expire(keep=set(clients)))
-        staleness: tuple[float, ...] = tuple(update.staleness for update in self.waiting)
-        if self.parts.average_staleness:
-            staleness = self.population.mean_staleness_after(self.waiting)
-        people = self.population.size
-        rows = self.slab.take()
-        return Batch(tuple(self.waiting), rows, self.params, people, departed, self.rule, staleness)
+    def _held_back(self) -> bool:
+        if self.guard is None:
+            return False
+        return self.guard.holds_back(
+            self.pending, lambda: self._batch(self.population.copy(), self._scratch[:0])
+        )
+
+    def _discard(self) -> None:
+        for update in self.waiting:
+            self.ledger.withdraw(update.client, update.base_version, update.update_id)
+        self._empty_buffer()
+
+    def _empty_buffer(self) -> None:
+        self.waiting = []
+        self.slab.clear()
+        if self.guard is not None:
+            self.guard.forget_buffer()
+
+    def _batch(self, population: Population, rows: npt.NDArray[np.float32]) -> Batch:
+        return gather(self.waiting, rows, self.params, population, self.parts, self.rule)
 
     def _apply(self, batch: Batch, merged: Vector) -> None:
         server = self.parts.server
@@ -293,6 +320,5 @@ class Engine:
         if self.parts.keeps_models:
             self.models[self.version] = merged
             self.models.pop(too_old, None)
-        self.waiting = []
-        self.slab.clear()
+        self._empty_buffer()
         self._published = None

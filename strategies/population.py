@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from typing import Protocol
 
 
@@ -52,6 +53,12 @@ class Population:
         self._uploads = 0
         self._last: dict[str, int] = {}
         self._staleness: dict[str, tuple[int, int]] = {}
+
+    def copy(self) -> Population:
+        """Return a population that changes on its own from here on."""
+        other = copy(self)
+        other._last, other._staleness = dict(self._last), dict(self._staleness)
+        return other
 
     @property
     def size(self) -> int:

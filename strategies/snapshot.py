@@ -12,12 +12,13 @@ import numpy as np
 from strategies.aggregators import Arrays, Shapes
 from strategies.batch import Pending
 from strategies.errors import BadState
+from strategies.guard import guard_for
 from strategies.update import frozen
 
 if TYPE_CHECKING:
     from strategies.engine import Engine
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def write_snapshot(engine: Engine) -> dict[str, Any]:
@@ -56,6 +57,8 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
     if engine.cache is not None:
         meta["cache"], own = engine.cache.state()
         arrays |= own
+    if engine.guard is not None:
+        meta["guard"] = engine.guard.state()
     return {**arrays, "meta": json.dumps(meta)}
 
 
@@ -84,14 +87,18 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
         opened_at = float(meta["opened_at"])
         # Copies, so that data that turn out to be damaged leave the engine's own as they are.
         population, ledger = copy(engine.population), copy(engine.ledger)
+        guard = guard_for(engine.rule, engine.parts, engine.cache)
         population.restore(**meta["population"])
+        if guard is not None:
+            guard.restore(**meta["guard"])
         ledger.restore(meta["first_version"], meta["ledger"])
         if engine.cache is not None:
             engine.cache.restore(meta["cache"], arrays)
         engine.aggregator.restore(meta["aggregator"], arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise BadState("The saved state is incomplete or damaged.") from error
-    engine.population, engine.ledger, engine.waiting = population, ledger, waiting
+    engine.population, engine.ledger, engine.guard = population, ledger, guard
+    engine.waiting = waiting
     engine.version, engine.merges, engine.opened_at = version, merges, opened_at
     _assign_arrays(engine, versions, arrays)
 

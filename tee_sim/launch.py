@@ -6,16 +6,18 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fl_protocol.codes import Code, GatewayUnavailable
-from fl_protocol.encoding import b64url_decode
+from fl_protocol.encoding import b64url, b64url_decode
 from tee_sim.channel import Channel, ChannelClosed
 from tee_sim.evidence import EnclaveKeys
 from tee_sim.platform import RunningEnclave
 from tee_sim.policy import EnclavePolicy
+from tee_sim.sealed_state import SealedState
 
 # Up to this many seconds from spawn to the enclave's first word.
 _BOOT_SECONDS = 60.0
@@ -49,9 +51,13 @@ class EnclaveProcess:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], stream: socket.socket, facts: RunningEnclave
+        self,
+        process: subprocess.Popen[bytes],
+        stream: socket.socket,
+        keeper: threading.Thread,
+        facts: RunningEnclave,
     ) -> None:
-        self._process = process
+        self._process, self._keeper = process, keeper
         self._stream: socket.socket | None = stream
         self.facts = facts
 
@@ -64,6 +70,7 @@ class EnclaveProcess:
         epoch: int,
         policy: EnclavePolicy,
         options: BootOptions,
+        state: SealedState,
     ) -> EnclaveProcess:
         """Spawn an enclave from a sealed image and wait for its keys.
 
@@ -81,6 +88,8 @@ class EnclaveProcess:
             What to enforce.
         options : BootOptions
             How to confine it.
+        state : SealedState
+            Where it keeps what outlives it.
 
         Raises
         ------
@@ -91,24 +100,27 @@ class EnclaveProcess:
         for end in (ours, theirs):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
-        with theirs:
-            process = _spawn(image, theirs, dependencies)
+        vault, vault_inside = socket.socketpair()
+        with theirs, vault_inside:
+            process = _spawn(image, theirs, vault_inside, dependencies)
+        keeper = state.serve(vault)
         skip = {*options.skip_layers, *(("not_dumpable",) if options.debug else ())}
         boot: dict[str, Any] = {
             "epoch": epoch,
             "policy": policy.to_members(),
             "user": -1 if options.user is None else options.user,
             "skip": sorted(skip),
+            "sealing_key": b64url(state.key_for(measurement)),
         }
         try:
             reply = _handshake(ours, boot)
         except GatewayUnavailable:
-            _end(process)
+            _end(process, keeper)
             ours.close()
             raise
         keys = EnclaveKeys(b64url_decode(reply["hpke_key"]), b64url_decode(reply["receipt_key"]))
         facts = RunningEnclave(epoch, measurement, keys, policy, reply["isolation"], options.debug)
-        return cls(process, ours, facts)
+        return cls(process, ours, keeper, facts)
 
     @property
     def pid(self) -> int:
@@ -143,18 +155,21 @@ class EnclaveProcess:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-        _end(self._process)
+        _end(self._process, self._keeper)
 
 
-def _spawn(image: int, channel: socket.socket, dependencies: Sequence[str]) -> Any:
-    arguments = [str(channel.fileno()), str(os.getpid()), *dependencies]
+def _spawn(
+    image: int, channel: socket.socket, vault: socket.socket, dependencies: Sequence[str]
+) -> Any:
+    numbers = (channel.fileno(), os.getpid(), vault.fileno())
+    arguments = [*map(str, numbers), *dependencies]
     # Isolated, without site-packages hooks and without writing bytecode: only the image runs.
     command = [sys.executable, "-I", "-S", "-B", f"/proc/self/fd/{image}", *arguments]
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        pass_fds=(image, channel.fileno()),
+        pass_fds=(image, channel.fileno(), vault.fileno()),
         cwd="/",
         # A second BLAS thread could not be started after lockdown.
         env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
@@ -178,6 +193,8 @@ def _handshake(stream: socket.socket, boot: dict[str, Any]) -> dict[str, Any]:
     return reply
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], keeper: threading.Thread) -> None:
     process.kill()
     process.wait()
+    # What it has sent last is stored before a successor asks.
+    keeper.join()

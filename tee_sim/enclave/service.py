@@ -17,6 +17,7 @@ from fl_protocol.ports import Clock
 from fl_protocol.receipts import ACCEPTED, GENESIS, Receipt, Release
 from fl_protocol.signatures import Signed
 from strategies.errors import MergeDue
+from strategies.reject import Reject
 from strategies.update import Accepted, ClientUpdate, Rejected
 from tee_sim.channel import Body, ChannelClosed, Request
 from tee_sim.enclave.checks import (
@@ -30,6 +31,7 @@ from tee_sim.enclave.checks import (
     refused,
 )
 from tee_sim.enclave.ledger import ReceiptLedger
+from tee_sim.enclave.memory import ReleaseMemory
 from tee_sim.enclave.run import Merged, Released, Run, agreed_recipe, read_layout
 from tee_sim.evidence import EnclaveKeys
 from tee_sim.policy import EnclavePolicy
@@ -74,10 +76,20 @@ class EnclaveService:
         The epoch's keys.
     clock : Clock
         The host's time: it can shorten or stretch an update's validity, nothing else.
+    memory : ReleaseMemory
+        What earlier enclaves handed out.
     """
 
-    def __init__(self, epoch: int, policy: EnclavePolicy, keys: Keys, clock: Clock) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        policy: EnclavePolicy,
+        keys: Keys,
+        clock: Clock,
+        memory: ReleaseMemory,
+    ) -> None:
         self._epoch, self._policy, self._keys, self._clock = epoch, policy, keys, clock
+        self._memory = memory
         self._key_id = key_id(keys.public().hpke)
         self._ledger = ReceiptLedger(keys.receipt)
         self._run: Run | None = None
@@ -126,7 +138,9 @@ class EnclaveService:
             raise RunRejected(Code.RUN_MANIFEST)
         params = np.empty(layout.num_params, np.float32)
         body.read_into(params.data.cast("B"))
-        run = Run(_text(header, "run_id"), layout, recipe, params, self._policy, version)
+        run_id = _text(header, "run_id")
+        memory = self._memory.recall(run_id)
+        run = Run(run_id, layout, recipe, params, self._policy, version, memory)
         self._ledger.discard_unreleased()
         self._run = run
         return Reply(
@@ -178,6 +192,9 @@ class EnclaveService:
         except MergeDue as error:
             raise UpdateRejected(Code.OVERLOADED) from error
         if isinstance(outcome, Rejected):
+            if outcome.code is Reject.LEVERAGE_BOUND:
+                # The engine discarded its buffer.
+                self._ledger.discard_unreleased()
             raise refused(outcome.code)
         return outcome
 
@@ -238,6 +255,10 @@ class EnclaveService:
             raise RunRejected(Code.RELEASE_NOT_READY)
         self._release_due(run, self._now())
         released = run.release(version)
+        memory = run.memory_for(released)
+        if memory is not None:
+            self._memory.keep(run.run_id, memory)
+            run.handed_out(memory)
         reply = _signed_reply(released.record)
         return Reply(reply.header, released.merge.params.data.cast("B"))
 

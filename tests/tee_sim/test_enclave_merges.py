@@ -6,7 +6,7 @@ import numpy as np
 
 from fl_protocol.receipts import verify_chain
 from strategies.update import digest_of
-from tests.support.enclave import EPOCH, INITIAL, LAYOUT, RUN, Lab, SealedImage, signed_of
+from tests.support.enclave import EPOCH, INITIAL, LAYOUT, Lab, SealedImage, signed_of
 
 
 def test_opens_a_run_and_names_its_model(lab: Lab) -> None:
@@ -38,7 +38,7 @@ def test_releases_the_mean_of_k_clients(lab: Lab) -> None:
     np.testing.assert_allclose(params, INITIAL + 2, rtol=1e-6)
     assert record.model_digest == digest_of(params)
     assert record.manifest_digest == LAYOUT.digest
-    assert (record.num_updates, record.num_clients, record.run_id) == (2, 2, RUN)
+    assert (record.num_updates, record.num_clients, record.run_id) == (2, 2, lab.run_id)
     assert record.policy_digest == lab.policy.digest
 
 
@@ -108,7 +108,7 @@ def test_chain_of_an_epoch_verifies(sealed_image: SealedImage) -> None:
     try:
         lab.open_run()
         records = [signed_of(lab.send(lab.member(name))) for name in "ab"]
-        header = {"op": "GET_RELEASE", "run_id": RUN, "version": 1}
+        header = {"op": "GET_RELEASE", "run_id": lab.run_id, "version": 1}
         records.append(signed_of(lab.ask_all(header)[0]))
         assert verify_chain(records, lab.keys.receipt) is None
         assert verify_chain(records[::-1], lab.keys.receipt) == 0

@@ -14,7 +14,7 @@ from fl_protocol.codes import Code
 from fl_protocol.header import Header
 from strategies import CA2FL, FedAsync, FedBuff, Layout
 from strategies.reject import Reject
-from tests.support.enclave import INITIAL, LAYOUT, RUN, Lab, Update, described, flipped
+from tests.support.enclave import INITIAL, LAYOUT, Lab, Update, described, flipped
 
 
 def assert_refused(lab: Lab, code: str, ask: Callable[[], dict[str, Any]]) -> None:
@@ -60,7 +60,7 @@ def test_refuses_unknown_recipe(lab: Lab) -> None:
 def test_serves_on_after_a_text_made_to_end_it(lab: Lab, name: str, text: str, code: str) -> None:
     request = {
         "op": "OPEN_RUN",
-        "run_id": RUN,
+        "run_id": lab.run_id,
         "version": 0,
         "layout_json": LAYOUT.to_json(),
         "recipe_json": "{}",
@@ -259,7 +259,7 @@ def test_refuses_client_beyond_its_share_of_the_buffer(lab: Lab) -> None:
 
 def test_refuses_release_that_does_not_exist(lab: Lab) -> None:
     lab.send(lab.member("a"))
-    ask = {"op": "GET_RELEASE", "run_id": RUN, "version": 1}
+    ask = {"op": "GET_RELEASE", "run_id": lab.run_id, "version": 1}
     assert_refused(lab, Code.RELEASE_NOT_READY, lambda: lab.ask(ask))
     assert_refused(lab, Code.RELEASE_NOT_READY, lambda: lab.ask(ask | {"version": 0}))
     assert_refused(lab, Code.RELEASE_NOT_READY, lambda: lab.ask(ask | {"version": "1"}))
@@ -297,7 +297,7 @@ def test_unopened_enclave_knows_no_run(sealed_image: Any) -> None:
     fresh = Lab(sealed_image)
     try:
         assert fresh.send(fresh.member("a"))["code"] == Code.RUN_UNKNOWN
-        reply = fresh.ask({"op": "GET_RELEASE", "run_id": RUN, "version": 1})
+        reply = fresh.ask({"op": "GET_RELEASE", "run_id": fresh.run_id, "version": 1})
         assert reply["code"] == Code.RUN_UNKNOWN
     finally:
         fresh.close()

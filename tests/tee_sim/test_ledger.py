@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fl_protocol.codes import Code, EnvelopeRejected
 from fl_protocol.receipts import GENESIS, Receipt, Release, verify_chain
 from tee_sim.enclave.ledger import ReceiptLedger
-from tests.support.enclave import RUN, Lab
+from tests.support.enclave import Lab
 
 RECEIPT = Receipt(
     v=1,
@@ -99,7 +99,7 @@ def test_only_the_latest_releases_are_kept(lab: Lab) -> None:
     for version in range(66):
         lab.merge_with(0.1, 0.2, base_version=version, base_model_digest=digest)
         digest = lab.release(version + 1)[0].model_digest
-    reply = lab.ask({"op": "GET_RELEASE", "run_id": RUN, "version": 2})
+    reply = lab.ask({"op": "GET_RELEASE", "run_id": lab.run_id, "version": 2})
     assert (reply["ok"], reply["code"]) == (False, Code.RELEASE_NOT_READY)
     assert "oldest kept is 3" in reply["sentence"]
     assert lab.release(3)[0].version == 3

@@ -10,10 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.codes import Code
+from fl_protocol.ports import SystemRng
 from tee_sim.channel import Channel
+from tee_sim.enclave.memory import ReleaseMemory
 from tee_sim.enclave.service import EnclaveService, Keys
 from tests.support.clock import SetClock
-from tests.support.enclave import EPOCH, Lab, Update, policy_for
+from tests.support.enclave import EPOCH, Lab, MemoryVault, Update, fresh_run, policy_for
 
 START = 1_800_000_000
 
@@ -22,12 +24,14 @@ class LocalLab(Lab):
     """The service in this process, its host's clock in the test's hand."""
 
     def __init__(self) -> None:
-        self.issuer = Ed25519PrivateKey.generate()
+        self.issuer, self.epoch, self.run_id = Ed25519PrivateKey.generate(), EPOCH, fresh_run()
         self.policy = policy_for(self.issuer)
         self.clock = SetClock(float(START))
         private = Keys()
         self.keys = private.public()
-        self.service = EnclaveService(EPOCH, self.policy, private, self.clock)
+        self.vault = MemoryVault()
+        memory = ReleaseMemory(self.vault, bytes(32), SystemRng())
+        self.service = EnclaveService(EPOCH, self.policy, private, self.clock, memory)
 
     def ask_all(self, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
         here, there = socket.socketpair()
