@@ -55,7 +55,7 @@ class Aggregates:
 
     def parts(self) -> Parts:
         """Return the recipe's parts with a plain server step."""
-        return replace(self.recipe.parts(), server=ServerSgd())
+        return replace(self.recipe.parts(), server=ServerSgd(), gain=None)
 
     def options(self) -> dict[str, str]:
         """Return the recipe's options."""

@@ -56,6 +56,8 @@ class Batch:
         The release rule in force.
     staleness : tuple of float
         Staleness of each update, or of its client on average where the recipe asks for that.
+    round_uploads : float
+        Uploads in a round where the recipe's gain asks for that, see `RoundGain`.
     """
 
     updates: tuple[Pending, ...]
@@ -65,6 +67,7 @@ class Batch:
     departed: tuple[str, ...]
     rule: ReleaseRule | None
     staleness: tuple[float, ...]
+    round_uploads: float = 0.0
 
 
 def gather(
@@ -103,7 +106,16 @@ def gather(
     staleness: tuple[float, ...] = tuple(update.staleness for update in waiting)
     if parts.average_staleness:
         staleness = population.mean_staleness_after(waiting)
-    return Batch(tuple(waiting), rows, params, population.size, departed, rule, staleness)
+    return Batch(
+        tuple(waiting),
+        rows,
+        params,
+        population.size,
+        departed,
+        rule,
+        staleness,
+        population.round_uploads(),
+    )
 
 
 def last_words(updates: Sequence[Pending]) -> tuple[list[int], dict[str, int]]:

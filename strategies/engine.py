@@ -18,8 +18,8 @@ from strategies.confidential import capacity, over_quota, refuse_leaky
 from strategies.errors import MergeDue, ReleaseNotReady
 from strategies.guard import guard_for
 from strategies.ledger import Ledger
+from strategies.model_step import ModelStep
 from strategies.population import Population
-from strategies.published import fold
 from strategies.recipe import Recipe
 from strategies.reject import Reject, sentence
 from strategies.release import ReleaseRule
@@ -37,10 +37,6 @@ from strategies.update import (
 )
 
 __all__ = ["Engine", "Limits"]
-
-# Columns per pass of a merge: the working set of a buffer of ten stays in a 4 MB cache, and
-# the cost of a Python call disappears behind it. Fastest of 8 K to 1 M for 10 x 10 M floats.
-_COLUMNS = 65536
 
 
 class Engine:
@@ -98,17 +94,18 @@ class Engine:
         self.ledger = Ledger(version)
         age = self.parts.forgetting
         self.population = Population(
-            age.max_age, age.max_clients, self.parts.num_clients, age.per_client
+            age.max_age,
+            age.max_clients,
+            self.parts.num_clients,
+            age.per_client,
+            counts_rounds=self.parts.gain is not None,
         )
         self.models = {version: self.params} if self.parts.keeps_models else {}
         self.cache = self.parts.drift.cache(size, disk) if self.parts.drift else None
         self.guard = guard_for(release_rule, self.parts, self.cache)
         bench = Bench(self.parts, self.params, self.cache, lambda version: self.models[version])
         self.aggregator: Aggregator = aggregator_for(bench)
-        self.momentum = self.parts.server.initial(size)
-        self.mean = self.params.copy() if self.parts.published else None
-        self._published: Vector | None = None
-        self._scratch = np.empty((2, min(size, _COLUMNS)), np.float32)
+        self.step = ModelStep(self.parts, self.params)
 
     @property
     def pending(self) -> int:
@@ -121,11 +118,7 @@ class Engine:
 
         Read-only, shape ``(P,)``; a snapshot that later merges do not change.
         """
-        if self.mean is None:
-            return self.params
-        if self._published is None:
-            self._published = frozen(self.mean.copy())
-        return self._published
+        return self.step.published(self.params)
 
     def lease(self) -> Vector:
         """Return a row to receive the next update into.
@@ -230,7 +223,7 @@ class Engine:
             [update.client for update in batch.updates], weights
         ):
             raise ReleaseNotReady("The weights of this buffer would expose a single client.")
-        self._apply(batch, merged)
+        self.step.apply(batch, self.aggregator, self.merges + 1, merged)
         if self.guard is not None:
             self.guard.released(batch)
         self._commit(frozen(merged))
@@ -260,7 +253,6 @@ class Engine:
             The state belongs to another configuration; nothing was changed.
         """
         read_snapshot(self, state)
-        self._published = None
 
     def _screen(self, update: ClientUpdate) -> Reject | None:
         # Reading the values costs most and comes last.
@@ -274,8 +266,9 @@ class Engine:
     def _held_back(self) -> bool:
         if self.guard is None:
             return False
+        no_rows = np.empty((0, 0), np.float32)
         return self.guard.holds_back(
-            self.pending, lambda: self._batch(self.population.copy(), self._scratch[:0])
+            self.pending, lambda: self._batch(self.population.copy(), no_rows)
         )
 
     def _discard(self) -> None:
@@ -292,24 +285,6 @@ class Engine:
     def _batch(self, population: Population, rows: npt.NDArray[np.float32]) -> Batch:
         return gather(self.waiting, rows, self.params, population, self.parts, self.rule)
 
-    def _apply(self, batch: Batch, merged: Vector) -> None:
-        server = self.parts.server
-        step_rate = server.rate(max(update.staleness for update in batch.updates))
-        rate = 0.0
-        if self.parts.published is not None:
-            rate = self.parts.published.rate(
-                self.merges + 1, batch.clients, self.parts.uploads_per_merge
-            )
-        for start in range(0, merged.size, _COLUMNS):
-            columns = slice(start, min(start + _COLUMNS, merged.size))
-            width = columns.stop - start
-            aggregate, scratch = self._scratch[0, :width], self._scratch[1, :width]
-            self.aggregator.direction(batch, columns, aggregate, scratch)
-            moments = None if self.momentum is None else self.momentum[..., columns]
-            server.step(self.params[columns], aggregate, moments, merged[columns], step_rate)
-            if self.mean is not None:
-                fold(self.mean[columns], merged[columns], rate, scratch)
-
     def _commit(self, merged: Vector) -> None:
         self.aggregator.commit()
         self.version += 1
@@ -321,4 +296,3 @@ class Engine:
             self.models[self.version] = merged
             self.models.pop(too_old, None)
         self._empty_buffer()
-        self._published = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,24 @@ from strategies.errors import BadOption
 from strategies.update import Vector
 
 Moments = npt.NDArray[np.float32]
+# Second moments up to the one and denominators from the other on overflow nowhere.
+_LARGEST, _SMALLEST = np.float32(1e30), 1e-20
 DelayRule: TypeAlias = Literal["minimum", "division"]
+
+
+class StepSize(NamedTuple):
+    """What a step needs beside vectors.
+
+    Attributes
+    ----------
+    rate : float
+        Learning rate.
+    floor : float
+        Added to the denominator of an adaptive step.
+    """
+
+    rate: float
+    floor: float = 0.0
 
 
 class ServerOptimiser(Protocol):
@@ -22,12 +40,27 @@ class ServerOptimiser(Protocol):
         """Return the moments to start from, shape ``(..., num_params)``, or None."""
         ...
 
-    def rate(self, max_staleness: int) -> float:
-        """Return the learning rate of a merge by its oldest update."""
+    def size(self, merges: int, max_staleness: int, moments: Moments | None) -> StepSize:
+        """Return the size of a merge's step.
+
+        Parameters
+        ----------
+        merges : int
+            Merges so far, this one included.
+        max_staleness : int
+            Staleness of its oldest update.
+        moments : ndarray or None
+            All moments, as the merge before left them.
+        """
         ...
 
     def step(
-        self, params: Vector, aggregate: Vector, moments: Moments | None, out: Vector, rate: float
+        self,
+        params: Vector,
+        aggregate: Vector,
+        moments: Moments | None,
+        out: Vector,
+        size: StepSize,
     ) -> None:
         """Write the next model into ``out``.
 
@@ -64,19 +97,24 @@ class ServerSgd:
         """Return the momentum to start from, None without momentum."""
         return np.zeros(num_params, np.float32) if self.momentum else None
 
-    def rate(self, max_staleness: int) -> float:
+    def size(self, merges: int, max_staleness: int, moments: Moments | None) -> StepSize:
         """Return the learning rate, whatever the staleness."""
-        return self.lr
+        return StepSize(self.lr)
 
     def step(
-        self, params: Vector, aggregate: Vector, moments: Moments | None, out: Vector, rate: float
+        self,
+        params: Vector,
+        aggregate: Vector,
+        moments: Moments | None,
+        out: Vector,
+        size: StepSize,
     ) -> None:
         """Write the next model into ``out``."""
         if moments is not None:
             np.multiply(moments, np.float32(self.momentum), out=moments)
             np.add(moments, aggregate, out=moments)
             np.copyto(aggregate, moments)
-        np.multiply(aggregate, np.float32(rate), out=aggregate)
+        np.multiply(aggregate, np.float32(size.rate), out=aggregate)
         np.add(params, aggregate, out=out)
 
 
@@ -126,16 +164,17 @@ class ServerAmsGrad:
         """Return m, v and max v to start from, shape ``(3, num_params)``."""
         return np.zeros((3, num_params), np.float32)
 
-    def rate(self, max_staleness: int) -> float:
-        """Return the delay-adaptive learning rate."""
-        if self.delay_threshold is None or max_staleness <= self.delay_threshold:
-            return self.lr
-        if self.delay_rule == "division":
-            return self.lr / max_staleness
-        return min(self.lr, 1.0 / max_staleness)
+    def size(self, merges: int, max_staleness: int, moments: Moments | None) -> StepSize:
+        """Return the delay-adaptive learning rate and epsilon."""
+        return StepSize(self._rate(max_staleness), self.epsilon)
 
     def step(
-        self, params: Vector, aggregate: Vector, moments: Moments | None, out: Vector, rate: float
+        self,
+        params: Vector,
+        aggregate: Vector,
+        moments: Moments | None,
+        out: Vector,
+        size: StepSize,
     ) -> None:
         """Write the next model into ``out``."""
         assert moments is not None
@@ -151,9 +190,82 @@ class ServerAmsGrad:
         second += out
         np.maximum(largest, second, out=largest)
         np.sqrt(largest, out=aggregate)
-        aggregate += np.float32(self.epsilon)
+        aggregate += np.float32(size.floor)
         np.divide(first, aggregate, out=aggregate)
-        aggregate *= np.float32(rate)
+        aggregate *= np.float32(size.rate)
+        np.add(params, aggregate, out=out)
+
+    def _rate(self, max_staleness: int) -> float:
+        if self.delay_threshold is None or max_staleness <= self.delay_threshold:
+            return self.lr
+        if self.delay_rule == "division":
+            return self.lr / max_staleness
+        return min(self.lr, 1.0 / max_staleness)
+
+
+@dataclass(frozen=True)
+class ServerRms:
+    """x <- x + rate * u / (sqrt(v) + floor) with v <- decay * v + (1 - decay) * u * u.
+
+    RMSProp (Tieleman and Hinton, 2012, lecture 6.5) on the aggregate u, with the bias correction
+    of Adam (Kingma and Ba, 1412.6980, section 3); as a server optimiser in Reddi et al.,
+    *Adaptive Federated Optimization* (2003.00295). After t merges rate = lr * sqrt(1 - decay ** t);
+    floor = epsilon * rms(v) of the merge before, so that the step does not depend on the scale of
+    the deltas: neither on the clients' learning rate nor on how many steps they take.
+    Keeps P floats.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate: length of the step per coordinate, about.
+    decay : float
+        Decay of the second moment per merge.
+    epsilon : float
+        Coordinates much smaller than this share of the rms move proportionally less.
+    """
+
+    lr: float = 0.01
+    decay: float = 0.9
+    epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_rate(self.lr)
+        if not 0 <= self.decay < 1:
+            raise BadOption("The decay of the second moment must lie in [0, 1).")
+        if not 0 < self.epsilon <= 1e6:
+            raise BadOption("epsilon must be positive, at most 1,000,000.")
+
+    def initial(self, num_params: int) -> Moments | None:
+        """Return v to start from, shape ``(num_params,)``."""
+        return np.zeros(num_params, np.float32)
+
+    def size(self, merges: int, max_staleness: int, moments: Moments | None) -> StepSize:
+        """Return rate and floor, whatever the staleness."""
+        assert moments is not None
+        rms = math.sqrt(float(moments.mean()))
+        rate = self.lr * math.sqrt(1.0 - self.decay**merges)
+        return StepSize(rate, max(self.epsilon * rms, _SMALLEST))
+
+    def step(
+        self,
+        params: Vector,
+        aggregate: Vector,
+        moments: Moments | None,
+        out: Vector,
+        size: StepSize,
+    ) -> None:
+        """Write the next model into ``out``."""
+        assert moments is not None
+        moments *= np.float32(self.decay)
+        np.multiply(aggregate, np.float32(1 - self.decay), out=out)
+        with np.errstate(over="ignore"):
+            out *= aggregate
+        moments += out
+        np.minimum(moments, _LARGEST, out=moments)
+        np.sqrt(moments, out=out)
+        out += np.float32(size.floor)
+        np.divide(aggregate, out, out=aggregate)
+        aggregate *= np.float32(size.rate)
         np.add(params, aggregate, out=out)
 
 

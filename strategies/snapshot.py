@@ -48,10 +48,10 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
     arrays: dict[str, Any] = {"params": engine.params, "rows": np.array(engine.slab.take())}
     if engine.models:
         arrays["models"] = np.stack(list(engine.models.values()))
-    if engine.momentum is not None:
-        arrays["momentum"] = engine.momentum.copy()
-    if engine.mean is not None:
-        arrays["mean"] = engine.mean.copy()
+    if engine.step.moments is not None:
+        arrays["momentum"] = engine.step.moments.copy()
+    if engine.step.mean is not None:
+        arrays["mean"] = engine.step.mean.copy()
     meta["aggregator"], own = engine.aggregator.state()
     arrays |= own
     if engine.cache is not None:
@@ -126,9 +126,9 @@ def _checked_arrays(engine: Engine, meta: dict[str, Any], state: dict[str, Any])
     shapes: Shapes = {"params": (size,), "rows": (len(meta["waiting"]), size)}
     if engine.models:
         shapes["models"] = (len(meta["models"]), size)
-    if engine.momentum is not None:
-        shapes["momentum"] = engine.momentum.shape
-    if engine.mean is not None:
+    if engine.step.moments is not None:
+        shapes["momentum"] = engine.step.moments.shape
+    if engine.step.mean is not None:
         shapes["mean"] = (size,)
     shapes |= engine.aggregator.shapes(meta["aggregator"], size)
     if engine.cache is not None:
@@ -152,5 +152,7 @@ def _assign_arrays(engine: Engine, versions: list[int], arrays: Arrays) -> None:
     if engine.models:
         engine.models = dict(zip(versions, arrays["models"].copy(), strict=True))
         engine.models[engine.version] = engine.params
-    engine.momentum = arrays["momentum"].copy() if "momentum" in arrays else None
-    engine.mean = arrays["mean"].copy() if "mean" in arrays else None
+    engine.step.restore(
+        arrays["momentum"].copy() if "momentum" in arrays else None,
+        arrays["mean"].copy() if "mean" in arrays else None,
+    )

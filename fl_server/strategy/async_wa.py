@@ -18,8 +18,9 @@ class AsyncWA(AsyncStrategy):
     """Weighted averaging of what is new, on top of every client's last word.
 
     The server remembers each client's latest delta; every upload moves the model by the mean
-    of those plus what has just changed, weighted by data volume and freshness, and the running
-    mean of the versions is published. See ``strategies.recipes.async_wa`` for the equations.
+    of those plus what has just changed, weighted by data volume and freshness, normalised by its
+    recent size, and the running mean of the versions is published. See
+    ``strategies.recipes.async_wa`` for the equations.
 
     Parameters
     ----------
@@ -29,12 +30,15 @@ class AsyncWA(AsyncStrategy):
     disjoint : bool, optional
         False merges at every upload over a sliding window; True merges disjoint buffers of K,
         each update used once. If unset, True in confidential mode, which needs it, else False.
-    volume_exponent : float (default: 0.5)
+    volume_exponent : float (default: 0.25)
         Weight by the number of examples to this power.
     staleness_exponent : float (default: 0.5)
         Strength of the discount of old innovations.
-    server_lr : float (default: 1.0)
-        Server learning rate.
+    server_lr : float, optional
+        Server learning rate. Adaptive: how far a coordinate moves per round, about, 0.12 unless
+        set; otherwise a factor of the direction, 1 unless set.
+    adaptive : bool (default: True)
+        False takes the direction as it is instead of normalising it and its gain.
     drift_correction : bool (default: True)
         False merges raw deltas: the plain window of the last K updates.
     num_clients : int, optional
@@ -59,9 +63,10 @@ class AsyncWA(AsyncStrategy):
         *,
         buffer_size: int | None = None,
         disjoint: bool | None = None,
-        volume_exponent: float = 0.5,
+        volume_exponent: float = 0.25,
         staleness_exponent: float = 0.5,
-        server_lr: float = 1.0,
+        server_lr: float | None = None,
+        adaptive: bool = True,
         drift_correction: bool = True,
         num_clients: int | None = None,
         published_rounds: float = 2.0,
@@ -82,6 +87,7 @@ class AsyncWA(AsyncStrategy):
                 volume_exponent=volume_exponent,
                 staleness_exponent=staleness_exponent,
                 server_lr=server_lr,
+                adaptive=adaptive,
                 drift_correction=drift_correction,
                 num_clients=num_clients,
                 published_rounds=published_rounds,

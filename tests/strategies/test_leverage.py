@@ -95,8 +95,8 @@ EVERY_CACHED = [
     FedStaleWeight(4),
     CA2FL(4),
     CA2FL(4, max_age=1.0),
-    AsyncWA(4, disjoint=True),
-    AsyncWA(4, disjoint=True, volume_exponent=1.0, max_clients=5),
+    AsyncWA(4, disjoint=True, adaptive=False),
+    AsyncWA(4, disjoint=True, adaptive=False, volume_exponent=1.0, max_clients=5),
 ]
 
 

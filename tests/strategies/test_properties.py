@@ -34,7 +34,11 @@ from tests.strategies.helpers import (
 )
 
 SIZE = 5
-BUFFERED = [FedBuff(4), FedBuff(4, normalise="sum"), AsyncWA(4, disjoint=True)]
+BUFFERED = [
+    FedBuff(4),
+    FedBuff(4, normalise="sum"),
+    AsyncWA(4, disjoint=True, adaptive=False),
+]
 EVERY_BUFFERED = [
     *BUFFERED,
     FedAvg(4),

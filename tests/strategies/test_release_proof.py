@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from experiments.leverage import Aggregates, confidential_recipes, observe
-from strategies import FADAS, Engine, LeakyRecipe, ReleaseRule, recipe_from
+from strategies import FADAS, AsyncWA, Engine, LeakyRecipe, ReleaseRule, recipe_from
 from strategies.catalog import RECIPES
 from strategies.leverage import leverage
-from strategies.server_optimiser import ServerAmsGrad
+from strategies.server_optimiser import ServerSgd
 from tests.strategies.helpers import accept, engine_of, update
 
 BOUND = 0.8
@@ -43,17 +43,18 @@ for_every_allowed_recipe = pytest.mark.parametrize("name", ALLOWED)
 for_every_fleet = pytest.mark.parametrize("clients", FLEETS)
 
 
+def linear(recipe):
+    """The recipe, or where its step is not linear what its models are a function of: see below."""
+    plain = isinstance(recipe.parts().server, ServerSgd)
+    return recipe if plain else Aggregates(recipe)
+
+
 @cache
 def run(name, clients, bound=BOUND):
     k, releases = FLEETS[clients]
     recipe = recipe_named(name, k)
-    if not isinstance(recipe.parts().server, ServerAmsGrad):
-        observed = recipe
-    else:
-        # Its models are a function of the aggregates: see below.
-        observed = Aggregates(recipe)
     rule = ReleaseRule(k, max_leverage=bound)
-    return observe(observed, clients, releases, rule=rule, seed=1)
+    return observe(linear(recipe), clients, releases, rule=rule, seed=1)
 
 
 def coalitions(observed, clients, size):
@@ -110,7 +111,7 @@ def test_without_the_bound_k_minus_1_clients_solve_for_others(name):
 
 @pytest.mark.parametrize("name", ["fedasync", "async-wa", "ace", "ringmaster"])
 def test_same_machinery_recovers_every_update_from_overlapping_releases(name):
-    observed = observe(recipe_from(name), 20, 40, most_updates=40)
+    observed = observe(linear(recipe_from(name)), 20, 40, most_updates=40)
 
     recovered = np.linalg.pinv(observed.coefficients) @ observed.coefficients
 
@@ -128,9 +129,13 @@ def test_published_mean_tells_no_more_than_the_models(name):
         assert (published <= observed.leverage(coalition) + 1e-3).all()
 
 
-def test_models_of_amsgrad_are_a_function_of_the_aggregates():
+@pytest.mark.parametrize(
+    "recipe",
+    [FADAS(3, server_lr=0.1, delay_threshold=None), AsyncWA(3, disjoint=True)],
+    ids=["amsgrad", "rms"],
+)
+def test_models_of_an_adaptive_step_are_a_function_of_the_aggregates(recipe):
     # the proof takes the aggregates as released: from them alone every model follows exactly
-    recipe = FADAS(3, server_lr=0.1, delay_threshold=None)
     rng = np.random.default_rng(0)
     model = rng.normal(size=6).astype(np.float32)
     engine, twin = Engine(recipe, model), Engine(Aggregates(recipe), np.zeros_like(model))
@@ -143,7 +148,11 @@ def test_models_of_amsgrad_are_a_function_of_the_aggregates():
         if merge is None or summed is None:
             continue
         after = np.empty_like(model)
-        server.step(model, summed.params - before, moments, after, server.rate(0))
+        size = server.size(engine.version, 0, moments)
+        if recipe.parts().gain is not None:
+            share = recipe.parts().gain.share(3, engine.population.round_uploads())
+            size = size._replace(rate=size.rate * share)
+        server.step(model, summed.params - before, moments, after, size)
         model = after
         np.testing.assert_allclose(merge.params, model, rtol=1e-4, atol=1e-5)
     assert engine.version == 10
