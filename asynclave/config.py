@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from fl_protocol.codes import Code, ConfigInvalid
+from strategies.release import ReleaseRule
 
 
 class _Section(BaseModel):
@@ -62,10 +63,12 @@ class TrustConfig(_Section):
     """The release rule and limits that the enclave enforces.
 
     ``k`` is the least number of distinct clients behind one released model; ``None`` means the
-    strategy's buffer size.
+    strategy's buffer size. ``max_leverage`` bounds how far k - 1 colluding clients can work out
+    another's update; ``None`` sets no bound.
     """
 
     k: int | None = Field(default=None, ge=2)
+    max_leverage: float | None = Field(default=None, gt=0, lt=1)
     max_staleness: int = Field(default=200, ge=0)
     max_norm: float = Field(default=100.0, gt=0)
     max_examples: int = Field(100_000, ge=1)
@@ -110,6 +113,11 @@ class RunConfig(BaseSettings):
     def k(self) -> int:
         """Least number of distinct clients behind one released model."""
         return self.trust.k or max(2, self.strategy.buffer_size)
+
+    @property
+    def release_rule(self) -> ReleaseRule:
+        """What a merged model must satisfy before it is released."""
+        return ReleaseRule(self.k, max_leverage=self.trust.max_leverage)
 
 
 def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> RunConfig:

@@ -9,15 +9,24 @@ from collections import defaultdict
 import numpy as np
 
 from strategies.engine import Engine
+from strategies.guard import HORIZON
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA
 from strategies.recipes.fedbuff import FedBuff
+from strategies.release import ReleaseRule
 from strategies.update import Accepted, ClientUpdate
 
 _UPDATES, _PARAMS, _ROUNDS = 10, 1_000_000, 15
-_RECIPES: dict[str, Recipe] = {
-    "fedbuff": FedBuff(buffer_size=_UPDATES),
-    "async-wa": AsyncWA(buffer_size=_UPDATES, disjoint=True),
+_BOUND = ReleaseRule(k=_UPDATES // 2, max_leverage=0.99)
+_CASES: dict[str, tuple[Recipe, ReleaseRule | None]] = {
+    "fedbuff": (FedBuff(buffer_size=_UPDATES), None),
+    "async-wa": (AsyncWA(buffer_size=_UPDATES, disjoint=True), None),
+    "async-wa_bounded": (AsyncWA(buffer_size=_UPDATES, disjoint=True), _BOUND),
+    "async-wa_bfloat16": (
+        AsyncWA(buffer_size=_UPDATES, disjoint=True, cache="bfloat16"),
+        None,
+    ),
+    "async-wa_sketch": (AsyncWA(buffer_size=_UPDATES, disjoint=True, cache="sketch"), None),
 }
 
 
@@ -25,10 +34,17 @@ def measure() -> dict[str, float]:
     """Return the milliseconds of a merge of 10 x 1 M float32 and of a copy of its input.
 
     Copy and merges take turns, so that noise hits them alike; medians, the first round left out.
+    The bounded merge judges the leverage of a whole horizon of releases as well.
     """
     source = np.random.default_rng(1).normal(size=(_UPDATES, _PARAMS)).astype(np.float32)
     target = np.empty_like(source)
-    engines = {name: Engine(recipe, source[0]) for name, recipe in _RECIPES.items()}
+    engines = {
+        name: Engine(recipe, source[0], release_rule=rule)
+        for name, (recipe, rule) in _CASES.items()
+    }
+    for _ in range(HORIZON):
+        _fill(engines["async-wa_bounded"], source)
+        engines["async-wa_bounded"].merge(0.0)
     seconds: dict[str, list[float]] = defaultdict(list)
     for _ in range(_ROUNDS + 1):
         started = time.perf_counter()

@@ -66,12 +66,13 @@ def _page(regimes: Mapping[str, Results], seeds: int) -> str:
     for regime, results in regimes.items():
         lines += [f"## {regime}", "", "| recipe | final accuracy | time to target | arrived |"]
         lines += ["|---|---|---|---|"]
-        lines += [_row(name, result) for name, result in results.items()]
+        lines += [table_row(name, result) for name, result in results.items()]
         lines += ["", _difference(results), ""]
     return "\n".join(lines)
 
 
-def _row(name: str, result: SimulationResult) -> str:
+def table_row(name: str, result: SimulationResult) -> str:
+    """Return name, final accuracy, median time to target and seeds that arrived as a table row."""
     return f"| {name} | {' | '.join(outcome_cells(result))} |"
 
 

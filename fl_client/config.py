@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from fl_protocol.codes import Code, ConfigInvalid
@@ -14,21 +13,8 @@ NODE_CONFIG_KEY = "asynclave-config"
 ENVIRONMENT_VARIABLE = "ASYNCLAVE_CLIENT_CONFIG"
 
 
-@dataclass(frozen=True)
 class ClientConfig(NodeConfig):
-    """A client's bundle; see `NodeConfig` for its other members.
-
-    Attributes
-    ----------
-    repeat_after_restart : bool
-        Whether an update that was sealed to an enclave which was replaced since is made again for
-        its successor. Off, it counts as lost unless a receipt came: the old enclave may have
-        released it, which the successor does not know, and a result in two releases can be solved
-        for. Turn it on only where the gateway's operator is trusted and nodes are too few to do
-        without one.
-    """
-
-    repeat_after_restart: bool = False
+    """A client's bundle; see `NodeConfig` for its members."""
 
 
 def find_config(node_config: Mapping[str, object]) -> Path:

@@ -1,8 +1,10 @@
 """What this node has contributed to, so that no server can have the same training result twice.
 
 Two releases that hold the same contribution beside different others can be solved for it. The
-enclave counts an update once, but forgets with its key, and its host decides when that is. So the
-node remembers for itself, across restarts, and contributes to each model of a run once.
+enclave counts an update once and keeps what it has handed out in sealed state; a host that turns
+that state back decides what its successor remembers. So the node remembers for itself, across
+restarts, and contributes to each model of a run once in each enclave: again to its last model only,
+when the enclave was replaced, whose successor knows whether the contribution was handed out.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _MAX_BYTES = 64 * 1024
 class _Memory:
     """Of one run: the last version contributed to and the enclave epoch it was sealed to.
 
-    ``seen`` is the newest version known to be released, ``models`` what was contributed to.
+    ``seen`` is the newest version that this enclave is known to have merged, ``models`` what was
+    contributed to.
     """
 
     base: int = -1
@@ -47,21 +50,14 @@ class ContributionWitness:
     ----------
     folder : Path
         Created when first written.
-    repeat_after_restart : bool
-        Whether to contribute again to the last model when the enclave was replaced since.
     disk : Disk, optional
         The local disk by default.
     """
 
-    def __init__(
-        self, folder: Path, *, repeat_after_restart: bool = False, disk: Disk | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *, disk: Disk | None = None) -> None:
         self._folder, self._disk = folder, disk or LocalDisk()
-        self._repeats = repeat_after_restart
 
-    def check(
-        self, run_id: str, base_version: int, model_digest: str, epoch: int | None = None
-    ) -> None:
+    def check(self, run_id: str, base_version: int, model_digest: str, epoch: int = 0) -> None:
         """Say whether this node may contribute to a model of a run.
 
         Parameters
@@ -72,23 +68,25 @@ class ContributionWitness:
             Version of the model.
         model_digest : str
             Its hex SHA-256.
-        epoch : int, optional
-            The attested enclave's epoch, when it is known already.
+        epoch : int
+            The attested enclave's epoch; 0 asks whether any enclave will do.
 
         Raises
         ------
         RunRejected
             ``RUN_REPEATED``: it contributed to this version, a newer one or this very model
-            before, it saw a newer version released, or it remembers as many runs as it can.
+            before, it saw this enclave merge a newer version, or it remembers as many runs as it
+            can.
         ConfigInvalid
             The file is damaged: forgetting it silently would allow a repetition.
         """
         memory = self._read(run_id)
-        if self._repeats and (epoch is None or epoch > memory.epoch):
-            known = (memory.base, memory.models[-1:])
-            if (base_version, (model_digest,)) == known:
-                return
-        if base_version <= memory.base or base_version < memory.seen:
+        replaced = epoch > memory.epoch
+        if replaced and (base_version, (model_digest,)) == (memory.base, memory.models[-1:]):
+            return
+        # What an enclave merged and never handed out is undone when it ends.
+        behind = not replaced and base_version < memory.seen
+        if base_version <= memory.base or behind:
             raise RunRejected(Code.RUN_REPEATED)
         if model_digest in memory.models:
             raise RunRejected(Code.RUN_REPEATED)
@@ -106,11 +104,11 @@ class ContributionWitness:
             memory = self._read(run_id)
             models = [model for model in memory.models if model != model_digest]
             models = [*models, model_digest][-_MAX_MODELS:]
-            seen = max(memory.seen, base_version)
+            seen = base_version if epoch > memory.epoch else max(memory.seen, base_version)
             self._write(run_id, _Memory(base_version, epoch, seen, tuple(models)))
 
     def observe(self, run_id: str, version: int) -> None:
-        """Remember a version that the enclave has released."""
+        """Remember a version that the enclave last contributed to has merged."""
         with self._turn():
             memory = self._read(run_id)
             if version > memory.seen:

@@ -93,10 +93,7 @@ class SealedUploader:
         self._clock, self._rng = clock or SystemClock(), rng or SystemRng()
         self._connection = connect(config, self._clock, self._rng)
         self._session = self._connection.session
-        self._contributions = ContributionWitness(
-            Path(config.identity_dir) / "contributions",
-            repeat_after_restart=config.repeat_after_restart,
-        )
+        self._contributions = ContributionWitness(Path(config.identity_dir) / "contributions")
         self._identity = self._connection.store.load_or_create(self._rng)
 
     def close(self) -> None:
@@ -105,14 +102,20 @@ class SealedUploader:
 
     def check(self, run_id: str, base_version: int, base_digest: str) -> None:
         """Raise RunRejected ``RUN_REPEATED`` unless this node may contribute to a model."""
-        self._contributions.check(run_id, base_version, base_digest)
+        try:
+            self._contributions.check(run_id, base_version, base_digest)
+        except RunRejected:
+            self._session.enrol()
+            epoch = self._connection.attestor.refresh().epoch
+            self._contributions.check(run_id, base_version, base_digest, epoch)
 
     def upload(self, update: LocalUpdate) -> Uploaded:
         """Seal an update to the enclave attested just now and submit it.
 
-        An update that has left may be in a release even if no receipt comes back: nobody but the
-        enclave can say that it is not, and its host may end it. So each model of a run is
-        contributed to once, whatever the answer, unless the bundle sets `repeat_after_restart`.
+        An update that has left may be in a release even if no receipt comes back, so each model of
+        a run is contributed to once in each enclave. When the enclave was replaced, the update is
+        sealed to its successor under the same id: that one remembers what was handed out, and
+        refuses what was among it as DUPLICATE_UPDATE.
 
         Parameters
         ----------
@@ -132,7 +135,7 @@ class SealedUploader:
         """
         enrolment = self._session.enrol()
         update_id = self._rng.bytes(16).hex()
-        attempts_left = _MAX_ATTEMPTS if self._config.repeat_after_restart else 1
+        attempts_left = _MAX_ATTEMPTS
         outgoing, attested = None, None
         while True:
             # Asked anew each time: what is sealed to an enclave that has ended is lost.

@@ -58,6 +58,8 @@ class Code(StrEnum):
     RUN_MANIFEST = "RUN_MANIFEST"
     RUN_RECIPE = "RUN_RECIPE"
     RUN_REPEATED = "RUN_REPEATED"
+    RUN_REGRESSED = "RUN_REGRESSED"
+    RUN_MEMORY = "RUN_MEMORY"
     LEAKY_RECIPE = "LEAKY_RECIPE"
     RELEASE_NOT_READY = "RELEASE_NOT_READY"
     RECEIPT_INVALID = "RECEIPT_INVALID"
@@ -135,6 +137,10 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.RUN_RECIPE: "The strategy asked for differs from the enclave's policy.",
         Code.RUN_REPEATED: "This node has contributed to this model of the run, or to a newer one, "
         "and does so once only; wait for the next version or begin a run under a new name.",
+        Code.RUN_REGRESSED: "A release of this run was handed out that is newer than this model, "
+        "or another; open it at its newest release, or begin a run under a new name.",
+        Code.RUN_MEMORY: "What the enclave sealed about this run cannot be stored, or not be read "
+        "back as it was; see to the platform's disk, or begin a run under a new name.",
         Code.LEAKY_RECIPE: "This strategy would let single updates be computed from its releases, "
         "so it cannot run confidentially.",
         Code.RELEASE_NOT_READY: "No release with this version exists yet.",

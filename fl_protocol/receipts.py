@@ -32,7 +32,9 @@ _MAX_BYTES = 4096
 class Opening:
     """A run was opened from a model, which discards what was buffered for another.
 
-    Digests are hexadecimal SHA-256, ``iat`` Unix seconds.
+    Digests are hexadecimal SHA-256, ``iat`` Unix seconds. ``continues`` is `record_digest` of the
+    newest release of the run that was handed out before, `GENESIS` if none was. Releases made
+    after it were seen by nobody and are taken back.
     """
 
     v: Version1
@@ -40,6 +42,7 @@ class Opening:
     version: Count
     model_digest: Digest
     manifest_digest: Digest
+    continues: Digest
     epoch: Count
     seq: Count
     prev: Digest

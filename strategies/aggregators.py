@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from strategies.batch import Batch, normalised_weights, raw_weights
+from strategies.batch import Batch, last_words, normalised_weights, raw_weights
 from strategies.drift import DeltaCache
 from strategies.recipe import Parts
 from strategies.update import Vector
@@ -106,13 +106,13 @@ class BufferMean(Aggregator):
             return
         cache = self._cache
         cache.settle(columns, scratch)
+        cache.mean(columns, out, with_uploads=False)
         for index in self._order:
             client = batch.updates[index].client
             cache.innovation(client, columns, rows[index], out=scratch)
             if self._folds[index]:
                 cache.replace(client, columns, rows[index])
             np.copyto(rows[index], scratch)
-        cache.mean(columns, out, with_uploads=False)
         np.matmul(self._coefficients, rows, out=scratch)
         out += scratch
         np.matmul(self._folds, rows, out=scratch)
@@ -126,10 +126,7 @@ class BufferMean(Aggregator):
     def _plan_cache(self, cache: DeltaCache, batch: Batch) -> None:
         # Of several updates of one client the one from the newest base is its last word; it
         # goes last, because all of them are compared with the word before this buffer.
-        self._order = sorted(
-            range(len(batch.updates)), key=lambda index: batch.updates[index].base_version
-        )
-        last = {batch.updates[index].client: index for index in self._order}
+        self._order, last = last_words(batch.updates)
         cache.plan(
             [
                 (client, self._parts.volume.weight(batch.updates[index].num_examples))

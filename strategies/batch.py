@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from strategies.population import Population
 from strategies.recipe import Parts
 from strategies.release import ReleaseRule
 from strategies.update import ClientUpdate, Vector
@@ -54,6 +56,8 @@ class Batch:
         The release rule in force.
     staleness : tuple of float
         Staleness of each update, or of its client on average where the recipe asks for that.
+    round_uploads : float
+        Uploads in a round where the recipe's gain asks for that, see `RoundGain`.
     """
 
     updates: tuple[Pending, ...]
@@ -63,6 +67,61 @@ class Batch:
     departed: tuple[str, ...]
     rule: ReleaseRule | None
     staleness: tuple[float, ...]
+    round_uploads: float = 0.0
+
+
+def gather(
+    waiting: Sequence[Pending],
+    rows: npt.NDArray[np.float32],
+    params: Vector,
+    population: Population,
+    parts: Parts,
+    rule: ReleaseRule | None,
+) -> Batch:
+    """Return what a merge of the waiting updates works on, and note their clients' uploads.
+
+    Parameters
+    ----------
+    waiting : sequence of Pending
+        The updates in order of arrival.
+    rows : ndarray, float32, shape (len(waiting), P)
+        Their deltas.
+    params : Vector
+        The current model, shape ``(P,)``.
+    population : Population
+        Is told of the uploads and forgets who has left.
+    parts : Parts
+        The recipe's parts.
+    rule : ReleaseRule, optional
+        The release rule in force.
+
+    Returns
+    -------
+    Batch
+    """
+    clients = [update.client for update in waiting]
+    for client in clients:
+        population.touch(client)
+    departed = tuple(population.expire(keep=set(clients)))
+    staleness: tuple[float, ...] = tuple(update.staleness for update in waiting)
+    if parts.average_staleness:
+        staleness = population.mean_staleness_after(waiting)
+    return Batch(
+        tuple(waiting),
+        rows,
+        params,
+        population.size,
+        departed,
+        rule,
+        staleness,
+        population.round_uploads(),
+    )
+
+
+def last_words(updates: Sequence[Pending]) -> tuple[list[int], dict[str, int]]:
+    """Return the updates' indices from old to new base, and the newest one's by client."""
+    order = sorted(range(len(updates)), key=lambda index: updates[index].base_version)
+    return order, {updates[index].client: index for index in order}
 
 
 def raw_weights(parts: Parts, batch: Batch) -> list[float]:

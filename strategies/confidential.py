@@ -12,13 +12,27 @@ from strategies.release import ReleaseRule
 from strategies.window import Buffer, Window
 
 
-def require_disjoint(recipe: Recipe) -> None:
-    """Raise LeakyRecipe if successive models of the recipe can be differenced."""
+def require_confidential(recipe: Recipe) -> None:
+    """Raise unless a recipe can run inside an enclave at all.
+
+    Raises
+    ------
+    LeakyRecipe
+        Successive models of the recipe can be differenced.
+    BadOption
+        The recipe writes updates to disk in the clear.
+    """
     if not recipe.disjoint:
         raise LeakyRecipe(
             f"{recipe.name} releases models whose windows overlap or hold one update: their "
             "differences can be solved for single updates. Use disjoint buffers "
             "(FedBuff, or AsyncWA with disjoint=True), or run without a release rule and gateway."
+        )
+    drift = recipe.parts().drift
+    if drift is not None and drift.kind == "disk":
+        raise BadOption(
+            'cache = "disk" writes updates in the clear, outside of the enclave; choose '
+            '"bfloat16" or "sketch" to save memory, or run without a release rule and gateway.'
         )
 
 
@@ -37,14 +51,16 @@ def refuse_leaky(recipe: Recipe, rule: ReleaseRule | None) -> None:
     LeakyRecipe
         Successive models of the recipe can be differenced.
     BadOption
-        The recipe caches fewer clients than the rule wants mixed.
+        The recipe caches fewer clients than the rule wants mixed, or caches them on disk.
     """
     if rule is None:
         return
-    require_disjoint(recipe)
+    require_confidential(recipe)
     drift = recipe.parts().drift
     if drift is not None and drift.max_clients is not None and drift.max_clients < rule.k:
         raise BadOption("max_clients must be at least the release rule's k.")
+    if rule.max_leverage is not None and not isinstance(recipe.parts().window, Buffer):
+        raise BadOption("A bound on leverage needs a recipe with disjoint buffers.")
 
 
 def over_quota(client: str, waiting: Sequence[Pending], rule: ReleaseRule | None) -> Reject | None:
@@ -73,4 +89,6 @@ def capacity(window: Window, rule: ReleaseRule | None) -> int:
     if rule is None:
         return size
     # k - 1 clients may use up their quota before the k-th distinct client arrives.
-    return max(size, (rule.k - 1) * rule.max_per_client + 1)
+    most = max(size, (rule.k - 1) * rule.max_per_client + 1)
+    # A buffer held back hides more with every client that joins; k more outnumber k - 1 colluders.
+    return most if rule.max_leverage is None else most + rule.k

@@ -8,13 +8,24 @@ stands in for the clients that are not in the buffer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from strategies.cached_rows import (
+    CachedRows,
+    CacheKind,
+    ExactRows,
+    Memory,
+    Row,
+    RowSpace,
+    check_kind,
+)
 from strategies.errors import BadOption
 from strategies.release import ReleaseRule
+from strategies.rounded_rows import BFloat16Rows, SketchedRows
 from strategies.update import Vector
 
 
@@ -29,14 +40,17 @@ class CachedDeltas:
         must not be forgotten between two uploads: with lognormal speeds of sigma 1.2 the
         slowest of 100 uploads about every 40 rounds.
     max_clients : int, optional
-        Bound on the cache, which takes ``max_clients * P`` floats; the longest silent leave.
+        Bound on the cache, which takes ``max_clients`` rows; the longest silent leave.
     per_client : bool
         False counts ``max_age`` in uploads of all clients together.
+    kind : {"float32", "bfloat16", "sketch", "disk"}
+        How a row is kept: exact in 4 P bytes; rounded to 2 P or 0.56 P bytes; exact on disk.
     """
 
     max_age: float = 100.0
     max_clients: int | None = None
     per_client: bool = True
+    kind: CacheKind = "float32"
 
     def __post_init__(self) -> None:
         if not 0 < self.max_age <= 1e9:
@@ -45,6 +59,37 @@ class CachedDeltas:
             type(self.max_clients) is not int or self.max_clients < 1
         ):
             raise BadOption("max_clients must be an integer of at least 1.")
+        check_kind(self.kind)
+
+    def cache(self, num_params: int, disk: RowSpace | None) -> DeltaCache:
+        """Return an empty cache.
+
+        Parameters
+        ----------
+        num_params : int
+            Length P of a delta.
+        disk : RowSpace, optional
+            Where rows of kind "disk" live.
+
+        Raises
+        ------
+        BadOption
+            The kind is "disk" and there is nowhere to put the rows.
+        """
+        return DeltaCache(num_params, self._rows(num_params, disk))
+
+    def _rows(self, num_params: int, disk: RowSpace | None) -> CachedRows:
+        match self.kind:
+            case "float32":
+                return ExactRows(num_params, Memory())
+            case "bfloat16":
+                return BFloat16Rows(num_params)
+            case "sketch":
+                return SketchedRows(num_params)
+            case "disk":
+                if disk is None:
+                    raise BadOption('cache = "disk" needs a place on disk: give one to the engine.')
+                return ExactRows(num_params, disk)
 
 
 @dataclass
@@ -54,7 +99,7 @@ class CachedDelta:
     ``volume`` is its weight by data, ``used`` what it weighs in the sum after capping.
     """
 
-    row: Vector
+    row: Row
     volume: float
     used: float
 
@@ -62,24 +107,37 @@ class CachedDelta:
 class DeltaCache:
     """The cached deltas and their weighted sum H, with P the sum of the weights in H.
 
-    One merge is planned first (:meth:`plan`, scalars only) and then applied column by column:
-    :meth:`settle`, then :meth:`innovation`, :meth:`replace` and :meth:`mean` in the order the
-    aggregator asks for, which also adds to ``total``; :meth:`commit` ends it.
+    One merge gets room first (:meth:`reserve`), is planned (:meth:`plan`, scalars only) and then
+    applied column by column: :meth:`settle`, then :meth:`innovation`, :meth:`replace` and
+    :meth:`mean` in the order the aggregator asks for, which adds the innovations to ``total``;
+    :meth:`commit` ends it.
+
+    H is the sum of what the rows hold: where they round, :meth:`replace` adds the difference.
 
     Parameters
     ----------
     num_params : int
         Length of a delta.
+    rows : CachedRows
+        How the deltas are kept.
     """
 
-    def __init__(self, num_params: int) -> None:
-        self.num_params = num_params
+    def __init__(self, num_params: int, rows: CachedRows) -> None:
+        self.rows = rows
         self.entries: dict[str, CachedDelta] = {}
         self.total = np.zeros(num_params, np.float32)
         self.weight = 0.0
-        self._corrections: list[tuple[np.float32, Vector]] = []
+        self._reserved: dict[str, Row] = {}
+        self._unused: list[Row] = []
+        self._corrections: list[tuple[np.float32, Row]] = []
         self._fresh: set[str] = set()
         self._mean_weight = 0.0
+
+    def reserve(self, clients: Iterable[str]) -> None:
+        """Find room for the first deltas of clients, or fail before anything was changed."""
+        for client in clients:
+            if client not in self.entries and client not in self._reserved:
+                self._reserved[client] = self.rows.new()
 
     def plan(
         self,
@@ -103,6 +161,7 @@ class DeltaCache:
             entry = self.entries.pop(client, None)
             if entry is not None:
                 self._correct(entry, 0.0)
+                self._unused.append(entry.row)
         for client, volume in uploads:
             if client in self.entries:
                 self.entries[client].volume = volume
@@ -121,10 +180,40 @@ class DeltaCache:
         self._mean_weight = 0.0 if too_few else self.weight
         self._admit(uploads)
 
+    def shares(
+        self, uploads: Mapping[str, float], departed: Collection[str], rule: ReleaseRule
+    ) -> dict[str, float]:
+        """Return each client's share of the mean that :meth:`plan` would make; changes nothing.
+
+        Parameters
+        ----------
+        uploads : Mapping
+            Volume of each client whose delta is to be replaced.
+        departed : collection of str
+            Clients to forget.
+        rule : ReleaseRule
+            Bounds every client's share; a cache of fewer than its k clients has no mean.
+
+        Returns
+        -------
+        dict of str to float
+            Sums to 1, or is empty.
+        """
+        volumes = {
+            client: uploads.get(client, entry.volume)
+            for client, entry in self.entries.items()
+            if client not in departed
+        }
+        if len(volumes) < rule.k:
+            return {}
+        capped = np.array(list(volumes.values()))
+        np.minimum(capped, rule.level(capped), out=capped)
+        return dict(zip(volumes, (capped / capped.sum()).tolist(), strict=True))
+
     def settle(self, columns: slice, scratch: Vector) -> None:
         """Bring H up to date with departures and changed weights."""
         for change, row in self._corrections:
-            np.multiply(row[columns], change, out=scratch)
+            np.multiply(self.rows.read(row, columns, scratch), change, out=scratch)
             self.total[columns] += scratch
 
     def mean(self, columns: slice, out: Vector, *, with_uploads: bool) -> None:
@@ -140,11 +229,16 @@ class DeltaCache:
         if client in self._fresh:
             np.copyto(out, delta)
         else:
-            np.subtract(delta, self.entries[client].row[columns], out=out)
+            believed = self.rows.read(self.entries[client].row, columns, scratch=out)
+            np.subtract(delta, believed, out=out)
 
     def replace(self, client: str, columns: slice, delta: Vector) -> None:
-        """Set h <- D."""
-        self.entries[client].row[columns] = delta
+        """Set h <- D, and H to what the row now holds once the caller has added D - h."""
+        entry = self.entries[client]
+        errors = self.rows.write(entry.row, columns, delta)
+        if errors is not None:
+            errors *= np.float32(entry.used)
+            self.total[columns] += errors
 
     def exchange(
         self, client: str, columns: slice, delta: Vector, innovation: Vector, scratch: Vector
@@ -161,15 +255,49 @@ class DeltaCache:
         return self.entries[client].used
 
     def commit(self) -> None:
-        """End the merge."""
+        """End the merge and let go of the rows it has made superfluous."""
+        for row in (*self._unused, *self._reserved.values()):
+            self.rows.free(row)
+        self._unused, self._reserved = [], {}
         self._corrections = []
         self._fresh = set()
+
+    def state(self) -> tuple[Any, dict[str, Row]]:
+        """Return weights by client as JSON data, and copies of the rows as they are kept and H."""
+        meta = {
+            "entries": [[c, entry.volume, entry.used] for c, entry in self.entries.items()],
+            "weight": self.weight,
+        }
+        dtype, shape = self.rows.form
+        rows = np.empty((len(self.entries), *shape), dtype)
+        for copy, entry in zip(rows, self.entries.values(), strict=True):
+            copy[:] = entry.row
+        return meta, {"cache": rows, "cache_total": self.total.copy()}
+
+    def shapes(self, meta: Any) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the arrays that belong to saved JSON data."""
+        return {
+            "cache": (len(meta["entries"]), *self.rows.form[1]),
+            "cache_total": self.total.shape,
+        }
+
+    def restore(self, meta: Any, arrays: Mapping[str, Row]) -> None:
+        """Continue from what :meth:`state` returned, or change nothing and raise."""
+        weight = float(meta["weight"])
+        weights = [(str(c), float(volume), float(used)) for c, volume, used in meta["entries"]]
+        entries = {}
+        for (client, volume, used), saved in zip(weights, arrays["cache"], strict=True):
+            entries[client] = CachedDelta(self.rows.new(), volume, used)
+            entries[client].row[:] = saved
+        for entry in self.entries.values():
+            self.rows.free(entry.row)
+        self.entries, self.weight = entries, weight
+        np.copyto(self.total, arrays["cache_total"])
 
     def _admit(self, uploads: Sequence[tuple[str, float]]) -> None:
         for client, volume in uploads:
             if client not in self.entries:
-                row = np.empty(self.num_params, np.float32)
-                self.entries[client] = CachedDelta(row, volume, volume)
+                self.entries[client] = CachedDelta(self._reserved.pop(client), volume, volume)
                 self._fresh.add(client)
                 self.weight += volume
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from strategies.aggregators import Aggregator, Bench, aggregator_for
-from strategies.batch import Batch, Pending
+from strategies.batch import Batch, Pending, gather
+from strategies.cached_rows import RowSpace
 from strategies.confidential import capacity, over_quota, refuse_leaky
-from strategies.drift import DeltaCache
 from strategies.errors import MergeDue, ReleaseNotReady
+from strategies.guard import guard_for
 from strategies.ledger import Ledger
+from strategies.model_step import ModelStep
 from strategies.population import Population
-from strategies.published import fold
 from strategies.recipe import Recipe
 from strategies.reject import Reject, sentence
 from strategies.release import ReleaseRule
@@ -36,10 +38,6 @@ from strategies.update import (
 
 __all__ = ["Engine", "Limits"]
 
-# Columns per pass of a merge: the working set of a buffer of ten stays in a 4 MB cache, and
-# the cost of a Python call disappears behind it. Fastest of 8 K to 1 M for 10 x 10 M floats.
-_COLUMNS = 65536
-
 
 class Engine:
     """Collect updates and merge them by a recipe.
@@ -56,13 +54,15 @@ class Engine:
         What a merge must satisfy before it may leave (confidential mode).
     version : int
         Version of the initial model.
+    disk : RowSpace, optional
+        Where recipes with ``cache = "disk"`` keep their rows.
 
     Raises
     ------
     LeakyRecipe
         A release rule is given and the recipe's successive models could be differenced.
     BadOption
-        The recipe caches fewer clients than the release rule wants mixed.
+        The recipe's cache does not fit the release rule, or has no disk.
     ManifestMismatch
         The initial model is not a finite, non-empty float32 vector.
 
@@ -79,6 +79,7 @@ class Engine:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         release_rule: ReleaseRule | None = None,
         version: int = 0,
+        disk: RowSpace | None = None,
     ) -> None:
         refuse_leaky(recipe, release_rule)
         self.recipe, self.rule, self.parts = recipe, release_rule, recipe.parts()
@@ -93,17 +94,18 @@ class Engine:
         self.ledger = Ledger(version)
         age = self.parts.forgetting
         self.population = Population(
-            age.max_age, age.max_clients, self.parts.num_clients, age.per_client
+            age.max_age,
+            age.max_clients,
+            self.parts.num_clients,
+            age.per_client,
+            counts_rounds=self.parts.gain is not None,
         )
         self.models = {version: self.params} if self.parts.keeps_models else {}
-        self.cache = DeltaCache(size) if self.parts.drift else None
-        self.aggregator: Aggregator = aggregator_for(
-            Bench(self.parts, self.params, self.cache, self._model_of)
-        )
-        self.momentum = self.parts.server.initial(size)
-        self.mean = self.params.copy() if self.parts.published else None
-        self._published: Vector | None = None
-        self._scratch = np.empty((2, min(size, _COLUMNS)), np.float32)
+        self.cache = self.parts.drift.cache(size, disk) if self.parts.drift else None
+        self.guard = guard_for(release_rule, self.parts, self.cache)
+        bench = Bench(self.parts, self.params, self.cache, lambda version: self.models[version])
+        self.aggregator: Aggregator = aggregator_for(bench)
+        self.step = ModelStep(self.parts, self.params)
 
     @property
     def pending(self) -> int:
@@ -116,11 +118,7 @@ class Engine:
 
         Read-only, shape ``(P,)``; a snapshot that later merges do not change.
         """
-        if self.mean is None:
-            return self.params
-        if self._published is None:
-            self._published = frozen(self.mean.copy())
-        return self._published
+        return self.step.published(self.params)
 
     def lease(self) -> Vector:
         """Return a row to receive the next update into.
@@ -138,6 +136,9 @@ class Engine:
 
     def offer(self, update: ClientUpdate, now: float) -> Accepted | Rejected:
         """Take an update into the buffer, or refuse it and change nothing.
+
+        Under a bound on leverage a full buffer that still may not be released is discarded: the
+        update that fills it is refused as LEVERAGE_BOUND, and those that waited may be sent again.
 
         Parameters
         ----------
@@ -166,6 +167,9 @@ class Engine:
             self.opened_at = now
         self.waiting.append(Pending.of(update, staleness))
         self.ledger.add(update.client, update.base_version, update.update_id)
+        if self.pending == self.slab.capacity and self._held_back():
+            self._discard()
+            return Rejected(Reject.LEVERAGE_BOUND, sentence(Reject.LEVERAGE_BOUND))
         return Accepted(staleness, self.pending)
 
     def ready(self, now: float) -> bool:
@@ -182,7 +186,12 @@ class Engine:
         """
         if not self.waiting or not self.parts.window.due(self.pending, now - self.opened_at):
             return False
-        return self.rule is None or self.rule.enough_clients([u.client for u in self.waiting])
+        if self.rule is None:
+            return True
+        return (
+            self.rule.enough_clients([update.client for update in self.waiting])
+            and not self._held_back()
+        )
 
     def merge(self, now: float) -> Merge:
         """Merge the buffer into a new version.
@@ -202,15 +211,21 @@ class Engine:
             :meth:`ready` is false; nothing was changed.
         """
         if not self.ready(now):
-            raise ReleaseNotReady("Too few updates or distinct clients; wait for more.")
+            raise ReleaseNotReady(
+                "Too few updates or distinct clients, or too much leverage of one; wait for more."
+            )
         merged = np.empty_like(self.params)
-        batch = self._batch()
+        if self.cache is not None:
+            self.cache.reserve(update.client for update in self.waiting)
+        batch = self._batch(self.population, self.slab.take())
         weights = self.aggregator.weigh(batch)
         if self.rule is not None and not self.rule.allows(
             [update.client for update in batch.updates], weights
         ):
             raise ReleaseNotReady("The weights of this buffer would expose a single client.")
-        self._apply(batch, merged)
+        self.step.apply(batch, self.aggregator, self.merges + 1, merged)
+        if self.guard is not None:
+            self.guard.released(batch)
         self._commit(frozen(merged))
         return Merge(self.version, self.params, tuple(u.update_id for u in batch.updates), weights)
 
@@ -238,10 +253,6 @@ class Engine:
             The state belongs to another configuration; nothing was changed.
         """
         read_snapshot(self, state)
-        self._published = None
-
-    def _model_of(self, version: int) -> Vector:
-        return self.models[version]
 
     def _screen(self, update: ClientUpdate) -> Reject | None:
         # Reading the values costs most and comes last.
@@ -252,35 +263,27 @@ class Engine:
             or screen_values(update.delta, self.limits)
         )
 
-    def _batch(self) -> Batch:
-        clients = [update.client for update in self.waiting]
-        for client in clients:
-            self.population.touch(client)
-        departed = tuple(self.population.expire(keep=set(clients)))
-        staleness: tuple[float, ...] = tuple(update.staleness for update in self.waiting)
-        if self.parts.average_staleness:
-            staleness = self.population.mean_staleness_after(self.waiting)
-        people = self.population.size
-        rows = self.slab.take()
-        return Batch(tuple(self.waiting), rows, self.params, people, departed, self.rule, staleness)
+    def _held_back(self) -> bool:
+        if self.guard is None:
+            return False
+        no_rows = np.empty((0, 0), np.float32)
+        return self.guard.holds_back(
+            self.pending, lambda: self._batch(self.population.copy(), no_rows)
+        )
 
-    def _apply(self, batch: Batch, merged: Vector) -> None:
-        server = self.parts.server
-        step_rate = server.rate(max(update.staleness for update in batch.updates))
-        rate = 0.0
-        if self.parts.published is not None:
-            rate = self.parts.published.rate(
-                self.merges + 1, batch.clients, self.parts.uploads_per_merge
-            )
-        for start in range(0, merged.size, _COLUMNS):
-            columns = slice(start, min(start + _COLUMNS, merged.size))
-            width = columns.stop - start
-            aggregate, scratch = self._scratch[0, :width], self._scratch[1, :width]
-            self.aggregator.direction(batch, columns, aggregate, scratch)
-            moments = None if self.momentum is None else self.momentum[..., columns]
-            server.step(self.params[columns], aggregate, moments, merged[columns], step_rate)
-            if self.mean is not None:
-                fold(self.mean[columns], merged[columns], rate, scratch)
+    def _discard(self) -> None:
+        for update in self.waiting:
+            self.ledger.withdraw(update.client, update.base_version, update.update_id)
+        self._empty_buffer()
+
+    def _empty_buffer(self) -> None:
+        self.waiting = []
+        self.slab.clear()
+        if self.guard is not None:
+            self.guard.forget_buffer()
+
+    def _batch(self, population: Population, rows: npt.NDArray[np.float32]) -> Batch:
+        return gather(self.waiting, rows, self.params, population, self.parts, self.rule)
 
     def _commit(self, merged: Vector) -> None:
         self.aggregator.commit()
@@ -292,6 +295,4 @@ class Engine:
         if self.parts.keeps_models:
             self.models[self.version] = merged
             self.models.pop(too_old, None)
-        self.waiting = []
-        self.slab.clear()
-        self._published = None
+        self._empty_buffer()

@@ -55,6 +55,11 @@ class Ledger:
         self._by_base.setdefault(base_version, {})[client] = update_id
         self._ids.add(update_id)
 
+    def withdraw(self, client: str, base_version: int, update_id: str) -> None:
+        """Drop an update that was accepted and then discarded; it may be sent again."""
+        del self._by_base[base_version][client]
+        self._ids.remove(update_id)
+
     def forget(self, base_version: int) -> None:
         """Drop the updates from a version that is refused as too stale from now on."""
         self._ids.difference_update(self._by_base.pop(base_version, {}).values())

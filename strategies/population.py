@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
+from statistics import median
 from typing import Protocol
 
 
@@ -36,6 +38,8 @@ class Population:
         Size of the federation when known; by default the clients heard of.
     per_client : bool
         False counts ``max_age`` in uploads of all clients together.
+    counts_rounds : bool
+        Keep what :meth:`round_uploads` needs.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class Population:
         max_clients: int | None = None,
         num_clients: int | None = None,
         per_client: bool = True,
+        *,
+        counts_rounds: bool = False,
     ) -> None:
         self._max_age = max_age
         self._max_clients = max_clients
@@ -52,6 +58,16 @@ class Population:
         self._uploads = 0
         self._last: dict[str, int] = {}
         self._staleness: dict[str, tuple[int, int]] = {}
+        # Uploads between the last two of each client; None where nobody asks.
+        self._gaps: dict[str, int] | None = {} if counts_rounds else None
+        self._round = 0, 0.0
+
+    def copy(self) -> Population:
+        """Return a population that changes on its own from here on."""
+        other = copy(self)
+        other._last, other._staleness = dict(self._last), dict(self._staleness)
+        other._gaps = None if self._gaps is None else dict(self._gaps)
+        return other
 
     @property
     def size(self) -> int:
@@ -61,8 +77,25 @@ class Population:
     def touch(self, client: str) -> None:
         """Note an upload of ``client``."""
         self._uploads += 1
-        self._last.pop(client, None)
+        last = self._last.pop(client, None)
         self._last[client] = self._uploads
+        if self._gaps is not None and last is not None:
+            self._gaps[client] = self._uploads - last
+
+    def round_uploads(self) -> float:
+        """Return the uploads in which the median client uploads once; 0 unless counted.
+
+        A client counts with the uploads between its last two, or since its last one if those
+        are more. Looked up anew after an eighth as many uploads as there are clients.
+        """
+        if self._gaps is None:
+            return 0.0
+        taken_at, known = self._round
+        if taken_at == 0 or self._uploads - taken_at >= max(1, len(self._last) // 8):
+            gaps, now = self._gaps, self._uploads
+            known = float(median(max(gaps.get(c, 0), now - last) for c, last in self._last.items()))
+            self._round = now, known
+        return known
 
     def mean_staleness_after(self, uploads: Sequence[Upload]) -> tuple[float, ...]:
         """Note the staleness of uploads; return the mean of each one's client, itself included."""
@@ -85,6 +118,8 @@ class Population:
         for client in gone:
             del self._last[client]
             self._staleness.pop(client, None)
+            if self._gaps is not None:
+                self._gaps.pop(client, None)
         return gone
 
     def state(self) -> dict[str, object]:
@@ -93,12 +128,22 @@ class Population:
             "uploads": self._uploads,
             "last": list(self._last.items()),
             "staleness": [[client, *noted] for client, noted in self._staleness.items()],
+            "gaps": None if self._gaps is None else list(self._gaps.items()),
+            "round": self._round,
         }
 
     def restore(
-        self, uploads: int, last: list[tuple[str, int]], staleness: list[tuple[str, int, int]]
+        self,
+        uploads: int,
+        last: list[tuple[str, int]],
+        staleness: list[tuple[str, int, int]],
+        gaps: list[tuple[str, int]] | None,
+        round: tuple[int, float],
     ) -> None:
         """Continue from a saved state."""
         noted = {client: (total, count) for client, total, count in staleness}
         self._last = {client: upload for client, upload in last}
         self._uploads, self._staleness = uploads, noted
+        self._gaps = None if gaps is None else {client: gap for client, gap in gaps}
+        taken_at, known = round
+        self._round = int(taken_at), float(known)

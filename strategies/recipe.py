@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from strategies.drift import CachedDeltas
 from strategies.errors import BadOption
 from strategies.freshness import Constant, Freshness
+from strategies.gain import RoundGain
 from strategies.published import RunningMean
 from strategies.server_optimiser import ServerOptimiser, ServerSgd
 from strategies.volume import Volume
@@ -54,6 +55,8 @@ class Parts:
         What an upload adds instead of its weighted delta; needs a window of one update.
     server : ServerOptimiser
         Step of the model.
+    gain : RoundGain, optional
+        Divide the server's step by the number of uploads in a round.
     published : RunningMean, optional
         Average the versions for publishing.
     num_clients : int, optional
@@ -75,6 +78,7 @@ class Parts:
     average_staleness: bool = False
     upload: UploadRule | None = None
     server: ServerOptimiser = field(default_factory=ServerSgd)
+    gain: RoundGain | None = None
     published: RunningMean | None = None
     num_clients: int | None = None
     max_staleness: int | None = None

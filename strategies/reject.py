@@ -16,6 +16,7 @@ class Reject(StrEnum):
     UNKNOWN_BASE_VERSION = "UNKNOWN_BASE_VERSION"
     DUPLICATE_UPDATE = "DUPLICATE_UPDATE"
     CLIENT_QUOTA = "CLIENT_QUOTA"
+    LEVERAGE_BOUND = "LEVERAGE_BOUND"
 
 
 _SENTENCES = {
@@ -42,6 +43,10 @@ _SENTENCES = {
     ),
     Reject.CLIENT_QUOTA: (
         "This client has used its share of the current buffer; send again after the next release."
+    ),
+    Reject.LEVERAGE_BOUND: (
+        "No release of this buffer would have kept the leverage bound, so all of it was discarded "
+        "and nothing of it was merged; train from the current model and send again."
     ),
 }
 

@@ -34,6 +34,9 @@ class ReleaseRule:
         Largest share of the total weight one client may have; 2 / k by default.
     min_effective : float, optional
         Smallest effective number of clients (sum w)^2 / sum w^2; k / 2 by default.
+    max_leverage : float, optional
+        Largest leverage of a single update, over the latest releases and with k - 1 clients
+        colluding (:mod:`strategies.leverage`); from 1 / (k + 1) to below 1. None: no bound.
 
     Raises
     ------
@@ -45,6 +48,7 @@ class ReleaseRule:
     max_per_client: int = 1
     max_share: float | None = None
     min_effective: float | None = None
+    max_leverage: float | None = None
 
     def __post_init__(self) -> None:
         if type(self.k) is not int or self.k < 2:
@@ -55,6 +59,9 @@ class ReleaseRule:
             raise BadOption("max_share must lie between 1 / k and 1.")
         if not 1 <= self.effective_bound <= self.k:
             raise BadOption("min_effective must lie between 1 and k.")
+        if self.max_leverage is not None and not 1 / (self.k + 1) <= self.max_leverage < 1:
+            # Of 2 k clients k - 1 may collude; equal weights of the others give 1 / (k + 1).
+            raise BadOption("max_leverage must be at least 1 / (k + 1) and below 1.")
 
     @property
     def share_bound(self) -> float:

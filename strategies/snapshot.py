@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import asdict, astuple
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,14 @@ import numpy as np
 
 from strategies.aggregators import Arrays, Shapes
 from strategies.batch import Pending
-from strategies.drift import CachedDelta
 from strategies.errors import BadState
+from strategies.guard import guard_for
 from strategies.update import frozen
 
 if TYPE_CHECKING:
     from strategies.engine import Engine
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def write_snapshot(engine: Engine) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
         "version": engine.version,
         "first_version": engine.ledger.first_version,
         "merges": engine.merges,
-        "opened_at": engine.opened_at,
+        "opened_at": float(engine.opened_at),
         "waiting": [astuple(update) for update in engine.waiting],
         "population": engine.population.state(),
         "ledger": engine.ledger.state(),
@@ -47,19 +48,17 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
     arrays: dict[str, Any] = {"params": engine.params, "rows": np.array(engine.slab.take())}
     if engine.models:
         arrays["models"] = np.stack(list(engine.models.values()))
-    if engine.momentum is not None:
-        arrays["momentum"] = engine.momentum.copy()
-    if engine.mean is not None:
-        arrays["mean"] = engine.mean.copy()
+    if engine.step.moments is not None:
+        arrays["momentum"] = engine.step.moments.copy()
+    if engine.step.mean is not None:
+        arrays["mean"] = engine.step.mean.copy()
     meta["aggregator"], own = engine.aggregator.state()
     arrays |= own
     if engine.cache is not None:
-        entries = engine.cache.entries
-        meta["cache"] = [[c, e.volume, e.used] for c, e in entries.items()]
-        meta["cache_weight"] = engine.cache.weight
-        rows = [entry.row for entry in entries.values()]
-        arrays["cache"] = np.array(rows, np.float32).reshape(len(rows), engine.params.size)
-        arrays["cache_total"] = engine.cache.total.copy()
+        meta["cache"], own = engine.cache.state()
+        arrays |= own
+    if engine.guard is not None:
+        meta["guard"] = engine.guard.state()
     return {**arrays, "meta": json.dumps(meta)}
 
 
@@ -82,16 +81,26 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
         meta = json.loads(state["meta"])
         _check_configuration(engine, meta)
         arrays = _checked_arrays(engine, meta, state)
+        versions = list(meta["models"])
         waiting = [Pending(*row) for row in meta["waiting"]]
-        entries = {
-            client: CachedDelta(row.copy(), volume, used)
-            for (client, volume, used), row in zip(
-                meta.get("cache", []), arrays.get("cache", ()), strict=True
-            )
-        }
-        _assign(engine, meta, arrays, waiting, entries)
+        version, merges = int(meta["version"]), int(meta["merges"])
+        opened_at = float(meta["opened_at"])
+        # Copies, so that data that turn out to be damaged leave the engine's own as they are.
+        population, ledger = copy(engine.population), copy(engine.ledger)
+        guard = guard_for(engine.rule, engine.parts, engine.cache)
+        population.restore(**meta["population"])
+        if guard is not None:
+            guard.restore(**meta["guard"])
+        ledger.restore(meta["first_version"], meta["ledger"])
+        if engine.cache is not None:
+            engine.cache.restore(meta["cache"], arrays)
+        engine.aggregator.restore(meta["aggregator"], arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise BadState("The saved state is incomplete or damaged.") from error
+    engine.population, engine.ledger, engine.guard = population, ledger, guard
+    engine.waiting = waiting
+    engine.version, engine.merges, engine.opened_at = version, merges, opened_at
+    _assign_arrays(engine, versions, arrays)
 
 
 def _configuration(engine: Engine) -> dict[str, Any]:
@@ -117,44 +126,33 @@ def _checked_arrays(engine: Engine, meta: dict[str, Any], state: dict[str, Any])
     shapes: Shapes = {"params": (size,), "rows": (len(meta["waiting"]), size)}
     if engine.models:
         shapes["models"] = (len(meta["models"]), size)
-    if engine.momentum is not None:
-        shapes["momentum"] = engine.momentum.shape
-    if engine.mean is not None:
+    if engine.step.moments is not None:
+        shapes["momentum"] = engine.step.moments.shape
+    if engine.step.mean is not None:
         shapes["mean"] = (size,)
     shapes |= engine.aggregator.shapes(meta["aggregator"], size)
     if engine.cache is not None:
-        shapes |= {"cache": (len(meta["cache"]), size), "cache_total": (size,)}
+        shapes |= engine.cache.shapes(meta["cache"])
     arrays = {name: np.asarray(state[name]) for name in shapes}
+    dtypes = {"cache": engine.cache.rows.form[0]} if engine.cache is not None else {}
     for name, shape in shapes.items():
-        if arrays[name].dtype != np.float32 or arrays[name].shape != shape:
+        expected = dtypes.get(name, np.dtype(np.float32))
+        if arrays[name].dtype != expected or arrays[name].shape != shape:
             raise BadState(f"The saved array {name!r} does not fit this engine.")
     if shapes["rows"][0] > engine.slab.capacity:
         raise BadState("The saved state holds more updates than the buffer.")
     return arrays
 
 
-def _assign(
-    engine: Engine,
-    meta: dict[str, Any],
-    arrays: Arrays,
-    waiting: list[Pending],
-    entries: dict[str, CachedDelta],
-) -> None:
-    params = frozen(arrays["params"].copy())
-    engine.population.restore(**meta["population"])
-    engine.ledger.restore(meta["first_version"], meta["ledger"])
-    engine.params, engine.waiting = params, waiting
-    engine.version, engine.merges = meta["version"], meta["merges"]
-    engine.opened_at = meta["opened_at"]
+def _assign_arrays(engine: Engine, versions: list[int], arrays: Arrays) -> None:
+    engine.params = frozen(arrays["params"].copy())
     engine.slab.clear()
     for row in arrays["rows"]:
         engine.slab.store(row)
     if engine.models:
-        engine.models = dict(zip(meta["models"], arrays["models"].copy(), strict=True))
-        engine.models[engine.version] = params
-    engine.momentum = arrays["momentum"].copy() if "momentum" in arrays else None
-    engine.mean = arrays["mean"].copy() if "mean" in arrays else None
-    engine.aggregator.restore(meta["aggregator"], arrays)
-    if engine.cache is not None:
-        engine.cache.entries, engine.cache.weight = entries, meta["cache_weight"]
-        np.copyto(engine.cache.total, arrays["cache_total"])
+        engine.models = dict(zip(versions, arrays["models"].copy(), strict=True))
+        engine.models[engine.version] = engine.params
+    engine.step.restore(
+        arrays["momentum"].copy() if "momentum" in arrays else None,
+        arrays["mean"].copy() if "mean" in arrays else None,
+    )

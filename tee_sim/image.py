@@ -29,7 +29,7 @@ ROOMS = ("strategies", "fl_protocol", "tee_sim")
 DEPENDENCIES = ("numpy", "cryptography", "cffi")
 MANIFEST = "MANIFEST.json"
 
-_START = "import sys\nsys.path.extend(sys.argv[3:])\nfrom {entry} import main\nmain(sys.argv)\n"
+_START = "import sys\nsys.path.extend(sys.argv[4:])\nfrom {entry} import main\nmain(sys.argv)\n"
 _EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 

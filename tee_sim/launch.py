@@ -6,16 +6,18 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fl_protocol.codes import Code, GatewayUnavailable
-from fl_protocol.encoding import b64url_decode
+from fl_protocol.encoding import b64url, b64url_decode
 from tee_sim.channel import Channel, ChannelClosed
 from tee_sim.evidence import EnclaveKeys
 from tee_sim.platform import RunningEnclave
 from tee_sim.policy import EnclavePolicy
+from tee_sim.sealed_state import SealedState
 
 # Up to this many seconds from spawn to the enclave's first word.
 _BOOT_SECONDS = 60.0
@@ -52,9 +54,13 @@ class EnclaveProcess:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], stream: socket.socket, facts: RunningEnclave
+        self,
+        process: subprocess.Popen[bytes],
+        stream: socket.socket,
+        keeper: threading.Thread,
+        facts: RunningEnclave,
     ) -> None:
-        self._process = process
+        self._process, self._keeper = process, keeper
         self._stream: socket.socket | None = stream
         self.facts = facts
 
@@ -67,6 +73,7 @@ class EnclaveProcess:
         epoch: int,
         policy: EnclavePolicy,
         options: BootOptions,
+        state: SealedState,
     ) -> EnclaveProcess:
         """Spawn an enclave from a sealed image and wait for its keys.
 
@@ -84,6 +91,8 @@ class EnclaveProcess:
             What to enforce.
         options : BootOptions
             How to confine it.
+        state : SealedState
+            Where it keeps what outlives it.
 
         Raises
         ------
@@ -94,8 +103,10 @@ class EnclaveProcess:
         for end in (ours, theirs):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
-        with theirs:
-            process = spawn_image(image, theirs, dependencies)
+        vault, vault_inside = socket.socketpair()
+        with theirs, vault_inside:
+            process = spawn_image(image, theirs, vault_inside, dependencies)
+        keeper = state.serve(vault)
         skip = {*options.skip_layers, *(("not_dumpable",) if options.debug else ())}
         boot: dict[str, Any] = {
             "epoch": epoch,
@@ -103,16 +114,17 @@ class EnclaveProcess:
             "user": -1 if options.user is None else options.user,
             "skip": sorted(skip),
             "hop_key": options.hop_key.hex(),
+            "sealing_key": b64url(state.key_for(measurement)),
         }
         try:
             reply = _handshake(ours, boot)
         except GatewayUnavailable:
-            _end(process)
+            _end(process, keeper)
             ours.close()
             raise
         keys = EnclaveKeys(b64url_decode(reply["hpke_key"]), b64url_decode(reply["receipt_key"]))
         facts = RunningEnclave(epoch, measurement, keys, policy, reply["isolation"], options.debug)
-        return cls(process, ours, facts)
+        return cls(process, ours, keeper, facts)
 
     @property
     def pid(self) -> int:
@@ -147,25 +159,25 @@ class EnclaveProcess:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-        _end(self._process)
+        _end(self._process, self._keeper)
 
 
 def spawn_image(
-    image: int, channel: socket.socket, arguments: Sequence[str]
+    image: int, channel: socket.socket, vault: socket.socket, arguments: Sequence[str]
 ) -> subprocess.Popen[bytes]:
-    """Run a sealed image as a process that holds nothing but one end of a channel.
+    """Run a sealed image as a process that holds nothing but one end of two sockets.
 
-    Its arguments are the channel's descriptor, this process's id, and `arguments`, which are
-    added to its import path.
+    Its arguments are the channel's descriptor, this process's id, the vault's descriptor, and
+    `arguments`, which are added to its import path.
     """
-    own = [str(channel.fileno()), str(os.getpid())]
+    own = [str(number) for number in (channel.fileno(), os.getpid(), vault.fileno())]
     # Isolated, without site-packages hooks and without writing bytecode: only the image runs.
     command = [sys.executable, "-I", "-S", "-B", f"/proc/self/fd/{image}", *own, *arguments]
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        pass_fds=(image, channel.fileno()),
+        pass_fds=(image, channel.fileno(), vault.fileno()),
         cwd="/",
         # A second BLAS thread could not be started after lockdown.
         env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
@@ -189,6 +201,8 @@ def _handshake(stream: socket.socket, boot: dict[str, Any]) -> dict[str, Any]:
     return reply
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], keeper: threading.Thread) -> None:
     process.kill()
     process.wait()
+    # What it has sent last is stored before a successor asks.
+    keeper.join()

@@ -3,7 +3,7 @@
 It measures the enclave's image, starts one enclave per epoch from it, signs evidence about the
 running one, and hands its socket to whoever connects to the launcher's own Unix socket. The
 enclave whose receiver went away is killed, and the next to attach gets a fresh one under a new
-epoch: buffered updates die with their key.
+epoch: buffered updates die with their key, and what is sealed is handed to the successor.
 """
 
 from __future__ import annotations
@@ -14,38 +14,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fl_protocol.codes import AsynclaveError, Code, ConfigInvalid
-from fl_protocol.ports import Disk, LocalDisk, SystemClock
+from fl_protocol.codes import AsynclaveError
+from fl_protocol.ports import LocalDisk, SystemClock, SystemRng
 from tee_sim import image
 from tee_sim.control import ControlServer
+from tee_sim.counter import FileCounter
 from tee_sim.hop import HopVerifier
 from tee_sim.launch import BootOptions, EnclaveProcess
 from tee_sim.launcher_config import LauncherConfig
 from tee_sim.lifetime import stop_event
 from tee_sim.platform import SimulatedPlatform, TeePlatform
 from tee_sim.policy import EnclavePolicy
+from tee_sim.sealed_state import SealedState
 from tee_sim.settings import load_key, load_signing_key
 
 _logger = logging.getLogger(__name__)
-
-
-class EpochCounter:
-    """Counts boots in a file; it gives no protection against whoever can write the file."""
-
-    def __init__(self, path: Path, disk: Disk) -> None:
-        self._path, self._disk = path, disk
-
-    def next(self) -> int:
-        """Return an epoch that was never returned before, from 1; raises ConfigInvalid."""
-        text = self._disk.read(self._path) if self._disk.exists(self._path) else b"0"
-        if not text.isdigit():
-            raise ConfigInvalid(
-                Code.CONFIG_INVALID,
-                f"{self._path} is damaged; write the highest epoch any node has seen into it.",
-            )
-        last = int(text)
-        self._disk.write_atomic(self._path, str(last + 1).encode())
-        return last + 1
 
 
 class Launcher:
@@ -59,8 +42,10 @@ class Launcher:
         What every enclave enforces.
     options : BootOptions
         How enclaves are confined.
-    epochs : EpochCounter
+    epochs : FileCounter
         Source of epochs.
+    state : SealedState
+        Where enclaves keep what outlives them.
     pid_file : Path
         Receives the process id of the present enclave.
     """
@@ -70,11 +55,12 @@ class Launcher:
         platform: TeePlatform,
         policy: EnclavePolicy,
         options: BootOptions,
-        epochs: EpochCounter,
+        epochs: FileCounter,
+        state: SealedState,
         pid_file: Path,
     ) -> None:
         self._platform, self._policy, self._options = platform, policy, options
-        self._epochs, self._pid_file = epochs, pid_file
+        self._epochs, self._state, self._pid_file = epochs, state, pid_file
         self._image = image.build().seal()
         # Measured after sealing: what is hashed is what will run.
         self.measurement = image.measurement_of(self._image)
@@ -112,6 +98,7 @@ class Launcher:
             self._epochs.next(),
             self._policy,
             self._options,
+            self._state,
         )
         _logger.info("epoch %d: process %d", self._enclave.facts.epoch, self._enclave.pid)
         LocalDisk().write_atomic(self._pid_file, str(self._enclave.pid).encode())
@@ -134,7 +121,8 @@ async def serve(config: LauncherConfig) -> None:
         ),
         EnclavePolicy.from_members(config.policy),
         BootOptions(config.enclave_user(), hop_key, config.skip_layers, config.debug),
-        EpochCounter(state / "epoch", disk),
+        FileCounter(state / "epoch", disk),
+        SealedState(state / "sealed", disk, SystemRng()),
         state / "enclave.pid",
     )
     try:

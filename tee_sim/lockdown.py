@@ -51,8 +51,8 @@ class Lockdown:
 
     Parameters
     ----------
-    channel : int
-        The one file descriptor to keep.
+    channels : collection of int
+        The file descriptors to keep.
     parent : int
         Process id of the launcher.
     user : int, optional
@@ -61,7 +61,7 @@ class Lockdown:
         Layers to leave out.
     """
 
-    channel: int
+    channels: Collection[int]
     parent: int
     user: int | None = None
     skip: Collection[str] = ()
@@ -77,7 +77,7 @@ class Lockdown:
         self._try("not_dumpable", self._hide)
 
     def confine(self) -> dict[str, str]:
-        """Take away everything but memory and the channel.
+        """Take away everything but memory and the channels.
 
         Import and exercise everything first: a later import, a traceback or a printed warning
         would open a file and end the process.
@@ -151,5 +151,8 @@ class Lockdown:
             self._hide()
 
     def _close_files(self) -> None:
-        os.closerange(0, self.channel)
-        os.closerange(self.channel + 1, os.sysconf("SC_OPEN_MAX"))
+        start = 0
+        for kept in sorted(self.channels):
+            os.closerange(start, kept)
+            start = kept + 1
+        os.closerange(start, os.sysconf("SC_OPEN_MAX"))

@@ -40,6 +40,8 @@ class EnclavePolicy:
         Largest share of the weight one client may have; 2 / k when None.
     min_effective : float, optional
         Smallest effective number of clients; k / 2 when None.
+    max_leverage : float, optional
+        Largest leverage of a single update with k - 1 clients colluding; no bound when None.
     max_staleness : int
         Most versions an update may lag behind.
     max_norm : float
@@ -60,6 +62,7 @@ class EnclavePolicy:
     max_per_client: int = 1
     max_share: float | None = None
     min_effective: float | None = None
+    max_leverage: float | None = None
     max_staleness: int = 100
     max_norm: float = math.inf
     max_examples: int = 1_000_000
@@ -72,7 +75,7 @@ class EnclavePolicy:
             _require(type(value) is int and value >= low, name)
         _require(type(self.max_examples) is int and self.max_examples >= 1, "max_examples")
         _require(_is_positive(self.max_norm), "max_norm")
-        for name in ("max_share", "min_effective"):
+        for name in ("max_share", "min_effective", "max_leverage"):
             value = getattr(self, name)
             _require(value is None or (_is_positive(value) and math.isfinite(value)), name)
         _require(len(self.encode()) <= MAX_POLICY_BYTES, "recipe")
@@ -100,6 +103,7 @@ class EnclavePolicy:
             "max_per_client": self.max_per_client,
             "max_share": _text(self.max_share),
             "min_effective": _text(self.min_effective),
+            "max_leverage": _text(self.max_leverage),
             "max_staleness": self.max_staleness,
             "max_norm": _text(self.max_norm),
             "max_examples": self.max_examples,
@@ -126,6 +130,7 @@ class EnclavePolicy:
             fractions = {
                 "max_share": _number_or_none(members["max_share"]),
                 "min_effective": _number_or_none(members["min_effective"]),
+                "max_leverage": _number_or_none(members["max_leverage"]),
                 "max_norm": _number(members["max_norm"]),
             }
             policy = cls(**{**members, **fractions})
@@ -151,12 +156,15 @@ class Guardrails:
         Most versions the enclave may let an update lag behind.
     max_share : float
         Largest share of a release one client may have.
+    max_leverage : float
+        Largest leverage a single update may have with k - 1 clients colluding.
     """
 
     k_min: int = 2
     max_per_client: int = 1
     max_staleness: int = 1000
     max_share: float = 1.0
+    max_leverage: float = 1.0
 
     def check(self, policy: EnclavePolicy) -> None:
         """Compare a policy with these bounds.
@@ -166,6 +174,7 @@ class Guardrails:
         EvidenceRejected
             ``EVIDENCE_GUARDRAIL`` naming the bound that is weaker.
         """
+        leverage = 1.0 if policy.max_leverage is None else policy.max_leverage
         share = min(1.0, 2 / policy.k) if policy.max_share is None else policy.max_share
         bounds = (
             (policy.k >= self.k_min, "k", policy.k, self.k_min),
@@ -182,6 +191,7 @@ class Guardrails:
                 self.max_staleness,
             ),
             (share <= self.max_share, "max_share", share, self.max_share),
+            (leverage <= self.max_leverage, "max_leverage", leverage, self.max_leverage),
         )
         for holds, name, actual, bound in bounds:
             if not holds:

@@ -22,7 +22,7 @@ LANDLOCK_RESTRICT_SELF = 446
 X86_64 = "x86_64"
 AARCH64 = "aarch64"
 
-# What a running enclave needs: memory, its one socket, time, randomness, ending. No call that
+# What a running enclave needs: memory, its two sockets, time, randomness, ending. No call that
 # opens, executes, forks, traces, or receives a file descriptor.
 ENCLAVE_CALLS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {

@@ -9,11 +9,13 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from asynclave.doctor.finding import Finding, State
 from fl_protocol.codes import AsynclaveError
 from fl_protocol.encoding import b64url
+from fl_protocol.ports import LocalDisk, SystemRng
 from fl_protocol.signatures import KEY_BYTES
 from strategies.recipes.fedbuff import FedBuff
 from tee_sim import image
@@ -21,6 +23,7 @@ from tee_sim.launch import BootOptions, EnclaveProcess, spawn_image
 from tee_sim.launcher_config import DEFAULT_ENCLAVE_USER
 from tee_sim.lockdown import ACTIVE, LAYERS
 from tee_sim.policy import EnclavePolicy
+from tee_sim.sealed_state import SealedState
 
 _TOPIC = "enclave"
 _AS_ROOT = "start the stack as root (asynclave up, asynclave run)"
@@ -46,15 +49,16 @@ _PROBE_SECONDS = 30.0
 
 def enclave_findings() -> Iterator[Finding]:
     """Start an enclave, look at each of its layers, and end it."""
-    started = time.perf_counter()
-    try:
-        enclave, probe = _start(), _Probe()
-        took = f"{1e3 * (time.perf_counter() - started):.0f} ms, with building the image"
-    except (AsynclaveError, OSError) as error:
-        yield Finding(_TOPIC, "start", State.BAD, str(error), "see the message; nothing works")
-        return
-    yield Finding(_TOPIC, "start", State.OK, f"started and locked down in {took}")
     with contextlib.ExitStack() as stack:
+        state = Path(stack.enter_context(TemporaryDirectory(prefix="asynclave-doctor-")))
+        started = time.perf_counter()
+        try:
+            enclave, probe = _start(state), _Probe()
+            took = f"{1e3 * (time.perf_counter() - started):.0f} ms, with building the image"
+        except (AsynclaveError, OSError) as error:
+            yield Finding(_TOPIC, "start", State.BAD, str(error), "see the message; nothing works")
+            return
+        yield Finding(_TOPIC, "start", State.OK, f"started and locked down in {took}")
         stack.callback(enclave.end)
         stack.callback(probe.close)
         # What seccomp would kill, the layers below it must refuse by themselves.
@@ -71,7 +75,7 @@ def enclave_findings() -> Iterator[Finding]:
         )
 
 
-def _start() -> EnclaveProcess:
+def _start(state: Path) -> EnclaveProcess:
     recipe = FedBuff(buffer_size=2)
     policy = EnclavePolicy(
         federation="doctor",
@@ -88,6 +92,7 @@ def _start() -> EnclaveProcess:
             0,
             policy,
             BootOptions(_user(), os.urandom(KEY_BYTES)),
+            SealedState(state, LocalDisk(), SystemRng()),
         )
     finally:
         os.close(handle)
@@ -131,7 +136,8 @@ def _observed(pid: int) -> dict[str, bool | None]:
         **{layer: _is_zero(limits, name) for layer, name in _LIMITS.items()},
     }
     with contextlib.suppress(PermissionError):
-        seen["closed_files"] = len(os.listdir(process / "fd")) == 1
+        # One socket to the gateway, one to the platform.
+        seen["closed_files"] = len(os.listdir(process / "fd")) == 2
         seen["namespaces"] = all(
             os.readlink(process / "ns" / kind) != os.readlink(f"/proc/self/ns/{kind}")
             for kind in ("net", "ipc", "uts")
@@ -172,11 +178,12 @@ class _Probe:
     def _run(self, skip: tuple[str, ...]) -> tuple[str, int]:
         user = _user()
         ours, theirs = socket.socketpair()
+        vault, vault_inside = socket.socketpair()
         ours.settimeout(_PROBE_SECONDS)
-        with ours:
-            with theirs:
+        with ours, vault:
+            with theirs, vault_inside:
                 arguments = [str(-1 if user is None else user), ",".join(skip)]
-                process = spawn_image(self._image, theirs, arguments)
+                process = spawn_image(self._image, theirs, vault_inside, arguments)
             with ours.makefile("r", encoding="ascii") as answers:
                 said = answers.read()
             return said, process.wait(_PROBE_SECONDS)

@@ -17,15 +17,17 @@ _READ_WRITE_EXECUTE = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
 
 def main(arguments: list[str]) -> None:
     """Lock down without the layers named last, try, and tell which attempts were refused."""
-    channel = socket.socket(fileno=int(arguments[1]))
-    user, skip = int(arguments[3]), arguments[4].split(",")
+    channel, vault = int(arguments[1]), int(arguments[3])
+    answers = socket.socket(fileno=channel)
+    user, skip = int(arguments[4]), arguments[5].split(",")
     attempts: dict[str, Callable[[], object]] = {
         "landlock": lambda: os.open("/", os.O_RDONLY),
-        "no_new_files": lambda: os.dup(channel.fileno()),
+        "no_new_files": lambda: os.dup(channel),
         "no_processes": _fork,
         "no_executable_memory": lambda: mmap.mmap(-1, mmap.PAGESIZE, prot=_READ_WRITE_EXECUTE),
     }
-    lockdown = Lockdown(channel.fileno(), int(arguments[2]), user if user >= 0 else None, skip)
+    kept = (channel, vault)
+    lockdown = Lockdown(kept, int(arguments[2]), user if user >= 0 else None, skip)
     lockdown.conceal()
     lockdown.confine()
     for name, attempt in attempts.items():
@@ -34,9 +36,9 @@ def main(arguments: list[str]) -> None:
         try:
             attempt()
         except OSError:
-            channel.sendall(f"{name} refused\n".encode())
+            answers.sendall(f"{name} refused\n".encode())
         else:
-            channel.sendall(f"{name} allowed\n".encode())
+            answers.sendall(f"{name} allowed\n".encode())
     os._exit(0)
 
 

@@ -32,7 +32,6 @@ from fl_sim.grid import VirtualGrid
 from strategies.catalog import recipe_from
 from strategies.confidential import refuse_leaky
 from strategies.recipe import Recipe
-from strategies.release import ReleaseRule
 from strategies.screening import Limits
 
 CANARY_LEAKED = 3
@@ -86,10 +85,10 @@ class _Job:
     def __init__(self, config: RunConfig, plain: bool, console: Console) -> None:
         self._config, self._plain, self._console = config, plain, console
         self._recipe = _recipe(config)
-        self._rule = ReleaseRule(config.k) if self._recipe.disjoint else None
+        self._rule = config.release_rule if self._recipe.disjoint else None
         run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S-%f}-{config.strategy.name}"
         if not plain:
-            refuse_leaky(self._recipe, ReleaseRule(config.k))
+            refuse_leaky(self._recipe, config.release_rule)
         self._directory = RunDirectory(config.run.output, run_id)
         self._directory.config(config)
         self.outcome = Outcome(

@@ -83,6 +83,7 @@ class TrustPath:
         self._settings = StackSettings(
             recipe=recipe,
             k=config.k,
+            max_leverage=config.trust.max_leverage,
             federation="asynclave-run",
             max_staleness=config.trust.max_staleness,
             max_norm=config.trust.max_norm,

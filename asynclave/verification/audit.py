@@ -143,10 +143,14 @@ def _head(folder: Path, epoch: int, key: bytes) -> Head | None:
 def _check_rules(folder: Path, links: list[Link], layout: bytes, found: Audit) -> None:
     policies = {epoch: attested.policy for epoch, attested in found.enclaves.items()}
     ledger = Ledger(policies, hashlib.sha256(layout).hexdigest())
-    records = [link.record for link in links if link.record is not None]
-    found.flaw = ledger.follow(records)
+    found.flaw = ledger.follow(links)
     found.accepted, found.refused = ledger.accepted, ledger.refused
     found.releases, found.version = ledger.releases, ledger.version
+    if ledger.taken_back:
+        found.notes.append(
+            f"{ledger.taken_back} of the releases were taken back: their enclave ended before it "
+            "had handed them out"
+        )
     if found.flaw is None:
         found.flaw = _check_released(folder, ledger, found) or _check_published(
             folder, layout, ledger, found

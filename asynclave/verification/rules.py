@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fl_protocol.receipts import ACCEPTED, Chained, Opening, Receipt, Release, updates_digest
+from fl_protocol.chain import Link
+from fl_protocol.receipts import (
+    ACCEPTED,
+    GENESIS,
+    Chained,
+    Opening,
+    Receipt,
+    Release,
+    updates_digest,
+)
+from strategies.reject import Reject
 from tee_sim.policy import EnclavePolicy
 
 
@@ -42,28 +52,30 @@ class Ledger:
     accepted: int = 0
     refused: int = 0
     releases: int = 0
-    _digest: str = ""
+    taken_back: int = 0
     _buffer: list[Receipt] = field(default_factory=list)
-    _consumed: set[str] = field(default_factory=set)
+    _models: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _consumed: dict[str, int] = field(default_factory=dict)
 
-    def follow(self, records: Sequence[Chained]) -> Flaw | None:
-        """Take in a whole chain; return the first record that breaks a rule."""
-        for index, record in enumerate(records):
+    def follow(self, links: Sequence[Link]) -> Flaw | None:
+        """Take in a whole chain of readable records; return the first that breaks a rule."""
+        for index, link in enumerate(links):
             try:
-                self._take(record)
+                self._take(link)
             except Breach as breach:
-                return Flaw(index, type(record).__name__.lower(), str(breach))
+                return Flaw(index, type(link.record).__name__.lower(), str(breach))
         return None
 
-    def _take(self, record: Chained) -> None:
+    def _take(self, link: Link) -> None:
+        record = link.record
         if isinstance(record, Opening):
             self._open(record)
-        elif record.run_id == self.run_id:
+        elif record is not None and record.run_id == self.run_id:
             # Whoever opened another run in the same enclave has records of its own in the chain.
             if isinstance(record, Receipt):
                 self._receive(record)
             else:
-                self._release(record)
+                self._release(record, link.digest)
 
     def _open(self, opening: Opening) -> None:
         self.run_id = self.run_id or opening.run_id
@@ -72,20 +84,35 @@ class Ledger:
             return
         _require(opening.policy_digest == self._policy(opening).digest, "another policy")
         _require(opening.manifest_digest == self.manifest_digest, "the model has another layout")
-        if self.version >= 0:
-            known = (self.version, self._digest)
-            _require(
-                (opening.version, opening.model_digest) == known,
-                f"the run was opened again from another model than its version {self.version}",
-            )
-        self.version, self._digest = opening.version, opening.model_digest
+        opened = (opening.version, opening.model_digest)
+        if self.version < 0:
+            _require(opening.continues == GENESIS, "the run began before these records")
+            self._models[GENESIS] = opened
+        _require(opening.continues in self._models, "it continues a release that is not here")
+        _require(
+            opened == self._models[opening.continues],
+            f"the run was opened again from another model than the version it continues, "
+            f"{self._models[opening.continues][0]}",
+        )
+        self._take_back(opening.version)
+        self.version = opening.version
         self.released[opening.model_digest] = opening.version
+
+    def _take_back(self, version: int) -> None:
+        """Forget releases after a version: they were never handed out."""
+        self.taken_back += max(0, self.version - version)
+        self.released = {known: at for known, at in self.released.items() if at <= version}
+        self._models = {link: model for link, model in self._models.items() if model[0] <= version}
+        self._consumed = {update: at for update, at in self._consumed.items() if at <= version}
 
     def _receive(self, receipt: Receipt) -> None:
         policy = self._policy(receipt)
         _require(receipt.federation == policy.federation, "another federation")
         if receipt.outcome != ACCEPTED:
             self.refused += 1
+            if receipt.outcome == Reject.LEVERAGE_BOUND:
+                # The enclave discarded its buffer; what was in it may come again.
+                self._buffer = []
             return
         update, client = receipt.update_id, receipt.client_id
         buffered = {waiting.update_id for waiting in self._buffer}
@@ -100,7 +127,7 @@ class Ledger:
         self._buffer.append(receipt)
         self.accepted += 1
 
-    def _release(self, release: Release) -> None:
+    def _release(self, release: Release, link: str) -> None:
         policy = self._policy(release)
         updates = [receipt.update_id for receipt in self._buffer]
         clients = len({receipt.client_id for receipt in self._buffer})
@@ -114,10 +141,11 @@ class Ledger:
         )
         _require(release.num_clients == clients, f"its updates come from {clients} clients")
         _require(clients >= policy.k, f"{clients} clients are fewer than the policy's {policy.k}")
-        self.version, self._digest = release.version, release.model_digest
+        self.version = release.version
         self.released[release.model_digest] = release.version
+        self._models[link] = (release.version, release.model_digest)
         self.releases += 1
-        self._consumed.update(updates)
+        self._consumed.update(dict.fromkeys(updates, release.version))
         self._buffer = []
 
     def _policy(self, record: Chained) -> EnclavePolicy:

@@ -14,6 +14,8 @@ _EXACT: dict[str, grpc.StatusCode] = {
     Code.ENV_EPOCH: grpc.StatusCode.FAILED_PRECONDITION,
     Code.ENV_KEY_ID: grpc.StatusCode.FAILED_PRECONDITION,
     Code.RUN_UNKNOWN: grpc.StatusCode.FAILED_PRECONDITION,
+    Code.RUN_REGRESSED: grpc.StatusCode.FAILED_PRECONDITION,
+    Code.RUN_MEMORY: grpc.StatusCode.FAILED_PRECONDITION,
     Code.RELEASE_NOT_READY: grpc.StatusCode.NOT_FOUND,
     Code.GATEWAY_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Code.ENCLAVE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, RecordDict
 from fl_protocol.ports import Clock
 from fl_protocol.receipts import ACCEPTED
 from fl_server.intake.base import Outcome
+from strategies.cached_rows import RowSpace
 from strategies.engine import Engine
 from strategies.errors import ManifestMismatch
 from strategies.layout import Layout
@@ -44,6 +45,8 @@ class PlainIntake:
     replies : {"weights", "deltas"} (default: "weights")
         Whether replies hold trained weights, as FedAvg's do, or differences from the model
         sent.
+    disk : RowSpace, optional
+        Where recipes with ``cache = "disk"`` keep clients' last deltas.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class PlainIntake:
         release_rule: ReleaseRule | None = None,
         weighted_by_key: str = "num-examples",
         replies: Replies = "weights",
+        disk: RowSpace | None = None,
     ) -> None:
         self._recipe = recipe
         self._clock = clock
@@ -62,6 +66,7 @@ class PlainIntake:
         self._release_rule = release_rule
         self._weighted_by_key = weighted_by_key
         self._replies = replies
+        self._disk = disk
         self._num_offers = 0
         self._layout: Layout
         self._engine: Engine
@@ -70,7 +75,11 @@ class PlainIntake:
         """Begin a run from the initial parameters, shape (P,)."""
         self._layout = layout
         self._engine = Engine(
-            self._recipe, params, limits=self._limits, release_rule=self._release_rule
+            self._recipe,
+            params,
+            limits=self._limits,
+            release_rule=self._release_rule,
+            disk=self._disk,
         )
 
     @property

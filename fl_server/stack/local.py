@@ -212,6 +212,7 @@ class LocalStack:
                 # Implies the bound on the effective number, too: shares of at most s mean
                 # 1 / s clients or more.
                 "max_share": self.settings.share_bound,
+                "max_leverage": self.settings.max_leverage or 1.0,
             },
             patience=self.settings.node_patience,
             run_patience=self.settings.run_patience,

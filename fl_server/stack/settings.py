@@ -28,7 +28,9 @@ class StackSettings:
         Fewest distinct clients in a release.
     federation : str
         Federation name.
-    max_per_client, max_share, min_effective, max_staleness, max_norm, max_examples
+    max_per_client, max_share, min_effective, max_leverage
+        See `EnclavePolicy`.
+    max_staleness, max_norm, max_examples
         See `EnclavePolicy`.
     token_ttl : int
         Life of access tokens, seconds.
@@ -44,6 +46,7 @@ class StackSettings:
     max_per_client: int = 1
     max_share: float | None = None
     min_effective: float | None = None
+    max_leverage: float | None = None
     max_staleness: int = 100
     max_norm: float = math.inf
     max_examples: int = 1_000_000
@@ -74,6 +77,7 @@ class StackSettings:
             max_per_client=self.max_per_client,
             max_share=self.max_share,
             min_effective=self.min_effective,
+            max_leverage=self.max_leverage,
             max_staleness=self.max_staleness,
             max_norm=self.max_norm,
             max_examples=self.max_examples,

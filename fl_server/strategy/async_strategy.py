@@ -6,6 +6,7 @@ import io
 import random
 from collections.abc import Callable, Iterable, Sequence
 from logging import INFO, WARNING
+from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -30,7 +31,7 @@ from fl_server.strategy.options import Gateway, MetricsAggregation
 from fl_server.strategy.pacing import wait_for_nodes
 from fl_server.strategy.run import AsyncRun
 from fl_server.strategy.summary import log_summary
-from strategies.confidential import require_disjoint
+from strategies.confidential import require_confidential
 from strategies.recipe import Recipe
 from strategies.release import ReleaseRule
 from strategies.screening import Limits
@@ -82,6 +83,9 @@ class AsyncStrategy(Strategy):
         see `fitting_limits`.
     release_rule : ReleaseRule, optional
         What every merge must satisfy, in plain mode; an enclave has its own.
+    cache_folder : path, optional
+        Where recipes with ``cache="disk"`` keep clients' last updates, in plain mode. If unset,
+        the system's folder for temporary files.
     seed : int (default: 0)
         Seed of the choice among idle nodes.
     selection : str or Policy (default: "uniform")
@@ -109,6 +113,8 @@ class AsyncStrategy(Strategy):
         If no selection policy has the name given.
     LeakyRecipe
         If a recipe whose releases can be differenced is combined with `gateway`.
+    BadOption
+        If a recipe that caches on disk is combined with `gateway`.
     ConfigInvalid
         If the installed Flower version is not supported or an option makes no sense.
     """
@@ -130,6 +136,7 @@ class AsyncStrategy(Strategy):
         replies: Replies = "weights",
         limits: Limits | None = None,
         release_rule: ReleaseRule | None = None,
+        cache_folder: Path | str | None = None,
         seed: int = 0,
         selection: str | Policy = "uniform",
         gateway: Gateway | None = None,
@@ -157,6 +164,7 @@ class AsyncStrategy(Strategy):
         self.replies = replies
         self.limits = limits
         self.release_rule = release_rule
+        self.cache_folder = None if cache_folder is None else Path(cache_folder)
         self.seed = seed
         self.selection = policy_from(selection) if isinstance(selection, str) else selection
         self.gateway = gateway
@@ -169,7 +177,7 @@ class AsyncStrategy(Strategy):
         self._stopping = False
         self._model: Model | None = None
         if gateway is not None:
-            require_disjoint(self.recipe(1))
+            require_confidential(self.recipe(1))
 
     @property
     def stopping(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fl_protocol.ports import Clock
 from fl_server.intake.base import Intake
 from fl_server.intake.plain import PlainIntake
+from fl_server.intake.spill import SpillFiles
 from strategies.recipe import Recipe
 from strategies.screening import Limits
 from strategies.window import Buffer
@@ -30,6 +31,7 @@ def make_intake(strategy: AsyncStrategy, in_flight: int, clock: Clock) -> Intake
         release_rule=strategy.release_rule,
         weighted_by_key=strategy.weighted_by_key,
         replies=strategy.replies,
+        disk=SpillFiles(strategy.cache_folder),
     )
 
 

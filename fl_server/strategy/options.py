@@ -37,6 +37,7 @@ class StrategyOptions(TypedDict, total=False):
     replies: Replies
     limits: Limits | None
     release_rule: ReleaseRule | None
+    cache_folder: Path | str | None
     seed: int
     selection: str | Policy
     gateway: Gateway | None

@@ -116,6 +116,8 @@ class RunSection(_Section):
     """How long, and from which seed on. Times are in median task durations.
 
     `workers` processes run seeds side by side, each with one; results are the same.
+    `cache_folder` is where recipes with ``cache = "disk"`` keep clients' last deltas; the system's
+    folder for temporary files if unset.
     """
 
     virtual_time: float = Field(default=40.0, gt=0)
@@ -126,6 +128,7 @@ class RunSection(_Section):
     seeds: int = Field(default=5, ge=1)
     workers: int = Field(default=1, ge=1, le=256)
     output: Path = Path("runs/simulations")
+    cache_folder: Path | None = None
 
 
 class SimulationConfig(_Section):
@@ -144,7 +147,7 @@ class SimulationConfig(_Section):
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
-_NO_RESULT = {"first_seed", "seeds", "workers", "output"}
+_NO_RESULT = {"first_seed", "seeds", "workers", "output", "cache_folder"}
 
 
 def load_config(

@@ -16,6 +16,7 @@ from fl_sim.cohort.base import CohortTrainer, Task
 from fl_sim.simulation.pace import Pace
 from fl_sim.simulation.scheduler import NOBODY, Choice, Event, Scheduler, TaskTimes
 from fl_sim.simulation.versions import LiveVersions
+from strategies.cached_rows import RowSpace
 from strategies.engine import Engine
 from strategies.recipe import Recipe
 from strategies.screening import Limits
@@ -93,6 +94,8 @@ class Simulation:
         Steps of each task; those of the configuration if unset.
     selector : Choice, optional
         Chooses the clients; uniform if unset.
+    disk : RowSpace, optional
+        Where recipes with ``cache = "disk"`` keep their rows.
 
     Attributes
     ----------
@@ -120,11 +123,12 @@ class Simulation:
         on_evaluation: Callable[[Evaluation], None] | None = None,
         pace: Pace | None = None,
         selector: Choice | None = None,
+        disk: RowSpace | None = None,
     ) -> None:
         self._trainer, self._sizes, self._settings, self._pace = trainer, sizes, settings, pace
         self._on_evaluation = on_evaluation
         limits = Limits(max_staleness=settings.max_staleness, max_examples=max(sizes))
-        self.engine = Engine(recipe, initial, limits=limits)
+        self.engine = Engine(recipe, initial, limits=limits, disk=disk)
         window, cohort = self.engine.parts.window, self.engine.parts.cohort
         self._max_wait = window.max_wait if isinstance(window, Buffer) else None
         self._scheduler = Scheduler(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_server.intake.spill import SpillFiles
 from fl_sim.cohort.choice import trainer_for
 from fl_sim.simulation.config import SimulationConfig, StrategySection
 from fl_sim.simulation.fleet import Fleet, fleet_from
@@ -176,9 +177,16 @@ def run_seed(
             on_progress(seed, evaluation.time / settings.horizon, evaluation)
 
     sizes = workload.problem.data.sizes().tolist()
-    selector = selector_of(config, seed)
     run = Simulation(
-        trainer, sizes, workload.initial, fleet, recipe, settings, observe, selector=selector
+        trainer,
+        sizes,
+        workload.initial,
+        fleet,
+        recipe,
+        settings,
+        observe,
+        selector=selector_of(config, seed),
+        disk=SpillFiles(config.run.cache_folder),
     )
     started = time.perf_counter()
     digest = run.run()

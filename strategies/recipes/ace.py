@@ -9,7 +9,7 @@ Our reading: the paper first collects one update of every client; here the mean 
 clients heard of so far, so that the run starts with the first upload. Successive models differ
 by one client's innovation, so the recipe is refused under a release rule.
 
-Memory beside the model: (clients + 3) P floats.
+Memory beside the model: (clients + 3) P floats; less per client with another ``cache``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from strategies.cached_rows import CacheKind
 from strategies.drift import CachedDeltas
 from strategies.engagement import LatestDeltas
 from strategies.published import RunningMean
@@ -40,6 +41,9 @@ class ACE:
         Bound on the number of cached updates; the longest silent leave.
     published_rounds : float
         Horizon of the published mean in uploads per client; 0 publishes the model itself.
+    cache : {"float32", "bfloat16", "sketch", "disk"}
+        How the latest deltas are kept: exact; in half or a seventh of the memory, rounded;
+        or on disk.
 
     Raises
     ------
@@ -54,6 +58,7 @@ class ACE:
     max_age: float = 100.0
     max_clients: int | None = None
     published_rounds: float = 0.0
+    cache: CacheKind = "float32"
 
     def __post_init__(self) -> None:
         self.parts()
@@ -62,7 +67,7 @@ class ACE:
         """Return the parts that make up the rule."""
         return Parts(
             window=Sliding(1),
-            drift=CachedDeltas(self.max_age, self.max_clients),
+            drift=CachedDeltas(self.max_age, self.max_clients, kind=self.cache),
             upload=LatestDeltas(),
             server=ServerSgd(self.server_lr),
             published=RunningMean(self.published_rounds) if self.published_rounds else None,

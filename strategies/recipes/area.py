@@ -7,12 +7,13 @@ invariant on the server: a client's new model replaces its old one. With y_i = b
 
     w <- w + lr * (mean_j y_j - w).
 
-Our reading: the server keeps the models, which gives the same w; the mean goes over the clients
-heard of, where AREA's goes over all and counts those not yet heard of as the initial model.
+Our reading: the server keeps the models, which gives the same w, and moves at every upload, where
+AREA's server may collect several; the mean goes over the clients heard of, where AREA's goes over
+all and counts those not yet heard of as the initial model.
 Successive models differ by one client's change, so the recipe is refused under a release rule.
 
 Memory beside the model: (clients + max_staleness + 4) P floats, for the base models within
-max_staleness are kept.
+max_staleness are kept; less per client with another ``cache``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from strategies.cached_rows import CacheKind
 from strategies.drift import CachedDeltas
 from strategies.engagement import LatestModels
 from strategies.published import RunningMean
@@ -45,6 +47,9 @@ class AREA:
         Bound on the number of cached updates; the longest silent leave.
     published_rounds : float
         Horizon of the published mean in uploads per client; 0 publishes the model itself.
+    cache : {"float32", "bfloat16", "sketch", "disk"}
+        How the latest deltas are kept: exact; in half or a seventh of the memory, rounded;
+        or on disk.
 
     Raises
     ------
@@ -60,6 +65,7 @@ class AREA:
     max_age: float = 100.0
     max_clients: int | None = None
     published_rounds: float = 0.0
+    cache: CacheKind = "float32"
 
     def __post_init__(self) -> None:
         self.parts()
@@ -69,7 +75,7 @@ class AREA:
         return Parts(
             window=Sliding(1),
             volume=Volume(self.volume_exponent),
-            drift=CachedDeltas(self.max_age, self.max_clients),
+            drift=CachedDeltas(self.max_age, self.max_clients, kind=self.cache),
             upload=LatestModels(),
             server=ServerSgd(self.server_lr),
             published=RunningMean(self.published_rounds) if self.published_rounds else None,

@@ -8,7 +8,7 @@ Update Calibration* (ICLR 2024), algorithm 1: with h_i the latest delta of clien
 Our reading: the mean goes over the clients heard of lately, where the paper's goes over all
 clients and counts those not yet heard of as zero.
 
-Memory beside the model: (K + clients + 2) P floats.
+Memory beside the model: (K + clients + 2) P floats; less per client with another ``cache``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from strategies.cached_rows import CacheKind
 from strategies.drift import CachedDeltas
 from strategies.published import RunningMean
 from strategies.recipe import Parts, options_of
@@ -41,6 +42,9 @@ class CA2FL:
         Seconds after which a buffer that is not full is merged.
     published_rounds : float
         Horizon of the published mean in uploads per client; 0 publishes the model itself.
+    cache : {"float32", "bfloat16", "sketch", "disk"}
+        How the latest deltas are kept: exact; in half or a seventh of the memory, rounded;
+        or on disk.
 
     Raises
     ------
@@ -57,6 +61,7 @@ class CA2FL:
     max_clients: int | None = None
     max_wait: float | None = None
     published_rounds: float = 0.0
+    cache: CacheKind = "float32"
 
     def __post_init__(self) -> None:
         self.parts()
@@ -66,7 +71,7 @@ class CA2FL:
         return Parts(
             window=Buffer(self.buffer_size, self.max_wait),
             normalise="count",
-            drift=CachedDeltas(self.max_age, self.max_clients),
+            drift=CachedDeltas(self.max_age, self.max_clients, kind=self.cache),
             server=ServerSgd(self.server_lr),
             published=RunningMean(self.published_rounds) if self.published_rounds else None,
         )

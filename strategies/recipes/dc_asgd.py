@@ -11,8 +11,8 @@ Adaptive form: lambda = lambda_0 / sqrt(s + 1e-7) with s <- decay * s + (1 - dec
 not depend on the clients' learning rate; in the constant form lambda is the paper's divided by
 it. Every upload makes a version, so the recipe is refused under a release rule.
 
-Memory beside the model: (max_staleness + 3) P floats, for the base models within max_staleness
-are kept, and s in the adaptive form.
+Memory beside the model: (max_staleness + 2) P floats, for the base models within max_staleness
+are kept, and one more P for s in the adaptive form.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ Wang et al., *FADAS: Towards Federated Adaptive Asynchronous Optimization* (ICML
     w <- w + lr_t * m / (sqrt(u) + epsilon)
     lr_t = lr if tau_max <= tau_c else min(lr, 1 / tau_max)
 
-with tau_max the largest staleness in the buffer. We take the minimum literally, so that delay
-adaptation does nothing while lr is below 1 / max_staleness. The step depends on a buffer through
-its mean only, so the recipe is as safe under a release rule as FedBuff is.
+with tau_max the largest staleness in the buffer. Taken literally, the minimum does nothing while lr
+is below 1 / max_staleness; the authors' code (yujiaw98/FADAS) takes lr / tau_max instead, with
+tau_c = 1, and corrects the moments' bias, which the algorithm does not. ``delay_rule`` offers both
+rates. The step depends on a buffer through its mean only, so the recipe is as safe under a release
+rule as FedBuff is.
 
 Memory beside the model: (K + 4) P floats.
 """
@@ -21,7 +23,7 @@ from typing import ClassVar
 
 from strategies.published import RunningMean
 from strategies.recipe import Parts, options_of
-from strategies.server_optimiser import ServerAmsGrad
+from strategies.server_optimiser import DelayRule, ServerAmsGrad
 from strategies.window import Buffer
 
 
@@ -46,6 +48,8 @@ class FADAS:
         Seconds after which a buffer that is not full is merged.
     published_rounds : float
         Horizon of the published mean in uploads per client; 0 publishes the model itself.
+    delay_rule : {"minimum", "division"}
+        The rate of a late buffer: min(lr, 1 / tau_max) as in the paper, or lr / tau_max.
 
     Raises
     ------
@@ -64,6 +68,7 @@ class FADAS:
     delay_threshold: int | None = 10
     max_wait: float | None = None
     published_rounds: float = 0.0
+    delay_rule: DelayRule = "minimum"
 
     def __post_init__(self) -> None:
         self.parts()
@@ -74,7 +79,12 @@ class FADAS:
             window=Buffer(self.buffer_size, self.max_wait),
             normalise="count",
             server=ServerAmsGrad(
-                self.server_lr, self.beta1, self.beta2, self.epsilon, self.delay_threshold
+                self.server_lr,
+                self.beta1,
+                self.beta2,
+                self.epsilon,
+                self.delay_threshold,
+                self.delay_rule,
             ),
             published=RunningMean(self.published_rounds) if self.published_rounds else None,
         )

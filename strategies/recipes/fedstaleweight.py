@@ -8,7 +8,9 @@ client, normalised over the buffer:
     w <- w + lr * sum_i a_i d_i / sum_i a_i,        a_i = 1 + mean staleness of client i.
 
 Our reading: 1 + tau, the versions that a task spans, so that a client that is never late counts,
-too; the mean is taken over all its updates, this one included.
+too; the mean is taken over all its updates, this one included. The authors' bench
+(18jeffreyma/afl-bench) has the mean of about the last five without the 1: there a client that is
+never late weighs nothing beside one that is, and a buffer of fresh updates moves nothing.
 
 Memory beside the model: (K + 1) P floats, and two integers per client.
 """

@@ -7,14 +7,15 @@ least one delta in the table. Phase 2 makes one step per client, at its next upl
     w <- w + lr * mean_i (mean of client i's deltas in the table);
 
 further uploads of clients that had their step fill the table of the next phase 1. The upload that
-completes phase 1 makes its client's step.
+completes phase 1 makes its client's step. The authors' simulator keeps the same books: running
+means by client, one table in use and one for early uploads, from which the next phase 1 starts.
 
 Our reading: the clients are those heard of lately, so that the run starts with the first upload
 and a dead client holds it up for ``max_age`` only; every upload makes a version, and one that only
 fills the table leaves the model where it is. The table is used again at every step of a phase,
 so the recipe is refused under a release rule.
 
-Memory beside the model: (2 clients + 4) P floats.
+Memory beside the model: at most (2 clients + 4) P floats.
 """
 
 from __future__ import annotations

@@ -88,10 +88,14 @@ class ReceiptLedger:
             The run's name is not valid; nothing has changed.
         """
         signed = self._chain(opening)
+        self.discard_unreleased()
+        return signed
+
+    def discard_unreleased(self) -> None:
+        """Forget what was accepted since the last release: it was thrown away."""
         for update_id in self._unreleased:
             self._entries.pop(update_id, None)
         self._unreleased.clear()
-        return signed
 
     def release(self, release: Release) -> Signed:
         """Sign the record of a release; everything accepted so far is in it."""

@@ -1,7 +1,8 @@
 """The enclave process: warm up, hide, make keys, lock down, announce itself, serve until told off.
 
-Started by the launcher as ``python IMAGE SOCKET_FD LAUNCHER_PID DEPENDENCY_PATH...``; the first
-frame on the socket tells the epoch, the policy and how to lock down.
+Started by the launcher as ``python IMAGE SOCKET_FD LAUNCHER_PID VAULT_FD DEPENDENCY_PATH...``; the
+first frame on the socket tells the epoch, the policy, the sealing key and how to lock down. The
+socket goes to the gateway, the vault's to the platform.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import warnings
 from collections.abc import Sequence
 
 from fl_protocol.codes import AsynclaveError
-from fl_protocol.encoding import b64url
-from fl_protocol.ports import SystemClock
+from fl_protocol.encoding import b64url, b64url_decode
+from fl_protocol.ports import SystemClock, SystemRng
 from tee_sim.channel import Channel, ChannelClosed
+from tee_sim.enclave.memory import PlatformVault, ReleaseMemory
 from tee_sim.enclave.rehearsal import rehearse
 from tee_sim.enclave.service import EnclaveService, Keys
 from tee_sim.hop import HopVerifier
@@ -28,15 +30,15 @@ def main(arguments: Sequence[str]) -> None:
     Parameters
     ----------
     arguments : sequence of str
-        Archive path, number of the channel's descriptor, process id of the launcher, paths of the
-        dependencies.
+        Archive path, number of the channel's descriptor, process id of the launcher, number of
+        the vault's descriptor, paths of the dependencies.
     """
     # Showing a warning reads source files, which ends a locked-down process.
     warnings.simplefilter("ignore")
-    descriptor, parent = int(arguments[1]), int(arguments[2])
-    channel = Channel(socket.socket(fileno=descriptor))
+    descriptors, parent = (int(arguments[1]), int(arguments[3])), int(arguments[2])
+    channel, vault = (Channel(socket.socket(fileno=descriptor)) for descriptor in descriptors)
     try:
-        service = _boot(channel, descriptor, parent)
+        service = _boot(channel, vault, descriptors, parent)
         while True:
             reply = service.answer(channel.receive())
             channel.send(reply.header, reply.body)
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str]) -> None:
         os._exit(1)
 
 
-def _boot(channel: Channel, descriptor: int, parent: int) -> EnclaveService:
+def _boot(
+    channel: Channel, vault: Channel, descriptors: Sequence[int], parent: int
+) -> EnclaveService:
     boot = channel.receive().header
     try:
         policy = EnclavePolicy.from_members(boot["policy"])
@@ -56,7 +60,7 @@ def _boot(channel: Channel, descriptor: int, parent: int) -> EnclaveService:
         raise
     rehearse()
     user = boot["user"]
-    lockdown = Lockdown(descriptor, parent, user if user >= 0 else None, boot["skip"])
+    lockdown = Lockdown(descriptors, parent, user if user >= 0 else None, boot["skip"])
     lockdown.conceal()
     keys = Keys()
     report = lockdown.confine()
@@ -70,4 +74,5 @@ def _boot(channel: Channel, descriptor: int, parent: int) -> EnclaveService:
         }
     )
     hop = HopVerifier(bytes.fromhex(boot["hop_key"]), SystemClock())
-    return EnclaveService(boot["epoch"], policy, keys, SystemClock(), hop)
+    memory = ReleaseMemory(PlatformVault(vault), b64url_decode(boot["sealing_key"]), SystemRng())
+    return EnclaveService(boot["epoch"], policy, keys, SystemClock(), hop, memory)

@@ -1,6 +1,7 @@
 """A run with throw-away keys before lockdown, so that every lazy import and cache is warm.
 
-It takes the ways a real run takes: two clients, a refused update, a release, unknown requests.
+It takes the ways a real run takes: a refused update, a buffer held back, a release, unknown
+requests.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from strategies.layout import Layout
 from strategies.recipes.async_wa import AsyncWA
 from strategies.recipes.fedbuff import FedBuff
 from tee_sim.channel import Channel
+from tee_sim.enclave.memory import KEY_BYTES, ReleaseMemory
 from tee_sim.enclave.service import EnclaveService, Keys
 from tee_sim.hop import HopSigner, HopVerifier
 from tee_sim.policy import EnclavePolicy
@@ -40,6 +42,19 @@ def rehearse() -> None:
         _Rehearsal({"name": recipe.name, "options": recipe.options()}).run()
 
 
+class _Drawer:
+    """A vault that ends with the rehearsal."""
+
+    def __init__(self) -> None:
+        self._sealed: list[bytes] = []
+
+    def load(self, name: str) -> tuple[int, bytes]:
+        return len(self._sealed), self._sealed[-1] if self._sealed else b""
+
+    def store(self, name: str, sealed: bytes) -> None:
+        self._sealed.append(sealed)
+
+
 class _Rehearsal:
     def __init__(self, recipe: Mapping[str, Any]) -> None:
         self._issuer = Ed25519PrivateKey.generate()
@@ -47,6 +62,7 @@ class _Rehearsal:
             federation=_FEDERATION,
             recipe=recipe,
             k=2,
+            max_leverage=0.5,
             issuer_key=b64url(self._issuer.public_key().public_bytes_raw()),
         )
         self._keys = Keys()
@@ -54,11 +70,28 @@ class _Rehearsal:
         key = self._rng.bytes(32)
         self._signer = HopSigner(key, self._clock, self._rng)
         hop = HopVerifier(key, self._clock)
-        self._service = EnclaveService(0, self._policy, self._keys, self._clock, hop)
+        memory = ReleaseMemory(_Drawer(), bytes(KEY_BYTES), self._rng)
+        self._service = EnclaveService(0, self._policy, self._keys, self._clock, hop, memory)
         self._layout = Layout.of({"weight": np.zeros(_SIZE, np.float32)})
 
     def run(self) -> None:
-        digest = self._ask(
+        digest = self._open()["model_digest"]
+        self._expect(self._submit("a", digest, 1.0), True)
+        self._expect(self._submit("b", digest, float("nan")), False)
+        self._expect(self._submit("b", digest, float("inf")), False)
+        self._expect(self._submit("b", digest, -2.0), True)
+        # One of two could give the other away: released when a third joins.
+        self._expect(self._submit("c", digest, 0.5), True)
+        self._expect(self._ask({"op": "GET_RELEASE", "run_id": _RUN, "version": 1}), True)
+        self._expect(self._ask({"op": "GET_RELEASE", "run_id": _RUN, "version": 9}), False)
+        self._expect(self._ask({"op": "GET_RECORDS", "from_seq": 0}), True)
+        # Recalls what the release above made it remember.
+        self._expect(self._open(), False)
+        self._expect(self._ask({"op": "STATUS"}), True)
+        self._expect(self._ask({"op": "SUBMIT"}), False)
+
+    def _open(self) -> dict[str, Any]:
+        return self._ask(
             {
                 "op": "OPEN_RUN",
                 "run_id": _RUN,
@@ -68,16 +101,7 @@ class _Rehearsal:
             },
             bytes(4 * _SIZE),
             bytes(4 * _SIZE),
-        )["model_digest"]
-        self._expect(self._submit("a", digest, 1.0), True)
-        self._expect(self._submit("b", digest, float("nan")), False)
-        self._expect(self._submit("b", digest, float("inf")), False)
-        self._expect(self._submit("b", digest, -2.0), True)
-        self._expect(self._ask({"op": "GET_RELEASE", "run_id": _RUN, "version": 1}), True)
-        self._expect(self._ask({"op": "GET_RELEASE", "run_id": _RUN, "version": 9}), False)
-        self._expect(self._ask({"op": "GET_RECORDS", "from_seq": 0}), True)
-        self._expect(self._ask({"op": "STATUS"}), True)
-        self._expect(self._ask({"op": "SUBMIT"}), False)
+        )
 
     def _submit(self, client: str, digest: str, value: float) -> dict[str, Any]:
         identity = Ed25519PrivateKey.generate()

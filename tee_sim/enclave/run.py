@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, RunRejected
+from fl_protocol.receipts import GENESIS, record_digest
 from fl_protocol.signatures import Signed
 from strategies.catalog import recipe_from
 from strategies.confidential import refuse_leaky
@@ -20,6 +21,7 @@ from strategies.release import ReleaseRule
 from strategies.screening import Limits
 from strategies.update import Merge, Vector, digest_of
 from tee_sim.enclave.checks import History
+from tee_sim.enclave.memory import Contribution, RunMemory
 from tee_sim.policy import EnclavePolicy
 
 _MAX_RECIPE_BYTES = 8192
@@ -60,11 +62,19 @@ class Run:
         Limits and release rule.
     version : int
         Version of that model; above 0 when a run goes on after its enclave died.
+    memory : RunMemory, optional
+        What was handed out of this run before.
+
+    Attributes
+    ----------
+    continues : str
+        Chain link of the record of the newest release handed out before; zeros if there is none.
 
     Raises
     ------
     RunRejected
-        ``LEAKY_RECIPE``, ``RUN_RECIPE`` or ``RUN_MANIFEST``.
+        ``LEAKY_RECIPE``, ``RUN_RECIPE``, ``RUN_MANIFEST``, or ``RUN_REGRESSED`` for a model that
+        is not the newest handed out.
     """
 
     def __init__(
@@ -75,6 +85,7 @@ class Run:
         params: Vector,
         policy: EnclavePolicy,
         version: int = 0,
+        memory: RunMemory | None = None,
     ) -> None:
         self.run_id, self.layout = run_id, layout
         self._max_staleness = policy.max_staleness
@@ -90,6 +101,11 @@ class Run:
         except StrategyError as error:
             raise RunRejected(Code.RUN_RECIPE, error.sentence) from error
         self._digests = {version: digest_of(self.engine.params)}
+        self._first_version, self._handed_out = version, version
+        self.continues = GENESIS if memory is None else memory.release
+        self._contributions: list[tuple[int, Contribution]] = []
+        if memory is not None:
+            self._continue(memory)
         self._released: deque[Released] = deque()
         self._task_digest = ""
 
@@ -116,14 +132,57 @@ class Run:
         """Merge a full buffer; a merge that cannot be made now is tried again later."""
         if not self.engine.ready(now):
             return None
-        num_clients = len({update.client for update in self.engine.waiting})
+        waiting = list(self.engine.waiting)
+        num_clients = len({update.client for update in waiting})
         try:
             merge = self.engine.merge(now)
         except (StrategyError, MemoryError):
             return None
+        self._contributions += [
+            (merge.version, (update.base_version, update.client, update.update_id))
+            for update in waiting
+        ]
         self._digests[merge.version] = merge.digest
         self._digests.pop(merge.version - self._max_staleness - 1, None)
         return Merged(merge, num_clients)
+
+    def memory_for(self, released: Released) -> RunMemory | None:
+        """Return what to remember before a release is handed out; None if it was before."""
+        version = released.merge.version
+        if version <= self._handed_out:
+            return None
+        oldest = version - self._max_staleness
+        return RunMemory(
+            version,
+            self._first_version,
+            {known: digest for known, digest in self._digests.items() if known < version}
+            | {version: released.merge.digest},
+            tuple(
+                contribution
+                for release, contribution in self._contributions
+                if release <= version and contribution[0] >= oldest
+            ),
+            record_digest(released.record),
+        )
+
+    def handed_out(self, memory: RunMemory) -> None:
+        """Note that a release is remembered."""
+        self._handed_out = memory.version
+        kept = set(memory.contributions)
+        self._contributions = [
+            (release, contribution)
+            for release, contribution in self._contributions
+            if release > memory.version or contribution in kept
+        ]
+
+    def _continue(self, memory: RunMemory) -> None:
+        version = self.engine.version
+        if (version, self._digests[version]) != (memory.version, memory.digests[memory.version]):
+            raise RunRejected(Code.RUN_REGRESSED)
+        self._digests = dict(memory.digests)
+        self._first_version = memory.first_version
+        self._contributions = [(version, contribution) for contribution in memory.contributions]
+        self.engine.ledger.restore(memory.first_version, memory.contributions)
 
     def keep(self, released: Released) -> None:
         """Keep a release for the server to fetch, dropping the oldest beyond the bounds."""
@@ -150,7 +209,13 @@ class Run:
 
 def rule_of(policy: EnclavePolicy) -> ReleaseRule:
     """Return the policy's release rule; raises BadOption."""
-    return ReleaseRule(policy.k, policy.max_per_client, policy.max_share, policy.min_effective)
+    return ReleaseRule(
+        policy.k,
+        policy.max_per_client,
+        policy.max_share,
+        policy.min_effective,
+        policy.max_leverage,
+    )
 
 
 def agreed_recipe(recipe_json: str, policy: EnclavePolicy) -> Recipe:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import AsynclaveError, Code, EnvelopeRejected, RunRejected, UpdateRejected
-from fl_protocol.encoding import b64url
 from fl_protocol.envelope import SEGMENT_BYTES, TAG_BYTES, Header, Opener, body_digest, key_id
 from fl_protocol.ports import Clock
 from fl_protocol.receipts import ACCEPTED
 from fl_protocol.signatures import Signed
 from strategies.errors import MergeDue
+from strategies.reject import Reject
 from strategies.update import Accepted, ClientUpdate, Rejected
 from tee_sim.channel import Body, ChannelClosed, Request
 from tee_sim.enclave.checks import (
@@ -32,6 +31,8 @@ from tee_sim.enclave.checks import (
     refused,
 )
 from tee_sim.enclave.ledger import ReceiptLedger
+from tee_sim.enclave.memory import ReleaseMemory
+from tee_sim.enclave.replies import Reply, members_of, refusal, signed_refusal, signed_reply
 from tee_sim.enclave.run import Merged, Released, Run, agreed_recipe, read_layout
 from tee_sim.enclave.statements import opening_of, receipt_of, release_of
 from tee_sim.evidence import EnclaveKeys
@@ -42,14 +43,6 @@ _SWEEP_SECONDS = 60.0
 _FLOAT_BYTES = 4
 _VERSION_LIMIT = 2**52
 _RECORDS_PER_REPLY = 1024
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A reply's header and body."""
-
-    header: dict[str, Any]
-    body: memoryview | bytes = b""
 
 
 class Keys:
@@ -81,13 +74,21 @@ class EnclaveService:
         The host's time: it can shorten or stretch an update's validity, nothing else.
     hop : HopVerifier
         Says whether a request comes from the gateway.
+    memory : ReleaseMemory
+        What earlier enclaves handed out.
     """
 
     def __init__(
-        self, epoch: int, policy: EnclavePolicy, keys: Keys, clock: Clock, hop: HopVerifier
+        self,
+        epoch: int,
+        policy: EnclavePolicy,
+        keys: Keys,
+        clock: Clock,
+        hop: HopVerifier,
+        memory: ReleaseMemory,
     ) -> None:
         self._epoch, self._policy, self._keys, self._clock = epoch, policy, keys, clock
-        self._hop = hop
+        self._hop, self._memory = hop, memory
         self._key_id = key_id(keys.public().hpke)
         self._ledger = ReceiptLedger(keys.receipt, epoch)
         self._run: Run | None = None
@@ -114,10 +115,10 @@ class EnclaveService:
         except ChannelClosed:
             raise
         except AsynclaveError as error:
-            reply = _refusal(error)
+            reply = refusal(error)
         except Exception:
             # What went wrong may name content, so nothing of it leaves.
-            reply = _refusal(AsynclaveError(Code.INTERNAL))
+            reply = refusal(AsynclaveError(Code.INTERNAL))
         request.body.discard()
         return reply
 
@@ -138,7 +139,9 @@ class EnclaveService:
             raise RunRejected(Code.RUN_MANIFEST)
         params = np.empty(layout.num_params, np.float32)
         body.read_into(params.data.cast("B"))
-        run = Run(_text(header, "run_id"), layout, recipe, params, self._policy, version)
+        run_id = _text(header, "run_id")
+        memory = self._memory.recall(run_id)
+        run = Run(run_id, layout, recipe, params, self._policy, version, memory)
         check_body(header, run.model_digest())
         try:
             signed = self._ledger.open(opening_of(run, self._policy, self._now()))
@@ -146,7 +149,7 @@ class EnclaveService:
             raise RunRejected(Code.RUN_MANIFEST, "The run's name is not valid.") from error
         self._run = run
         about = {"version": version, "model_digest": run.model_digest(), "epoch": self._epoch}
-        return Reply({"ok": True, **about, **_signed(signed)})
+        return Reply({"ok": True, **about, **members_of(signed)})
 
     def _submit(self, request: dict[str, Any], body: Body) -> Reply:
         run = self._open()
@@ -159,11 +162,11 @@ class EnclaveService:
             receipt = self._ledger.recall(header.update_id, digest)
             if receipt is None:
                 receipt = self._taken_in(run, sealed, header, digest, body)
-        except AsynclaveError as refusal:
+        except AsynclaveError as error:
             staleness = max(0, run.engine.version - header.base_version)
-            outcome = receipt_of(run, header, digest, refusal.code, staleness, self._latest)
-            return Reply({**_refusal(refusal).header, **_signed(self._ledger.refuse(outcome))})
-        return _signed_reply(receipt)
+            outcome = receipt_of(run, header, digest, error.code, staleness, self._latest)
+            return signed_refusal(error, self._ledger.refuse(outcome))
+        return signed_reply(receipt)
 
     def _taken_in(
         self, run: Run, sealed: Sealed, header: Header, digest: str, body: Body
@@ -204,6 +207,9 @@ class EnclaveService:
         except MergeDue as error:
             raise UpdateRejected(Code.OVERLOADED) from error
         if isinstance(outcome, Rejected):
+            if outcome.code is Reject.LEVERAGE_BOUND:
+                # The engine discarded its buffer.
+                self._ledger.discard_unreleased()
             raise refused(outcome.code)
         return outcome
 
@@ -225,8 +231,11 @@ class EnclaveService:
             raise RunRejected(Code.RELEASE_NOT_READY)
         self._release_due(run, self._now())
         released = run.release(version)
-        reply = _signed_reply(released.record)
-        return Reply(reply.header, released.merge.params.data.cast("B"))
+        memory = run.memory_for(released)
+        if memory is not None:
+            self._memory.keep(run.run_id, memory)
+            run.handed_out(memory)
+        return signed_reply(released.record, released.merge.params.data.cast("B"))
 
     def _get_records(self, header: dict[str, Any], body: Body) -> Reply:
         seq = header.get("from_seq")
@@ -234,8 +243,8 @@ class EnclaveService:
             raise RunRejected(Code.RUN_UNKNOWN, "The request names no record to begin with.")
         kept = self._ledger.since(seq, _RECORDS_PER_REPLY)
         head = self._ledger.head(self._now())
-        records = [_signed(record) for record in kept]
-        return Reply({"ok": True, "records": records, "head": _signed(head)})
+        records = [members_of(record) for record in kept]
+        return Reply({"ok": True, "records": records, "head": members_of(head)})
 
     def _status(self, header: dict[str, Any], body: Body) -> Reply:
         run = self._run
@@ -268,15 +277,3 @@ def _text(header: dict[str, Any], name: str) -> str:
     if type(value) is not str or not value:
         raise RunRejected(Code.RUN_MANIFEST, f"The request has no valid {name}.")
     return value
-
-
-def _signed_reply(signed: Signed) -> Reply:
-    return Reply({"ok": True, **_signed(signed)})
-
-
-def _signed(signed: Signed) -> dict[str, str]:
-    return {"payload": b64url(signed.payload), "signature": b64url(signed.signature)}
-
-
-def _refusal(error: AsynclaveError) -> Reply:
-    return Reply({"ok": False, "code": error.code, "sentence": error.sentence})

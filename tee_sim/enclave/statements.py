@@ -21,6 +21,7 @@ def opening_of(run: Run, policy: EnclavePolicy, now: float) -> Opening:
         version=run.engine.version,
         model_digest=run.model_digest(),
         manifest_digest=run.layout.digest,
+        continues=run.continues,
         iat=int(now),
         policy_digest=policy.digest,
         **_UNPLACED,

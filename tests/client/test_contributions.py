@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fl_client.config import ClientConfig
@@ -20,11 +22,15 @@ from fl_protocol.codes import (
     Code,
     ConfigInvalid,
     EnvelopeRejected,
-    GatewayUnavailable,
     RunRejected,
+    UpdateRejected,
 )
+from fl_protocol.ports import SystemClock
+from fl_protocol.receipts import Receipt
+from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack
-from tests.support.sealed import client, initial, open_run, trained
+from strategies.update import digest_of
+from tests.support.sealed import client, initial, offer, open_run, trained
 
 MODELS = [f"{number:064x}" for number in range(600)]
 
@@ -104,7 +110,29 @@ def test_a_run_opened_again_gets_no_second_update_of_a_node(stack: LocalStack) -
     assert refused(lambda: client(stack, "victim").upload(trained("reopened", 1.0)))
 
 
-def enclave_dies_after(uploader: SealedUploader, stack: LocalStack, answer: AsynclaveError) -> Any:
+def fetch(intake: SealedIntake, version: int) -> None:
+    with intake._lock:
+        intake._fetch_up_to(version)
+
+
+def verified(reply: Any) -> Receipt:
+    """Read a receipt whose enclave is gone, and with it whoever knows its key."""
+    members: dict[str, Any] = json.loads(reply.payload)
+    return Receipt(**members)
+
+
+def patient(stack: LocalStack, name: str) -> SealedUploader:
+    """Return a client that waits for the server to open the run again."""
+    config = ClientConfig.load(stack.client_config(name))
+    return SealedUploader(dataclasses.replace(config, run_patience=20.0))
+
+
+def enclave_dies_after(
+    uploader: SealedUploader,
+    stack: LocalStack,
+    answer: AsynclaveError,
+    before: Callable[[], None] = lambda: None,
+) -> Any:
     """Deliver submissions, then end the enclave and answer as a hostile gateway may."""
     call = uploader._session.call
     delivered: list[Any] = []
@@ -114,6 +142,7 @@ def enclave_dies_after(uploader: SealedUploader, stack: LocalStack, answer: Asyn
         if method != "SubmitUpdate" or delivered:
             return reply
         delivered.append(reply)
+        before()
         os.kill(stack.enclave_pid, signal.SIGKILL)
         raise answer
 
@@ -121,36 +150,84 @@ def enclave_dies_after(uploader: SealedUploader, stack: LocalStack, answer: Asyn
     return delivered
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        EnvelopeRejected(Code.ENV_EPOCH),
-        EnvelopeRejected(Code.ENV_KEY_ID),
-        EnvelopeRejected(Code.ENV_POLICY),
-        GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE),
-    ],
-    ids=lambda error: error.code,
+LOST_ANSWERS = [
+    EnvelopeRejected(Code.ENV_EPOCH),
+    EnvelopeRejected(Code.ENV_KEY_ID),
+    EnvelopeRejected(Code.ENV_POLICY),
+]
+for_every_lost_answer = pytest.mark.parametrize(
+    "answer", LOST_ANSWERS, ids=[error.code for error in LOST_ANSWERS]
 )
-def test_an_update_whose_receipt_was_withheld_is_never_sealed_again(
+
+
+@for_every_lost_answer
+def test_an_update_lost_with_its_enclave_is_sealed_again_and_counted_once(
     stack: LocalStack, answer: AsynclaveError
 ) -> None:
-    run_id = f"withheld-{answer.code}"
-    open_run(stack, run_id).close()
-    client(stack, "bystander").upload(trained(run_id, 3.0))
-    uploader = client(stack, "victim")
+    run_id = f"lost-{answer.code}"
+    intake = open_run(stack, run_id, watch_interval=0.1)
+    uploader = patient(stack, "victim")
     delivered = enclave_dies_after(uploader, stack, answer)
-    with pytest.raises(type(answer), match=answer.code):
-        uploader.upload(trained(run_id, 1.0))
-    assert len(delivered) == 1, "the enclave has released the update"
-    open_run(stack, run_id).close()
-    assert refused(lambda: uploader.upload(trained(run_id, 1.0)))
-    assert refused(lambda: client(stack, "victim").upload(trained(run_id, 1.0)))
+
+    uploaded = uploader.upload(trained(run_id, 1.0))
+
+    lost = verified(delivered[0])
+    assert uploaded.receipt.epoch > lost.epoch
+    assert uploaded.receipt.update_id == lost.update_id
+    assert uploaded.receipt.outcome == "accepted"
+    # In one release with one other, whose model shows that it is there once.
+    offer(intake, "1", client(stack, "bystander").upload(trained(run_id, 3.0)))
+    merge = intake.take_merge()
+    assert merge is not None
+    np.testing.assert_allclose(merge.params, initial() + 2.0, rtol=1e-6)
+    intake.close()
 
 
-def test_a_bundle_can_ask_to_repeat_the_last_contribution_to_a_newer_enclave(
-    tmp_path: Path,
+@for_every_lost_answer
+def test_an_update_that_was_handed_out_is_not_counted_again_by_a_successor(
+    stack: LocalStack, answer: AsynclaveError
 ) -> None:
-    witness = ContributionWitness(tmp_path, repeat_after_restart=True)
+    # A gateway withholds the victim's receipt, takes the release and ends the enclave, so that
+    # the victim seals its update once more and a second release, beside another, holds it.
+    run_id = f"withheld-{answer.code}"
+    intake = open_run(stack, run_id, watch_interval=0.1)
+    client(stack, "bystander").upload(trained(run_id, 3.0))
+    uploader = patient(stack, "victim")
+    delivered = enclave_dies_after(uploader, stack, answer, before=lambda: fetch(intake, 1))
+
+    with pytest.raises(UpdateRejected, match="DUPLICATE_UPDATE"):
+        uploader.upload(trained(run_id, 1.0))
+
+    assert len(delivered) == 1
+    assert (intake.version, intake.attested.epoch > verified(delivered[0]).epoch) == (1, True)
+    # Neither does another process of the node bring it in.
+    with pytest.raises((RunRejected, UpdateRejected)):
+        client(stack, "victim").upload(trained(run_id, 1.0))
+    intake.close()
+
+
+def test_a_federation_of_k_goes_on_after_its_enclave_died(stack: LocalStack) -> None:
+    intake = open_run(stack, "all-buffered", watch_interval=0.1)
+    nodes = [patient(stack, name) for name in "ab"]
+    nodes[0].upload(trained("all-buffered", 1.0))
+    epoch = intake.attested.epoch
+    os.kill(stack.enclave_pid, signal.SIGKILL)
+    while intake.attested.epoch == epoch:
+        SystemClock().sleep(0.05)
+
+    for number, (node, delta) in enumerate(zip(nodes, (1.0, 3.0), strict=True)):
+        node.check("all-buffered", 0, digest_of(initial()))
+        assert offer(intake, str(number), node.upload(trained("all-buffered", delta))).accepted
+
+    merge = intake.take_merge()
+    assert merge is not None
+    np.testing.assert_allclose(merge.params, initial() + 2.0, rtol=1e-6)
+    intake.close()
+
+
+def test_contributes_again_to_the_last_model_in_a_newer_enclave_only(
+    witness: ContributionWitness,
+) -> None:
     witness.claim("run", 3, MODELS[3], 1)
     witness.observe("run", 4)
     assert refused(lambda: witness.claim("run", 3, MODELS[3], 1))
@@ -160,14 +237,19 @@ def test_a_bundle_can_ask_to_repeat_the_last_contribution_to_a_newer_enclave(
     assert refused(lambda: witness.claim("run", 3, MODELS[3], 2))
 
 
-def test_such_a_bundle_seals_again_what_a_replaced_enclave_had_received(stack: LocalStack) -> None:
-    intake = open_run(stack, "again", watch_interval=0.1)
-    config = ClientConfig.load(stack.client_config("trusting"))
-    uploader = SealedUploader(
-        dataclasses.replace(config, repeat_after_restart=True, run_patience=10.0)
-    )
-    delivered = enclave_dies_after(uploader, stack, EnvelopeRejected(Code.ENV_EPOCH))
-    uploaded = uploader.upload(trained("again", 1.0, base=initial()))
-    assert uploaded.signed.payload != delivered[0].payload
-    assert uploaded.receipt.outcome == "accepted"
-    intake.close()
+def test_refuses_a_model_behind_its_last_whatever_the_enclave(witness: ContributionWitness) -> None:
+    # what a platform that turned sealed state back would ask for
+    witness.claim("run", 3, MODELS[3], 1)
+    witness.claim("run", 5, MODELS[5], 1)
+    for version in (2, 3, 4):
+        assert refused(lambda version=version: witness.claim("run", version, MODELS[version], 2))
+
+
+def test_versions_merged_and_never_handed_out_do_not_bind_in_a_newer_enclave(
+    witness: ContributionWitness,
+) -> None:
+    witness.claim("run", 3, MODELS[3], 1)
+    witness.observe("run", 5)
+    assert refused(lambda: witness.claim("run", 4, MODELS[4], 1))
+    witness.claim("run", 4, MODELS[4], 2)
+    witness.claim("run", 5, MODELS[5], 2)

@@ -100,7 +100,7 @@ def test_names_every_domain() -> None:
         domain
         for room in ("fl_protocol", "tee_sim", "fl_client", "fl_server")
         for path in (root / room).rglob("*.py")
-        for domain in re.findall(r'b"(asynclave/[a-z]+/v1)\\0"', path.read_text())
+        for domain in re.findall(r'b"(asynclave/[a-z-]+/v1)\\0"', path.read_text())
     }
     assert len(used) >= 10
     assert {domain for domain in used if f"`{domain}`" not in PAGE} == set()

@@ -84,7 +84,7 @@ def test_without_seccomp_nothing_kills_the_probe(probe: enclave._Probe) -> None:
 
 
 def test_an_enclave_that_does_not_start_is_one_bad_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(state: Path) -> None:
         raise OSError("no sealed files here")
 
     monkeypatch.setattr(enclave, "_start", fail)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from flwr.app import Context, Message, MessageType
 
-from asynclave import AsyncStrategy, recipe_from
+from asynclave import AsyncStrategy, AsyncWA, recipe_from
+from fl_protocol.codes import ConfigInvalid
 from fl_sim.failures import Failures
 from strategies.catalog import RECIPES
 from tests.support.federation import (
@@ -38,6 +40,23 @@ def test_every_recipe_merges_and_changes_the_model(name: str) -> None:
         (result.arrays[key].numpy() != array.numpy()).any()
         for key, array in initial_arrays().items()
     )
+
+
+def test_cache_on_disk_trains_the_very_model_of_a_cache_in_memory(tmp_path: Path) -> None:
+    models = []
+    for options in ({}, {"cache": "disk", "cache_folder": tmp_path}):
+        strategy = AsyncWA(fraction_evaluate=0.0, **options)
+        result = strategy.start(virtual_grid(), initial_arrays(), num_rounds=8)
+        models.append([array.numpy().tobytes() for array in result.arrays.values()])
+
+    assert models[0] == models[1]
+
+
+def test_missing_cache_folder_is_refused_before_any_training(tmp_path: Path) -> None:
+    strategy = AsyncWA(cache="disk", cache_folder=tmp_path / "missing")
+
+    with pytest.raises(ConfigInvalid, match="cache_folder"):
+        strategy.start(virtual_grid(), initial_arrays(), num_rounds=1)
 
 
 def test_fedavg_hands_out_one_cohort_per_version_and_counts_its_first_results() -> None:

@@ -17,7 +17,7 @@ from fl_protocol.codes import ConfigInvalid
 from fl_server.strategy import AsyncStrategy, AsyncWA, FedAsync, FedBuff
 from fl_server.strategy.flwr_compat import require_supported
 from fl_server.strategy.options import StrategyOptions
-from strategies.errors import LeakyRecipe
+from strategies.errors import BadOption, LeakyRecipe
 from tests.support.federation import (
     CLASSES,
     INPUTS,
@@ -123,6 +123,11 @@ def test_refuses_a_leaky_recipe_in_confidential_mode(strategy: type[AsyncStrateg
     with pytest.raises(LeakyRecipe) as caught:
         strategy(gateway="server.json")
     assert caught.value.code == "LEAKY_RECIPE"
+
+
+def test_refuses_a_cache_on_disk_in_confidential_mode() -> None:
+    with pytest.raises(BadOption, match="in the clear"):
+        AsyncWA(gateway="server.json", cache="disk")
 
 
 def test_confidential_mode_fixes_the_recipe_before_nodes_are_known() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fl_client.uploader import LocalUpdate
+from fl_protocol.codes import RunRejected
 from fl_protocol.ports import SystemClock
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.gateway.limits import LoadLimits
@@ -94,19 +95,19 @@ def reader_of(stack: LocalStack, name: str) -> tuple[RawGateway, str]:
     return raw, raw.refresh(enrolled.client_id, enrolled.refresh_token).access_token
 
 
-def test_a_run_opened_again_does_not_hand_out_the_release_of_before(stack: LocalStack) -> None:
+def test_a_run_is_not_opened_again_behind_a_release_it_handed_out(stack: LocalStack) -> None:
     raw, token = reader_of(stack, "curious")
-    bodies = []
-    for delta in (1.0, 2.0):
-        intake = release_of(stack, "same-name", 8, delta)
-        wanted = pb.GetReleaseRequest(run_id="same-name", version=1)
-        once, again = (raw.call("GetRelease", wanted, token) for _ in range(2))
-        assert once == again
-        bodies.append(np.frombuffer(once[1].chunk, np.float32)[0])
-        intake.close()
-    assert bodies == [1.0, 2.0]
-    missing = pb.GetReleaseRequest(run_id="same-name", version=2)
-    assert raw.call("GetRelease", missing, token) == "RELEASE_NOT_READY"
+    intake = release_of(stack, "same-name", 8, 1.0)
+    wanted = pb.GetReleaseRequest(run_id="same-name", version=1)
+    handed_out = raw.call("GetRelease", wanted, token)
+    intake.close()
+
+    with pytest.raises(RunRejected, match="RUN_REGRESSED"):
+        release_of(stack, "same-name", 8, 2.0)
+
+    assert raw.call("GetRelease", wanted, token) == handed_out
+    release_of(stack, "another-name", 8, 2.0).close()
+    assert raw.call("GetRelease", wanted, token) == "RUN_UNKNOWN"
     raw.close()
 
 

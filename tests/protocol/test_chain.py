@@ -24,6 +24,7 @@ OPENING = Opening(
     version=0,
     model_digest=DIGEST,
     manifest_digest=DIGEST,
+    continues=GENESIS,
     epoch=EPOCH,
     seq=0,
     prev=GENESIS,

@@ -72,6 +72,16 @@ def test_every_recipe_of_the_catalogue_runs(name: str) -> None:
     assert run.versions > 0
 
 
+def test_caches_are_chosen_by_an_option_of_the_recipe(tmp_path: Path) -> None:
+    digests = {}
+    for kind in ("float32", "disk", "bfloat16", "sketch"):
+        strategy = {"name": "async-wa", "options": {"async-wa": {"cache": kind}}}
+        run = {"seeds": 1, "cache_folder": tmp_path}
+        (digests[kind],) = simulate(small(strategy=strategy, run=run)).summary()["digest"]
+    assert digests["disk"] == digests["float32"]
+    assert len(set(digests.values())) == 3
+
+
 def test_a_target_that_most_seeds_miss_has_no_median_time() -> None:
     summary = simulate(small(run={"target_accuracy": 0.999})).summary()
     assert summary["time_to_target"] == {"median": None, "reached": 0}

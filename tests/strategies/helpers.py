@@ -35,14 +35,18 @@ LINEAR: tuple[Recipe, ...] = (
     FedBuff(buffer_size=3, normalise="sum", server_momentum=0.9, published_rounds=2.0),
     FedAsync(),
     FedAsync(staleness="hinge", published_rounds=1.0),
-    AsyncWA(buffer_size=3),
-    AsyncWA(buffer_size=3, max_age=1.0, max_clients=3),
-    AsyncWA(buffer_size=3, disjoint=True),
-    AsyncWA(buffer_size=3, drift_correction=False),
+    AsyncWA(buffer_size=3, adaptive=False),
+    AsyncWA(buffer_size=3, max_age=1.0, max_clients=3, adaptive=False),
+    AsyncWA(buffer_size=3, disjoint=True, adaptive=False),
+    AsyncWA(buffer_size=3, drift_correction=False, adaptive=False),
+    AsyncWA(buffer_size=3, cache="bfloat16", max_clients=4, adaptive=False),
+    AsyncWA(buffer_size=3, disjoint=True, cache="sketch", adaptive=False),
     FedAvg(buffer_size=3),
     CA2FL(buffer_size=3),
+    CA2FL(buffer_size=3, cache="bfloat16"),
     CA2FL(buffer_size=3, max_age=1.0, published_rounds=2.0),
     ACE(),
+    ACE(cache="sketch"),
     ACE(max_age=1.0, published_rounds=2.0),
     ACED(max_delay=3),
     AREA(),
@@ -56,8 +60,18 @@ LINEAR: tuple[Recipe, ...] = (
 )
 """Recipes whose model scales with the updates."""
 
+SCALE_FREE: tuple[Recipe, ...] = (
+    AsyncWA(buffer_size=3),
+    AsyncWA(buffer_size=3, max_age=1.0, max_clients=3),
+    AsyncWA(buffer_size=3, disjoint=True),
+    AsyncWA(buffer_size=3, drift_correction=False),
+    AsyncWA(buffer_size=3, disjoint=True, cache="bfloat16"),
+)
+"""Recipes whose model does not depend on the scale of the updates."""
+
 EVERY_RECIPE: tuple[Recipe, ...] = (
     *LINEAR,
+    *SCALE_FREE,
     FADAS(buffer_size=3),
     FADAS(buffer_size=3, server_lr=1.0, delay_threshold=1),
     DCASGD(),

@@ -1,16 +1,20 @@
 """Async-WA in both forms, worked out by hand and against a plain float64 transcription."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from strategies import AsyncWA, Engine, Limits
 from strategies.recipes.async_wa import buffer_size_for
-from tests.strategies.helpers import accept, engine_of, merge_of, update
+from tests.strategies.helpers import SCALE_FREE, accept, engine_of, merge_of, update
+
+linear = partial(AsyncWA, adaptive=False, volume_exponent=0.5)
 
 
 def test_sliding_window_follows_the_rule_upload_by_upload():
     # b = 0.5: q_a = sqrt 4 = 2, q_b = sqrt 9 = 3; K = 2
-    engine = engine_of(AsyncWA(buffer_size=2))
+    engine = engine_of(linear(buffer_size=2))
 
     # r = 1, H / P = 1, window mean 1: x = (1 + 1) / 2
     first = merge_of(engine, update([1], client="a", base=0, examples=4))
@@ -24,11 +28,62 @@ def test_sliding_window_follows_the_rule_upload_by_upload():
     third = merge_of(engine, update([3], client="a", base=1, examples=4))
     np.testing.assert_allclose(third.params, [4.7752551], rtol=1e-6)
 
-    np.testing.assert_allclose(engine.published, [(1 + 2.5752551 + 4.7752551) / 3], rtol=1e-6)
+    # a fifth of three versions: the newest alone
+    np.testing.assert_array_equal(engine.published, third.params)
+
+
+def test_step_is_normalised_and_divided_by_the_uploads_of_a_round():
+    # K = 1: decay 0.9, a round of at least 12 uploads; with one client q does not matter
+    engine = engine_of(AsyncWA(buffer_size=1), 0.0, 0.0)
+
+    # u = 2 D = (4, -2); v = 0.1 u^2, rms before 0, sqrt(1 - 0.9) / sqrt(0.1) = 1
+    first = merge_of(engine, update([2, -1], base=0))
+    np.testing.assert_allclose(first.params, [0.01, -0.01], rtol=1e-5)
+
+    # u = D + (D - h) = (2, -1): v = (0.9 * 1.6 + 0.1 * 4, 0.9 * 0.4 + 0.1) = (1.84, 0.46);
+    # floor = 0.1 * sqrt((1.6 + 0.4) / 2) = 0.1; rate = 0.01 * sqrt(1 - 0.81)
+    second = merge_of(engine, update([2, -1], base=1))
+    rate = 0.01 * 0.19**0.5
+    expected = [0.01 + rate * 2 / (1.84**0.5 + 0.1), -0.01 - rate * 1 / (0.46**0.5 + 0.1)]
+    np.testing.assert_allclose(second.params, expected, rtol=1e-5)
+
+
+def test_round_is_the_uploads_in_which_the_median_client_uploads_once():
+    # a and b upload in turn, c once in 30: the middle one of 2, 2 and 30; then all in turn
+    recipe = AsyncWA(buffer_size=1, volume_exponent=0.0, published_rounds=0.0)
+    quick, even = engine_of(recipe), engine_of(recipe)
+    for number in range(300):
+        names = ("c" if number % 30 == 29 else "ab"[number % 2], f"n{number % 60}")
+        for engine, name in zip((quick, even), names, strict=True):
+            accept(engine, update([1], client=name, base=engine.version))
+
+    assert quick.population.round_uploads() == pytest.approx(2, abs=1)
+    assert even.population.round_uploads() == 60
+    steps = []
+    for engine in (quick, even):
+        before = float(engine.params[0])
+        accept(engine, update([1], client="z", base=engine.version))
+        steps.append(float(engine.params[0]) - before)
+    # a round is taken to last at least 12 K uploads
+    assert steps[0] / steps[1] == pytest.approx(60 / 12, rel=0.1)
+
+
+@pytest.mark.parametrize("recipe", SCALE_FREE, ids=repr)
+def test_scale_of_the_updates_does_not_matter(recipe):
+    rng = np.random.default_rng(3)
+    models = []
+    deltas = rng.normal(size=(40, 5)).astype(np.float32)
+    for scale in (1.0, 2.0**-12):
+        engine = engine_of(recipe, *np.zeros(5))
+        for number, delta in enumerate(deltas):
+            accept(engine, update(delta * scale, client=f"c{number % 7}", base=engine.version))
+        models.append(engine.params)
+
+    np.testing.assert_allclose(models[0], models[1], rtol=1e-6)
 
 
 def test_disjoint_buffers_add_cached_mean_and_innovations_then_update_the_cache():
-    engine = engine_of(AsyncWA(buffer_size=2, disjoint=True))
+    engine = engine_of(linear(buffer_size=2, disjoint=True))
 
     # nothing cached: (2 * 1 + 3 * 2) / 5
     first = merge_of(
@@ -56,7 +111,7 @@ def test_disjoint_buffers_add_cached_mean_and_innovations_then_update_the_cache(
 
 def test_without_drift_correction_the_window_of_raw_updates_is_averaged():
     # weights sqrt 1 and sqrt 9 * (1 + 1 / 2) ** -0.5; x = 4 / 2, then + mean / 2
-    engine = engine_of(AsyncWA(buffer_size=2, drift_correction=False))
+    engine = engine_of(linear(buffer_size=2, drift_correction=False))
 
     accept(engine, update([4], client="a"), update([8], client="b", examples=9))
 
@@ -64,17 +119,22 @@ def test_without_drift_correction_the_window_of_raw_updates_is_averaged():
     np.testing.assert_allclose(engine.params, [2 + (4 + late * 8) / (1 + late) / 2], rtol=1e-6)
 
 
-def transcription(uploads, size, k, disjoint):
+def transcription(uploads, size, k, disjoint, adaptive):
     """The rule as written down, client by client, in float64."""
     x, version = np.zeros(size), 0
     h, q, heard, window, buffer, published, merges = {}, {}, set(), [], [], None, 0
+    v, decay, last, gap, round_uploads, looked_at = np.zeros(size), 0.9, {}, {}, 0, 0
+    decay = decay if disjoint else decay ** (1 / k)
 
     def mean():
         weight = sum(q[c] for c in h)
         return sum(q[c] * h[c] for c in h) / weight if h else np.zeros(size)
 
-    for client, base, delta, n in uploads:
+    for number, (client, base, delta, n) in enumerate(uploads, 1):
         heard.add(client)
+        if client in last:
+            gap[client] = number - last[client]
+        last[client] = number
         buffer.append((client, base, delta, n))
         if disjoint and len(buffer) < k:
             continue
@@ -95,19 +155,29 @@ def transcription(uploads, size, k, disjoint):
             before, used = mean(), window
         total = sum(w for _, w in used)
         step = before + sum(w * r for r, w in used) / total
-        x = x + (step if disjoint else step / k)
         version, merges, buffer = version + 1, merges + 1, []
-        rate = 1 / min(merges, max(1.0, 2 * len(heard) / (k if disjoint else 1)))
+        if adaptive:
+            if not looked_at or number - looked_at >= max(1, len(last) // 8):
+                silent = [max(gap.get(c, 0), number - last[c]) for c in last]
+                looked_at, round_uploads = number, np.median(silent)
+            rate = 0.12 * (k if disjoint else 1) / max(12 * k, round_uploads)
+            floor = 0.1 * np.mean(v) ** 0.5
+            v = decay * v + (1 - decay) * step**2
+            x = x + rate * (1 - decay**merges) ** 0.5 * step / (v**0.5 + floor)
+        else:
+            x = x + (step if disjoint else step / k)
+        rate = 1 / max(1.0, min(merges / 5, 2 * len(heard) / (k if disjoint else 1)))
         published = x if published is None else published + rate * (x - published)
     return x, published
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("disjoint", [False, True])
-def test_long_run_matches_a_plain_transcription(disjoint):
+def test_long_run_matches_a_plain_transcription(disjoint, adaptive):
     rng = np.random.default_rng(5)
     size, k = 7, 4
     engine = Engine(
-        AsyncWA(buffer_size=k, disjoint=disjoint),
+        AsyncWA(buffer_size=k, disjoint=disjoint, adaptive=adaptive, volume_exponent=0.5),
         np.zeros(size, np.float32),
         limits=Limits(max_staleness=1000),
     )
@@ -123,7 +193,7 @@ def test_long_run_matches_a_plain_transcription(disjoint):
                 if started[name] is None:
                     started[name] = engine.version
 
-    x, published = transcription(uploads, size, k, disjoint)
+    x, published = transcription(uploads, size, k, disjoint, adaptive)
 
     np.testing.assert_allclose(engine.params, x, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(engine.published, published, rtol=1e-4, atol=1e-4)
@@ -131,7 +201,7 @@ def test_long_run_matches_a_plain_transcription(disjoint):
 
 def test_last_word_of_a_client_in_one_buffer_is_from_its_newest_base():
     for order in ((0, 1), (1, 0)):
-        engine = engine_of(AsyncWA(buffer_size=2, disjoint=True, volume_exponent=0.0))
+        engine = engine_of(linear(buffer_size=2, disjoint=True, volume_exponent=0.0))
         accept(engine, update([0], client="b"), update([0], client="c"))
         words = [update([10], client="a", base=0), update([4], client="a", base=1)]
         accept(engine, *(words[index] for index in order))
@@ -143,7 +213,7 @@ def test_last_word_of_a_client_in_one_buffer_is_from_its_newest_base():
 
 
 def test_all_updates_of_a_client_in_one_buffer_are_compared_with_its_word_before_it():
-    recipe = AsyncWA(buffer_size=2, disjoint=True, volume_exponent=0.0, staleness_exponent=0.0)
+    recipe = linear(buffer_size=2, disjoint=True, volume_exponent=0.0, staleness_exponent=0.0)
     engine = engine_of(recipe)
     accept(engine, update([4], client="a"), update([0], client="b"))
     accept(engine, update([0], client="b", base=1), update([0], client="c", base=1))
@@ -156,7 +226,7 @@ def test_all_updates_of_a_client_in_one_buffer_are_compared_with_its_word_before
 
 
 def test_cache_that_was_emptied_has_no_mean():
-    recipe = AsyncWA(buffer_size=2, disjoint=True, max_clients=2)
+    recipe = linear(buffer_size=2, disjoint=True, max_clients=2)
     engine = engine_of(recipe)
 
     for base in range(40):
@@ -170,7 +240,7 @@ def test_cache_that_was_emptied_has_no_mean():
 
 
 def test_changed_number_of_examples_changes_the_cached_weight():
-    engine = engine_of(AsyncWA(buffer_size=2, disjoint=True, volume_exponent=1.0))
+    engine = engine_of(linear(buffer_size=2, disjoint=True, volume_exponent=1.0))
     accept(engine, update([6], client="a", examples=1), update([0], client="b", examples=1))
     accept(
         engine,

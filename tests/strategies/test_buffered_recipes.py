@@ -87,6 +87,18 @@ def test_fadas_shortens_the_step_of_a_late_buffer(threshold, staleness, rate):
     np.testing.assert_allclose(merge.params, [rate], rtol=1e-5)
 
 
+@pytest.mark.parametrize(("staleness", "rate"), [(0, 0.5), (1, 0.5), (2, 0.25), (4, 0.125)])
+def test_fadas_divides_the_rate_by_the_delay_as_its_authors_code_does(staleness, rate):
+    # m / sqrt(u) = 1 as above; beyond tau_c = 1 the rate is 0.5 / tau
+    recipe = FADAS(buffer_size=1, server_lr=0.5, delay_threshold=1, delay_rule="division")
+    engine = engine_of(recipe)
+    advance(engine, staleness)
+
+    merge = merge_of(engine, update([2], client="late", base=0))
+
+    np.testing.assert_allclose(merge.params, [rate], rtol=1e-5)
+
+
 def test_fadas_survives_an_update_whose_square_overflows():
     engine = engine_of(FADAS(buffer_size=1))
 

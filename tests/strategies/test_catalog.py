@@ -107,6 +107,7 @@ def test_unknown_recipe_names_the_known_ones():
         ("fadas", {"epsilon": 0}),
         ("fadas", {"delay_threshold": 0}),
         ("fadas", {"server_lr": 0}),
+        ("fadas", {"delay_rule": "root"}),
         ("ca2fl", {"max_clients": 0}),
         ("ace", {"max_age": 0}),
         ("aced", {"max_delay": 0}),

@@ -1,5 +1,7 @@
 """Recipes that merge every upload against their papers, worked out by hand."""
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
 
@@ -148,6 +150,38 @@ def test_ringleader_steps_once_per_client_after_everyone_is_in_the_table():
     )
 
     assert models == pytest.approx([2.0, 2.0, 2.0, 6.0, 6.0, 9.5, 24.5])
+
+
+def ringleader_by_the_book(uploads):
+    """Algorithm 1 with every delta kept in lists, over the clients heard of so far."""
+    x, heard, due, table, later = 0.0, set(), set(), defaultdict(list), defaultdict(list)
+    for client, delta in uploads:
+        heard.add(client)
+        if due and client not in due:
+            later[client].append(delta)
+        else:
+            table[client].append(delta)
+            if not due and set(table) == heard:
+                due = set(heard)
+            if client in due:
+                due.remove(client)
+                x += np.mean([np.mean(deltas) for deltas in table.values()])
+                if not due:
+                    table, later = later, defaultdict(list)
+        yield x
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ringleader_keeps_the_books_of_its_algorithm(seed):
+    rng = np.random.default_rng(seed)
+    # The first is far more often there than the last.
+    clients = rng.choice(list("abcde"), size=150, p=[0.5, 0.25, 0.15, 0.07, 0.03])
+    uploads = [(str(client), float(rng.normal())) for client in clients]
+    engine = engine_of(Ringleader(server_lr=1.0))
+
+    models = course(engine, *((*upload, base) for base, upload in enumerate(uploads)))
+
+    np.testing.assert_allclose(models, list(ringleader_by_the_book(uploads)), rtol=1e-4, atol=1e-4)
 
 
 def test_ringleader_waits_for_a_dead_client_for_max_age_only():

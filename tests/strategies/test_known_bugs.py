@@ -123,7 +123,7 @@ def test_integer_buffers_are_carried_and_not_averaged():
 
 @pytest.mark.parametrize("disjoint", [False, True])
 def test_entry_of_a_dead_client_leaves_the_mean(disjoint):
-    recipe = AsyncWA(buffer_size=2, disjoint=disjoint, max_age=3.0, volume_exponent=0.0)
+    recipe = AsyncWA(2, disjoint, adaptive=False, max_age=3.0, volume_exponent=0.0)
     engine = engine_of(recipe)
     accept(engine, update([90], client="dead"), update([0], client="a"))
 

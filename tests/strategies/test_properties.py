@@ -34,7 +34,11 @@ from tests.strategies.helpers import (
 )
 
 SIZE = 5
-BUFFERED = [FedBuff(4), FedBuff(4, normalise="sum"), AsyncWA(4, disjoint=True)]
+BUFFERED = [
+    FedBuff(4),
+    FedBuff(4, normalise="sum"),
+    AsyncWA(4, disjoint=True, adaptive=False),
+]
 EVERY_BUFFERED = [
     *BUFFERED,
     FedAvg(4),
@@ -90,8 +94,9 @@ def test_restored_engine_continues_bit_by_bit(recipe, seed, cut):
     assert_same_state(first.state(), second.state())
 
 
-def test_state_is_a_snapshot_that_survives_a_file(tmp_path):
-    recipe, rule = AsyncWA(buffer_size=3, disjoint=True), ReleaseRule(k=3)
+@pytest.mark.parametrize("cache", ["float32", "bfloat16", "sketch"])
+def test_state_is_a_snapshot_that_survives_a_file(tmp_path, cache):
+    recipe, rule = AsyncWA(buffer_size=3, disjoint=True, cache=cache), ReleaseRule(k=3)
     engine = Engine(recipe, np.ones(SIZE, np.float32), release_rule=rule)
     updates = random_updates(1, 60)
     run(engine, updates[:31])
@@ -134,6 +139,45 @@ def test_damaged_state_is_refused_and_changes_nothing(damage):
         state["meta"] = state["meta"].replace('"merges"', '"merged"')
     else:
         del state[damage]
+
+    with pytest.raises(BadState):
+        engine.restore(state)
+
+    assert_same_state(before, engine.state())
+
+
+@pytest.mark.parametrize("recipe", [AsyncWA(3, disjoint=True), AsyncWA(3)], ids=repr)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("merges", None),
+        ("opened_at", "never"),
+        ("population", {"uploads": 3}),
+        ("ledger", [[0, "a"]]),
+        ("waiting", [["a", 0]]),
+        ("cache", {"entries": [["a", "heavy", 1.0]], "weight": 1.0}),
+        ("cache", {"entries": []}),
+        ("models", None),
+    ],
+)
+def test_damage_is_found_before_anything_is_assigned(recipe, key, value):
+    engine, other = (Engine(recipe, np.ones(SIZE, np.float32)) for _ in range(2))
+    run(engine, random_updates(2, 20))
+    run(other, random_updates(3, 31))
+    state, before = other.state(), engine.state()
+    state["meta"] = json.dumps({**json.loads(state["meta"]), key: value})
+
+    with pytest.raises(BadState):
+        engine.restore(state)
+
+    assert_same_state(before, engine.state())
+
+
+def test_damaged_window_is_found_before_anything_is_assigned():
+    engine = Engine(AsyncWA(3), np.ones(SIZE, np.float32))
+    run(engine, random_updates(2, 20))
+    state, before = engine.state(), engine.state()
+    state["meta"] = json.dumps({**json.loads(state["meta"]), "aggregator": {"weights": [1.0]}})
 
     with pytest.raises(BadState):
         engine.restore(state)

@@ -147,7 +147,7 @@ def test_stale_buffer_dominated_by_one_fresh_client_is_capped(recipe):
 
 def test_cached_mean_is_capped_as_well_as_the_buffer():
     # one client claims all the data; unhindered, the cached mean would be its delta alone
-    recipe = AsyncWA(buffer_size=4, disjoint=True, volume_exponent=1.0)
+    recipe = AsyncWA(4, disjoint=True, adaptive=False, volume_exponent=1.0)
     rule = ReleaseRule(k=4)
     engine = Engine(recipe, np.zeros(4, np.float32), release_rule=rule)
     basis = np.eye(4, dtype=np.float32)
@@ -168,7 +168,7 @@ def test_cached_mean_is_capped_as_well_as_the_buffer():
 
 
 def test_cached_mean_of_fewer_than_k_clients_is_not_released():
-    recipe = AsyncWA(buffer_size=3, disjoint=True, max_clients=3, volume_exponent=0.0)
+    recipe = AsyncWA(3, disjoint=True, adaptive=False, max_clients=3, volume_exponent=0.0)
     engine = engine_of(recipe, release_rule=ReleaseRule(k=3))
     accept(engine, update([9], client="a"), *(update([0], client=name) for name in "bc"))
     before = engine.params.copy()

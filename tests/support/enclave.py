@@ -7,6 +7,9 @@ import json
 import os
 import time
 from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.envelope import SUITE, Header, SealedUpdate, key_id, seal
 from fl_protocol.membership import Membership, sign_membership
-from fl_protocol.ports import SystemClock, SystemRng
+from fl_protocol.ports import LocalDisk, SystemClock, SystemRng
 from fl_protocol.receipts import Receipt, Release, verify_receipt, verify_release
 from fl_protocol.signatures import Signed
 from strategies import FedBuff, Layout, Recipe
@@ -26,8 +29,9 @@ from tee_sim.hop import HopSigner
 from tee_sim.launch import BootOptions, EnclaveProcess
 from tee_sim.launcher_config import DEFAULT_ENCLAVE_USER
 from tee_sim.policy import EnclavePolicy
+from tee_sim.sealed_state import SealedState
 
-FEDERATION, RUN, EPOCH, K = "hospitals", "run-1", 7, 2
+FEDERATION, EPOCH, K = "hospitals", 7, 2
 LAYOUT = Layout.of({"weight": np.zeros((3, 4), np.float32), "bias": np.zeros(4, np.float32)})
 INITIAL = np.linspace(-1, 1, LAYOUT.num_params, dtype=np.float32)
 # Plain averaging, so that a test can say what a release must be.
@@ -35,6 +39,14 @@ RECIPE = FedBuff(buffer_size=K, staleness_exponent=0.0, server_lr=1.0)
 ENCLAVE_USER = DEFAULT_ENCLAVE_USER if os.geteuid() == 0 else None
 HOP_KEY = b"h" * 32
 OPTIONS = BootOptions(ENCLAVE_USER, HOP_KEY)
+
+
+_runs = count(1)
+
+
+def fresh_run() -> str:
+    """Return a name under which nothing was released yet."""
+    return f"run-{next(_runs)}"
 
 
 def described(recipe: Recipe) -> dict[str, Any]:
@@ -58,6 +70,8 @@ class SealedImage:
     """An image in its memfd."""
 
     def __init__(self, built: image.Image | None = None) -> None:
+        self._folder = TemporaryDirectory(prefix="sealed-state-")
+        self.state = SealedState(Path(self._folder.name), LocalDisk(), SystemRng())
         self.handle = (built or image.build()).seal()
         self.measurement = image.measurement_of(self.handle)
         self.dependencies = image.dependency_paths()
@@ -66,8 +80,28 @@ class SealedImage:
         self, policy: EnclavePolicy, epoch: int = EPOCH, options: BootOptions = OPTIONS
     ) -> EnclaveProcess:
         return EnclaveProcess.start(
-            self.handle, self.measurement, self.dependencies, epoch, policy, options
+            self.handle,
+            self.measurement,
+            self.dependencies,
+            epoch,
+            policy,
+            options,
+            self.state,
         )
+
+
+class MemoryVault:
+    """A platform's place for sealed bytes, in this process."""
+
+    def __init__(self) -> None:
+        self.sealed: dict[str, list[bytes]] = {}
+
+    def load(self, name: str) -> tuple[int, bytes]:
+        stored = self.sealed.get(name, [b""])
+        return len(stored) - 1, stored[-1]
+
+    def store(self, name: str, sealed: bytes) -> None:
+        self.sealed.setdefault(name, [b""]).append(sealed)
 
 
 @dataclass(frozen=True)
@@ -98,10 +132,12 @@ class Lab:
     image: SealedImage
     issuer: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     changes: dict[str, Any] = field(default_factory=dict)
+    epoch: int = EPOCH
+    run_id: str = field(default_factory=fresh_run)
 
     def __post_init__(self) -> None:
         self.policy = policy_for(self.issuer, **self.changes)
-        self.process = self.image.start(self.policy)
+        self.process = self.image.start(self.policy, self.epoch)
         self.keys = self.process.facts.keys
         self._stream = self.process.hand_over()
         self.channel = Channel(self._stream)
@@ -131,14 +167,14 @@ class Lab:
         self,
         recipe: dict[str, Any] | None = None,
         *,
-        run_id: str = RUN,
+        run_id: str | None = None,
         layout_json: str = LAYOUT.to_json(),
         params: bytes = INITIAL.tobytes(),
         version: int = 0,
     ) -> dict[str, Any]:
         header = {
             "op": "OPEN_RUN",
-            "run_id": run_id,
+            "run_id": run_id or self.run_id,
             "version": version,
             "layout_json": layout_json,
             "recipe_json": json.dumps(recipe or described(RECIPE)),
@@ -161,8 +197,8 @@ class Lab:
             "v": 1,
             "suite": SUITE,
             "federation": FEDERATION,
-            "run_id": RUN,
-            "epoch": EPOCH,
+            "run_id": self.run_id,
+            "epoch": self.epoch,
             "key_id": key_id(self.keys.hpke),
             "policy_digest": self.policy.digest,
             "client_id": client,
@@ -211,7 +247,7 @@ class Lab:
         return verify_receipt(signed_of(reply), self.keys.receipt)
 
     def release(self, version: int) -> tuple[Release, np.ndarray]:
-        header = {"op": "GET_RELEASE", "run_id": RUN, "version": version}
+        header = {"op": "GET_RELEASE", "run_id": self.run_id, "version": version}
         reply, body = self.ask_all(self.signer.sign(header))
         assert reply["ok"], reply
         record = verify_release(signed_of(reply), self.keys.receipt)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.enclave import Lab, SealedImage
+from tests.support.enclave import Lab, SealedImage, fresh_run
 
 
 @pytest.fixture(scope="session")
@@ -25,5 +25,6 @@ def running(sealed_image: SealedImage) -> Iterator[Lab]:
 @pytest.fixture
 def lab(running: Lab) -> Lab:
     """One enclave serves a module; every test opens its run afresh."""
+    running.run_id = fresh_run()
     assert running.open_run()["ok"]
     return running

@@ -14,7 +14,7 @@ from fl_protocol.receipts import (
     verify_opening,
 )
 from strategies.update import digest_of
-from tests.support.enclave import EPOCH, INITIAL, LAYOUT, RUN, Lab, SealedImage, signed_of
+from tests.support.enclave import EPOCH, INITIAL, LAYOUT, Lab, SealedImage, signed_of
 
 
 def test_opens_a_run_and_names_its_model(lab: Lab) -> None:
@@ -46,7 +46,7 @@ def test_releases_the_mean_of_k_clients(lab: Lab) -> None:
     np.testing.assert_allclose(params, INITIAL + 2, rtol=1e-6)
     assert record.model_digest == digest_of(params)
     assert record.manifest_digest == LAYOUT.digest
-    assert (record.num_updates, record.num_clients, record.run_id) == (2, 2, RUN)
+    assert (record.num_updates, record.num_clients, record.run_id) == (2, 2, lab.run_id)
     assert record.policy_digest == lab.policy.digest
 
 

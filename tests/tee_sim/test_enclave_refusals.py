@@ -12,9 +12,9 @@ import pytest
 
 from fl_protocol.codes import Code
 from fl_protocol.header import Header
-from strategies import FedAsync, FedBuff, Layout
+from strategies import CA2FL, FedAsync, FedBuff, Layout
 from strategies.reject import Reject
-from tests.support.enclave import INITIAL, LAYOUT, RUN, Lab, Update, described, flipped
+from tests.support.enclave import INITIAL, LAYOUT, Lab, Update, described, flipped
 
 
 def assert_refused(lab: Lab, code: str, ask: Callable[[], dict[str, Any]]) -> None:
@@ -31,6 +31,12 @@ def assert_update_refused(lab: Lab, code: str, update: Update) -> None:
 
 def test_refuses_leaky_recipe(lab: Lab) -> None:
     assert_refused(lab, Code.LEAKY_RECIPE, lambda: lab.open_run(described(FedAsync())))
+
+
+def test_refuses_cache_on_disk(lab: Lab) -> None:
+    spilling = described(CA2FL(cache="disk"))
+    assert_refused(lab, Code.RUN_RECIPE, lambda: lab.open_run(spilling))
+    assert "in the clear" in lab.open_run(spilling)["sentence"]
 
 
 def test_refuses_recipe_other_than_the_policys(lab: Lab) -> None:
@@ -54,7 +60,7 @@ def test_refuses_unknown_recipe(lab: Lab) -> None:
 def test_serves_on_after_a_text_made_to_end_it(lab: Lab, name: str, text: str, code: str) -> None:
     request = {
         "op": "OPEN_RUN",
-        "run_id": RUN,
+        "run_id": lab.run_id,
         "version": 0,
         "layout_json": LAYOUT.to_json(),
         "recipe_json": "{}",
@@ -253,7 +259,7 @@ def test_refuses_client_beyond_its_share_of_the_buffer(lab: Lab) -> None:
 
 def test_refuses_release_that_does_not_exist(lab: Lab) -> None:
     lab.send(lab.member("a"))
-    ask = {"op": "GET_RELEASE", "run_id": RUN, "version": 1}
+    ask = {"op": "GET_RELEASE", "run_id": lab.run_id, "version": 1}
     assert_refused(lab, Code.RELEASE_NOT_READY, lambda: lab.ask(ask))
     assert_refused(lab, Code.RELEASE_NOT_READY, lambda: lab.ask(ask | {"version": 0}))
     assert_refused(lab, Code.RELEASE_NOT_READY, lambda: lab.ask(ask | {"version": "1"}))
@@ -291,7 +297,7 @@ def test_unopened_enclave_knows_no_run(sealed_image: Any) -> None:
     fresh = Lab(sealed_image)
     try:
         assert fresh.send(fresh.member("a"))["code"] == Code.RUN_UNKNOWN
-        reply = fresh.ask({"op": "GET_RELEASE", "run_id": RUN, "version": 1})
+        reply = fresh.ask({"op": "GET_RELEASE", "run_id": fresh.run_id, "version": 1})
         assert reply["code"] == Code.RUN_UNKNOWN
     finally:
         fresh.close()

@@ -208,7 +208,14 @@ def test_refuses_policy_of_another_federation(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    "bound", [{"k_min": 3}, {"max_staleness": 2}, {"max_share": 0.5}, {"max_per_client": 0}]
+    "bound",
+    [
+        {"k_min": 3},
+        {"max_staleness": 2},
+        {"max_share": 0.5},
+        {"max_per_client": 0},
+        {"max_leverage": 0.9},
+    ],
 )
 def test_refuses_policy_weaker_than_the_guardrails(host: Host, bound: dict[str, Any]) -> None:
     guardrails = Guardrails(**bound)

@@ -16,7 +16,7 @@ from tee_sim.control import LauncherClient
 from tee_sim.hop import WINDOW, HopSigner, HopVerifier, Origin, origin
 from tee_sim.settings import load_key
 from tests.support.clock import NOW, SetClock
-from tests.support.enclave import HOP_KEY, INITIAL, LAYOUT, RUN, Lab, flipped
+from tests.support.enclave import HOP_KEY, INITIAL, LAYOUT, Lab, flipped
 from tests.tee_sim.test_launcher import Platform, platform
 
 __all__ = ["platform"]
@@ -152,7 +152,7 @@ def test_the_enclave_opens_no_run_from_another_model_than_was_signed(lab: Lab) -
         )
         assert code(reply) == Code.HOP_BODY
     assert lab.status() == before
-    assert before["run_id"] == RUN
+    assert before["run_id"] == lab.run_id
 
 
 def test_the_enclave_takes_no_update_beside_another_ones_signature(lab: Lab) -> None:

@@ -12,7 +12,7 @@ from fl_protocol.codes import Code, EnvelopeRejected
 from fl_protocol.receipts import GENESIS, Opening, Receipt, Release, verify_head, verify_record
 from fl_protocol.signatures import Signed
 from tee_sim.enclave.ledger import ReceiptLedger
-from tests.support.enclave import RUN, Lab
+from tests.support.enclave import Lab
 
 OPENING = Opening(
     v=1,
@@ -20,6 +20,7 @@ OPENING = Opening(
     version=0,
     model_digest="2" * 64,
     manifest_digest="3" * 64,
+    continues=GENESIS,
     epoch=0,
     seq=0,
     prev=GENESIS,
@@ -141,7 +142,7 @@ def test_only_the_latest_releases_are_kept(lab: Lab) -> None:
     for version in range(66):
         lab.merge_with(0.1, 0.2, base_version=version, base_model_digest=digest)
         digest = lab.release(version + 1)[0].model_digest
-    reply = lab.ask({"op": "GET_RELEASE", "run_id": RUN, "version": 2})
+    reply = lab.ask({"op": "GET_RELEASE", "run_id": lab.run_id, "version": 2})
     assert (reply["ok"], reply["code"]) == (False, Code.RELEASE_NOT_READY)
     assert "oldest kept is 3" in reply["sentence"]
     assert lab.release(3)[0].version == 3

@@ -30,7 +30,7 @@ def main(arguments):
     # Compiled before lockdown, so that only the attempt itself can fail.
     code = compile(ATTEMPTS[attempt], "attempt", "exec")
     lockdown = Lockdown(
-        channel.fileno(), int(arguments[2]), user if user >= 0 else None, skip
+        [channel.fileno()], int(arguments[2]), user if user >= 0 else None, skip
     )
     lockdown.conceal()
     lockdown.confine()
@@ -126,8 +126,8 @@ def test_kernel_confirms_the_confinement(lab: Lab) -> None:
     if os.geteuid() == 0:
         assert status["Uid"].split() == [str(ENCLAVE_USER)] * 4
         assert int(status["CapEff"], 16) == 0
-        # The channel is all it holds.
-        assert len(os.listdir(f"/proc/{lab.process.pid}/fd")) == 1
+        # The channels to gateway and platform are all it holds.
+        assert len(os.listdir(f"/proc/{lab.process.pid}/fd")) == 2
 
 
 def test_every_layer_is_reported(lab: Lab) -> None:

@@ -32,13 +32,14 @@ def test_every_member_changes_the_digest() -> None:
             {"max_per_client": 2},
             {"max_share": None},
             {"min_effective": None},
+            {"max_leverage": 0.5},
             {"max_staleness": 4},
             {"max_norm": float("inf")},
             {"max_examples": 5},
             {"recipe": {"name": "fedbuff", "options": {}}},
         )
     }
-    assert len(digests) == 10
+    assert len(digests) == 11
 
 
 def test_same_number_in_another_type_is_the_same_policy() -> None:
@@ -59,6 +60,7 @@ def test_same_number_in_another_type_is_the_same_policy() -> None:
         {"max_examples": 0},
         {"max_share": -0.5},
         {"max_share": float("inf")},
+        {"max_leverage": 0.0},
         {"recipe": {"name": "fedbuff"}},
         {"recipe": {"name": "fedbuff", "options": {"buffer_size": 4}}},
         {"issuer_key": "short"},

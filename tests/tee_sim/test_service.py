@@ -12,10 +12,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fl_protocol.codes import Code
 from fl_protocol.ports import SystemRng
 from tee_sim.channel import Channel
+from tee_sim.enclave.memory import ReleaseMemory
 from tee_sim.enclave.service import EnclaveService, Keys
 from tee_sim.hop import HopSigner, HopVerifier
 from tests.support.clock import SetClock
-from tests.support.enclave import EPOCH, HOP_KEY, Lab, Update, policy_for
+from tests.support.enclave import (
+    EPOCH,
+    HOP_KEY,
+    Lab,
+    MemoryVault,
+    Update,
+    fresh_run,
+    policy_for,
+)
 
 START = 1_800_000_000
 
@@ -37,13 +46,15 @@ class LocalLab(Lab):
     """The service in this process, its host's clock in the test's hand."""
 
     def __init__(self) -> None:
-        self.issuer = Ed25519PrivateKey.generate()
+        self.issuer, self.epoch, self.run_id = Ed25519PrivateKey.generate(), EPOCH, fresh_run()
         self.policy = policy_for(self.issuer)
         self.clock = SetClock(float(START))
         private = Keys()
         self.keys = private.public()
+        self.vault = MemoryVault()
+        memory = ReleaseMemory(self.vault, bytes(32), SystemRng())
         hop = HopVerifier(HOP_KEY, self.clock)
-        self.service = EnclaveService(EPOCH, self.policy, private, self.clock, hop)
+        self.service = EnclaveService(EPOCH, self.policy, private, self.clock, hop, memory)
         self.signer = HopSigner(HOP_KEY, _Following(self.clock), SystemRng())
 
     def ask_all(self, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:

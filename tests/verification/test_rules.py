@@ -10,6 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from asynclave.verification.rules import Flaw, Ledger
+from fl_protocol import records
+from fl_protocol.chain import Link
 from fl_protocol.receipts import (
     ACCEPTED,
     GENESIS,
@@ -19,6 +21,7 @@ from fl_protocol.receipts import (
     Release,
     updates_digest,
 )
+from fl_protocol.signatures import Signed
 from tests.support.enclave import FEDERATION, policy_for
 
 POLICY = policy_for(Ed25519PrivateKey.generate())
@@ -33,6 +36,7 @@ def opening(**changes: Any) -> Opening:
         "version": 0,
         "model_digest": MODEL,
         "manifest_digest": LAYOUT,
+        "continues": GENESIS,
         "policy_digest": POLICY.digest,
         **PLACE,
     }
@@ -73,8 +77,23 @@ def release(*clients: str, **changes: Any) -> Release:
     return Release(**{**members, **changes})
 
 
-def follow(*records: Chained) -> Flaw | None:
-    return Ledger({1: POLICY, 2: POLICY}, LAYOUT).follow(records)
+def linked(record: Chained) -> Link:
+    return Link(Signed(records.encode(record), b""), record)
+
+
+def ledger_of(*chain: Chained) -> tuple[Ledger, Flaw | None]:
+    ledger = Ledger({1: POLICY, 2: POLICY}, LAYOUT)
+    return ledger, ledger.follow([linked(record) for record in chain])
+
+
+def follow(*chain: Chained) -> Flaw | None:
+    return ledger_of(*chain)[1]
+
+
+def reopened(after: Release, **changes: Any) -> Opening:
+    """The run opened by a successor that remembers a release as the newest handed out."""
+    members = {"version": after.version, "model_digest": after.model_digest} | changes
+    return opening(epoch=2, continues=linked(after).digest, **members)
 
 
 def honest() -> list[Chained]:
@@ -91,6 +110,47 @@ def test_an_honest_run_breaks_no_rule() -> None:
 
 def test_a_buffer_dies_with_its_enclave_and_its_updates_may_come_again() -> None:
     assert follow(opening(), receipt("a"), opening(epoch=2), *honest()[1:]) is None
+
+
+def test_a_discarded_buffer_is_in_no_release_and_its_updates_may_come_again() -> None:
+    discarded = receipt("x", outcome="LEVERAGE_BOUND")
+    assert follow(opening(), receipt("a"), receipt("b"), discarded, *honest()[1:]) is None
+    other = receipt("x", outcome="NONFINITE")
+    assert follow(opening(), receipt("a"), receipt("b"), other, *honest()[1:]) is not None
+
+
+def test_a_release_that_was_never_handed_out_is_taken_back() -> None:
+    first = release("a", "b")
+    lost = [receipt("c"), receipt("d"), release("c", "d", version=2, model_digest="f" * 64)]
+    lost[:2] = [replace(record, staleness=1) for record in lost[:2]]
+    again = [record if isinstance(record, Opening) else replace(record, epoch=2) for record in lost]
+    ledger, flaw = ledger_of(*honest(), *lost, reopened(first), *again[:2])
+    assert flaw is None
+    assert (ledger.version, ledger.taken_back, ledger.released) == (
+        1,
+        1,
+        {MODEL: 0, first.model_digest: 1},
+    )
+
+
+def test_what_was_handed_out_stays_consumed_in_the_next_epoch() -> None:
+    first = release("a", "b")
+    found = follow(*honest(), reopened(first), receipt("a", epoch=2, staleness=1))
+    assert found is not None and (found.index, found.kind) == (5, "receipt")
+
+
+def test_a_run_that_continues_a_release_not_among_its_records_is_named() -> None:
+    first = release("a", "b")
+    assert follow(reopened(first)) == Flaw(0, "opening", "the run began before these records")
+    found = follow(*honest(), reopened(replace(first, iat=9)))
+    assert found == Flaw(4, "opening", "it continues a release that is not here")
+
+
+def test_a_release_taken_back_cannot_be_continued() -> None:
+    first, lost = release("a", "b"), release("c", "d", version=2, model_digest="f" * 64)
+    late = [receipt("c", staleness=1), receipt("d", staleness=1), lost]
+    found = follow(*honest(), *late, reopened(first), reopened(lost))
+    assert found is not None and (found.index, found.kind) == (8, "opening")
 
 
 def test_records_of_another_run_are_not_this_runs() -> None:
@@ -160,7 +220,7 @@ def test_a_release_of_fewer_clients_than_the_policy_is_named() -> None:
     "members", [{"model_digest": "0" * 64, "version": 1}, {"version": 0}, {"version": 2}], ids=str
 )
 def test_a_run_opened_again_from_another_model_is_named(members: dict[str, Any]) -> None:
-    again = replace(opening(epoch=2, version=1, model_digest="e" * 64), **members)
-    assert follow(*honest(), opening(epoch=2, version=1, model_digest="e" * 64)) is None
-    found = follow(*honest(), again)
+    first = release("a", "b")
+    assert follow(*honest(), reopened(first)) is None
+    found = follow(*honest(), reopened(first, **members))
     assert found is not None and (found.index, found.kind) == (4, "opening")

@@ -82,6 +82,30 @@ def test_an_untouched_run_is_verified(run: Path) -> None:
     assert found.notes == ["released-model.bin is version 2"]
 
 
+def test_a_release_that_its_enclave_never_handed_out_is_taken_back(tmp_path: Path) -> None:
+    with LocalStack(tmp_path / "stack", StackSettings(recipe=RECIPE, k=K)) as stack:
+        nodes = [client(stack, f"node-{number}") for number in range(K)]
+        config = stack.server_config(records=tmp_path / "records")
+        intake = SealedIntake(config, RECIPE, watch_interval=3600)
+        intake.open(RUN, LAYOUT, initial())
+        first = [node.upload(trained(RUN, 1.0)) for node in nodes]
+        base = initial() + 1
+        # The enclave makes version 2, and the server writes that down with version 1.
+        for node in nodes:
+            node.upload(trained(RUN, 3.0, version=1, base=base))
+        for number, uploaded in enumerate(first):
+            assert offer(intake, str(number), uploaded).accepted
+        stack.restart_gateway()
+        intake.follow_enclave()
+        for number, node in enumerate(nodes):
+            uploaded = node.upload(trained(RUN, 5.0, version=1, base=base))
+            assert offer(intake, str(number), uploaded, version=1).accepted
+        intake.close()
+    found = audit(tmp_path / "records" / RUN)
+    assert (found.flaw, found.releases, found.version) == (None, 3, 2)
+    assert found.notes[0].startswith("1 of the releases")
+
+
 def test_every_edited_byte_is_named(run: Path) -> None:
     path = run / "receipts.jsonl"
     content = path.read_bytes()
