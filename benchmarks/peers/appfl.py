@@ -67,7 +67,6 @@ def _server_config(job: jobs.Job, *, as_shipped: bool) -> dict[str, Any]:
     memory = {} if as_shipped else {"optimize_memory": False}
     # APPFL divides by the number of clients where the paper divides by K; alpha makes up for it.
     aggregator = {"K": jobs.MERGE_EVERY, "alpha": jobs.CLIENTS / jobs.MERGE_EVERY}
-    aggregator |= {"staleness_fn": "polynomial", "staleness_fn_kwargs": {"a": 0.5}}
     server = {
         "num_clients": jobs.CLIENTS,
         "num_global_epochs": 0,

@@ -1,4 +1,7 @@
-"""The jobs on the fast path of `fl_sim`: FedBuff on simulated devices, one process."""
+"""The jobs on the fast path of `fl_sim`: FedBuff on simulated devices, one process.
+
+Stale updates are not discounted, so that the loss can be compared with that of plain averaging.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ class _Federation:
             seed=jobs.SEED,
         )
         sizes = [jobs.EXAMPLES] * jobs.CLIENTS
-        recipe = FedBuff(buffer_size=jobs.MERGE_EVERY)
+        recipe = FedBuff(jobs.MERGE_EVERY, staleness_exponent=0.0)
         run = Simulation(self._trainer, sizes, self._model, self._fleet, recipe, settings)
         run.run()
         self._model = run.engine.params.copy()
