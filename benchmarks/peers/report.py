@@ -23,9 +23,10 @@ def summary(rounds: Rounds, ours: str) -> dict[str, dict[str, Any]]:
     Returns
     -------
     dict
-        By simulator: ``version``, ``cpu_ms`` per update, ``updates_per_second``, ``losses`` before,
-        after the warm-up and at the end; but for ours ``cpu_times_ours``, how many times as much
-        CPU time an update takes, and ``wall_times_ours``, how many times as long.
+        By simulator: ``version``, ``cpu_ms`` per update, the same of each round,
+        ``updates_per_second``, ``losses`` before, after the warm-up and at the end; but for ours
+        ``cpu_times_ours``, how many times as much CPU time an update takes, and
+        ``wall_times_ours``, how many times as long.
     """
     medians = {name: _medians(figures) for name, figures in rounds.items()}
     base = medians[ours]
@@ -44,6 +45,7 @@ def _medians(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "version": figures[0]["version"],
         "cpu_ms": round(median("cpu_ms"), 4),
+        "cpu_ms_rounds": [round(one["cpu_ms"], 4) for one in figures],
         "updates_per_second": round(median("updates_per_second"), 1),
         "losses": [round(loss, 3) for loss in figures[0]["losses"]],
     }
