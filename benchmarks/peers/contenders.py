@@ -121,4 +121,4 @@ PEERS = (
 AS_SHIPPED = Contender(
     "appfl-as-shipped", _peer("appfl"), "appfl", 10, warm_up=20, options=("--as-shipped",)
 )
-"""Takes about two seconds per update, so it is run on request only."""
+"""Takes minutes for these few updates, so it is run on request only."""
