@@ -33,7 +33,7 @@ def main() -> int:
         f"{platform.python_version()}",
         "load_before": os.getloadavg()[0],
         "rounds": options.rounds,
-        "jobs": _measure([OURS, *peers], options.jobs, options.rounds),
+        "jobs": measure([OURS, *peers], options.jobs, options.rounds),
     }
     print(*table(results), sep="\n")
     print(json.dumps(results))
@@ -54,10 +54,10 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def _measure(
+def measure(
     contenders: Sequence[Contender], jobs: Sequence[str], rounds: int
 ) -> dict[str, dict[str, Any]]:
-    """Run every job on every simulator once per round."""
+    """Run every job on every simulator once per round; a peer that fails is named, not left out."""
     figures: dict[str, Any] = {job: defaultdict(list) for job in jobs}
     problems: dict[str, dict[str, Any]] = {job: {} for job in jobs}
     for number in range(rounds):
@@ -67,9 +67,13 @@ def _measure(
                     continue
                 print(f"round {number + 1}: {job} on {contender.name}", file=sys.stderr)
                 try:
-                    figures[job][contender.name].append(contender.run(job))
+                    measured = contender.run(job)
                 except DriverFailed as error:
+                    if contender.name == OURS.name:
+                        raise
                     problems[job][contender.name] = {"problem": str(error)}
+                else:
+                    figures[job][contender.name].append(measured)
     return {
         job: {
             "parameters": JOBS[job].parameters,

@@ -119,6 +119,6 @@ PEERS = (
     Contender("appfl", _peer("appfl"), "appfl", 1_000),
 )
 AS_SHIPPED = Contender(
-    "appfl-as-shipped", _peer("appfl"), "appfl", 10, warm_up=20, options=("--as-shipped",)
+    "appfl-as-shipped", _peer("appfl"), "appfl", 20, warm_up=20, options=("--as-shipped",)
 )
 """Takes minutes for these few updates, so it is run on request only."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from benchmarks.peers import __main__ as compare
 from benchmarks.peers import driver, jobs, processes, report
 from benchmarks.peers.contenders import OURS, Contender, DriverFailed
 from benchmarks.peers.network import network
@@ -59,6 +60,14 @@ def test_a_simulator_that_trains_nothing_is_refused(capsys: pytest.CaptureFixtur
 def test_a_peer_that_is_not_installed_says_so(tmp_path: Path) -> None:
     with pytest.raises(DriverFailed, match="not installed: run make peers"):
         Contender("peer", tmp_path / "bin" / "python", "pfl", 20).run("mlp")
+
+
+def test_the_comparison_goes_on_without_a_missing_peer(tmp_path: Path) -> None:
+    ours = dataclasses.replace(OURS, warm_up=20, updates=20)
+    missing = Contender("peer", tmp_path / "bin" / "python", "pfl", 20)
+    simulators = compare.measure([ours, missing], ["logistic"], 1)["logistic"]["simulators"]
+    assert simulators["peer"] == {"problem": "not installed: run make peers"}
+    assert simulators[OURS.name]["version"]
 
 
 def test_a_driver_that_breaks_is_reported_with_its_last_words() -> None:
