@@ -11,7 +11,9 @@ export RAY_USAGE_STATS_ENABLED = 0
 
 DATA := $(or $(XDG_CACHE_HOME),.cache)/asynclave/fashion-mnist
 
-.PHONY: setup run test lint bench data proto lock clean
+PEERS := appfl blazefl pfl
+
+.PHONY: setup run test lint bench peers bench-peers data proto lock clean
 
 setup: $(STAMP)
 
@@ -37,6 +39,19 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
+# The simulators ours is compared with, 4 GB in all; Flower is in $(VENV) already. Every package is
+# pinned, so nothing has to be resolved, nor refused: BlazeFL asks for a newer Python than it needs.
+peers: $(PEERS:%=.peers/%/.installed)
+
+.peers/%/.installed: benchmarks/peers/requirements/%.txt
+	$(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/pip install --quiet --disable-pip-version-check --no-deps \
+		--ignore-requires-python -r $<
+	touch $@
+
+bench-peers: $(STAMP)
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
 data:
 	rm -rf "$(DATA).part"
 	mkdir -p "$(DATA).part"
@@ -57,4 +72,4 @@ lock: $(STAMP)
 		--python-version 3.11 --find-links "$(TORCH_CPU_WHEELS)" | sed 's/+cpu$$//' >> requirements.txt
 
 clean:
-	rm -rf $(VENV) runs .asynclave .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) .peers runs .asynclave .mypy_cache .ruff_cache .pytest_cache *.egg-info

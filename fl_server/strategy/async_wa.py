@@ -35,7 +35,7 @@ class AsyncWA(AsyncStrategy):
     staleness_exponent : float (default: 0.5)
         Strength of the discount of old innovations.
     server_lr : float, optional
-        Server learning rate. Adaptive: how far a coordinate moves per round, about, 0.12 unless
+        Server learning rate. Adaptive: how far a coordinate moves per round, about, 0.06 unless
         set; otherwise a factor of the direction, 1 unless set.
     adaptive : bool (default: True)
         False takes the direction as it is instead of normalising it and its gain.
@@ -43,8 +43,9 @@ class AsyncWA(AsyncStrategy):
         False merges raw deltas: the plain window of the last K updates.
     num_clients : int, optional
         Size of the federation, if known; clients heard of so far if unset.
-    published_rounds : float (default: 2.0)
-        Horizon of the published mean in uploads per client; 0 publishes the model itself.
+    published_rounds : float (default: 30.0)
+        The mean of the newest fifth of the versions is published, at most of so many uploads per
+        client; 0 publishes the model itself.
     max_age : float (default: 100.0)
         Uploads per client after which a silent client's cached delta is dropped.
     max_clients : int, optional
@@ -69,7 +70,7 @@ class AsyncWA(AsyncStrategy):
         adaptive: bool = True,
         drift_correction: bool = True,
         num_clients: int | None = None,
-        published_rounds: float = 2.0,
+        published_rounds: float = 30.0,
         max_age: float = 100.0,
         max_clients: int | None = None,
         max_wait: float | None = None,

@@ -47,9 +47,11 @@ from strategies.server_optimiser import ServerOptimiser, ServerRms, ServerSgd
 from strategies.volume import Volume
 from strategies.window import Buffer, Sliding, Window
 
-# Tuned on 2 to 5 seeds of the regimes in experiments/regimes with a smaller model: rates from
-# 0.08 to 0.17, an epsilon of 0.1 to 0.3 and windows of 4 to 20 innovations differ little.
-_PER_ROUND = 0.12
+# Tuned on two to five seeds of six of the regimes in experiments/regimes, none of them among those
+# of docs/experiments. Rates from 0.04 to 0.12 differ little where speeds are moderate; higher ones
+# are quicker with few tasks in flight and less steady where speeds are extreme. An epsilon of 0.1
+# to 0.3 and windows of 4 to 20 innovations differ little.
+_PER_ROUND = 0.06
 _SHORTEST = 12.0
 _DECAY = 0.9
 _SHARE = 0.2
@@ -70,7 +72,7 @@ class AsyncWA:
     staleness_exponent : float
         a in (1 + tau / n) ** -a.
     server_lr : float, optional
-        Server learning rate. Adaptive: how far a coordinate moves per round, about, 0.12 unless
+        Server learning rate. Adaptive: how far a coordinate moves per round, about, 0.06 unless
         set; otherwise a factor of the direction, 1 unless set.
     adaptive : bool
         False takes the direction as it is, scaled by 1 / K for sliding windows.
@@ -79,7 +81,8 @@ class AsyncWA:
     num_clients : int, optional
         n, when known; by default the clients heard of.
     published_rounds : float
-        Horizon of the published mean in uploads per client; 0 publishes the model itself.
+        The mean of the newest fifth of the versions is published, at most of so many uploads per
+        client; 0 publishes the model itself.
     max_age : float
         Uploads per client after which a silent client's cached delta is dropped.
     max_clients : int, optional
@@ -106,7 +109,7 @@ class AsyncWA:
     adaptive: bool = True
     drift_correction: bool = True
     num_clients: int | None = None
-    published_rounds: float = 2.0
+    published_rounds: float = 30.0
     max_age: float = 100.0
     max_clients: int | None = None
     max_wait: float | None = None

@@ -38,13 +38,13 @@ def test_step_is_normalised_and_divided_by_the_uploads_of_a_round():
 
     # u = 2 D = (4, -2); v = 0.1 u^2, rms before 0, sqrt(1 - 0.9) / sqrt(0.1) = 1
     first = merge_of(engine, update([2, -1], base=0))
-    np.testing.assert_allclose(first.params, [0.01, -0.01], rtol=1e-5)
+    np.testing.assert_allclose(first.params, [0.005, -0.005], rtol=1e-5)
 
     # u = D + (D - h) = (2, -1): v = (0.9 * 1.6 + 0.1 * 4, 0.9 * 0.4 + 0.1) = (1.84, 0.46);
-    # floor = 0.1 * sqrt((1.6 + 0.4) / 2) = 0.1; rate = 0.01 * sqrt(1 - 0.81)
+    # floor = 0.1 * sqrt((1.6 + 0.4) / 2) = 0.1; rate = 0.005 * sqrt(1 - 0.81)
     second = merge_of(engine, update([2, -1], base=1))
-    rate = 0.01 * 0.19**0.5
-    expected = [0.01 + rate * 2 / (1.84**0.5 + 0.1), -0.01 - rate * 1 / (0.46**0.5 + 0.1)]
+    rate = 0.005 * 0.19**0.5
+    expected = [0.005 + rate * 2 / (1.84**0.5 + 0.1), -0.005 - rate * 1 / (0.46**0.5 + 0.1)]
     np.testing.assert_allclose(second.params, expected, rtol=1e-5)
 
 
@@ -160,13 +160,13 @@ def transcription(uploads, size, k, disjoint, adaptive):
             if not looked_at or number - looked_at >= max(1, len(last) // 8):
                 silent = [max(gap.get(c, 0), number - last[c]) for c in last]
                 looked_at, round_uploads = number, np.median(silent)
-            rate = 0.12 * (k if disjoint else 1) / max(12 * k, round_uploads)
+            rate = 0.06 * (k if disjoint else 1) / max(12 * k, round_uploads)
             floor = 0.1 * np.mean(v) ** 0.5
             v = decay * v + (1 - decay) * step**2
             x = x + rate * (1 - decay**merges) ** 0.5 * step / (v**0.5 + floor)
         else:
             x = x + (step if disjoint else step / k)
-        rate = 1 / max(1.0, min(merges / 5, 2 * len(heard) / (k if disjoint else 1)))
+        rate = 1 / max(1.0, min(merges / 5, 30 * len(heard) / (k if disjoint else 1)))
         published = x if published is None else published + rate * (x - published)
     return x, published
 
