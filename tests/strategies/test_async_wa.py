@@ -49,13 +49,13 @@ def test_step_is_normalised_and_divided_by_the_uploads_of_a_round():
     np.testing.assert_allclose(second.params, expected, rtol=1e-5)
 
 
-def test_large_directions_move_the_model_by_four_times_themselves_per_round():
+def test_large_directions_move_the_model_by_twice_themselves_per_round():
     engine = engine_of(AsyncWA(buffer_size=1), 0.0, 0.0)
 
-    # u = 2 D; 0.06 / |u| is less than 4 for the first coordinate and more for the second
+    # u = 2 D; 0.06 / |u| is less than 2 for the first coordinate and more for the second
     merge = merge_of(engine, update([2, 0.0001]))
 
-    np.testing.assert_allclose(merge.params, [4 / 12 * 4, 0.005], rtol=1e-5)
+    np.testing.assert_allclose(merge.params, [2 / 12 * 4, 0.005], rtol=1e-5)
 
 
 def test_round_is_the_uploads_in_which_the_median_client_uploads_once():
@@ -174,7 +174,7 @@ def transcription(uploads, size, k, disjoint, adaptive):
             floor = 0.1 * np.mean(v) ** 0.5
             v = decay * v + (1 - decay) * step**2
             rate = 0.06 * (1 - decay**merges) ** 0.5
-            x = x + share * np.maximum(rate / (v**0.5 + floor), 4) * step
+            x = x + share * np.maximum(rate / (v**0.5 + floor), 2) * step
         else:
             x = x + (step if disjoint else step / k)
         rate = 1 / max(1.0, min(merges / 5, 30 * len(heard) / (k if disjoint else 1)))
