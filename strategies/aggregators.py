@@ -141,7 +141,7 @@ class BufferMean(Aggregator):
 
 
 class SlidingMean(Aggregator):
-    """Weighted mean of the last K deltas or innovations at every upload, divided by K.
+    """Weighted mean of the last K deltas or innovations at every upload.
 
     The sum is taken anew each time: a running sum would keep the rounding errors of every large
     update that has passed.
@@ -169,7 +169,7 @@ class SlidingMean(Aggregator):
         return (weight / total,)
 
     def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
-        """Write 1 / K of the window's mean, plus the cached mean when there is a cache."""
+        """Write the window's mean, plus the cached mean when there is a cache."""
         row, delta = self.ring[self.slot, columns], batch.rows[0, columns]
         if self._cache is None:
             np.copyto(row, delta)
@@ -179,7 +179,6 @@ class SlidingMean(Aggregator):
         if self._cache is not None:
             self._cache.mean(columns, scratch, with_uploads=True)
             out += scratch
-        out *= np.float32(1.0 / self.size)
 
     def commit(self) -> None:
         """Move on to the oldest slot."""

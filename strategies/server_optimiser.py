@@ -27,10 +27,13 @@ class StepSize(NamedTuple):
         Learning rate.
     floor : float
         Added to the denominator of an adaptive step.
+    ceiling : float
+        Bound on that denominator.
     """
 
     rate: float
     floor: float = 0.0
+    ceiling: float = math.inf
 
 
 class ServerOptimiser(Protocol):
@@ -205,14 +208,15 @@ class ServerAmsGrad:
 
 @dataclass(frozen=True)
 class ServerRms:
-    """x <- x + rate * u / (sqrt(v) + floor) with v <- decay * v + (1 - decay) * u * u.
+    """x <- x + max(rate / (sqrt(v) + floor), least) * u, v <- decay * v + (1 - decay) * u * u.
 
     RMSProp (Tieleman and Hinton, 2012, lecture 6.5) on the aggregate u, with the bias correction
     of Adam (Kingma and Ba, 1412.6980, section 3); as a server optimiser in Reddi et al.,
     *Adaptive Federated Optimization* (2003.00295). After t merges rate = lr * sqrt(1 - decay ** t);
     floor = epsilon * rms(v) of the merge before, so that the step does not depend on the scale of
-    the deltas: neither on the clients' learning rate nor on how many steps they take.
-    Keeps P floats.
+    small deltas: neither on the clients' learning rate nor on how many steps they take. Large
+    ones, such as those of running statistics of a normalisation layer, move the model by
+    ``least`` of themselves. Keeps P floats.
 
     Parameters
     ----------
@@ -222,11 +226,14 @@ class ServerRms:
         Decay of the second moment per merge.
     epsilon : float
         Coordinates much smaller than this share of the rms move proportionally less.
+    least : float
+        The step is no shorter than this share of the aggregate.
     """
 
     lr: float = 0.01
     decay: float = 0.9
     epsilon: float = 0.1
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         check_rate(self.lr)
@@ -234,17 +241,20 @@ class ServerRms:
             raise BadOption("The decay of the second moment must lie in [0, 1).")
         if not 0 < self.epsilon <= 1e6:
             raise BadOption("epsilon must be positive, at most 1,000,000.")
+        if not 0 <= self.least <= 1e6:
+            raise BadOption("The least step must lie between 0 and 1,000,000.")
 
     def initial(self, num_params: int) -> Moments | None:
         """Return v to start from, shape ``(num_params,)``."""
         return np.zeros(num_params, np.float32)
 
     def size(self, merges: int, max_staleness: int, moments: Moments | None) -> StepSize:
-        """Return rate and floor, whatever the staleness."""
+        """Return rate and bounds of the denominator, whatever the staleness."""
         assert moments is not None
         rms = math.sqrt(float(moments.mean()))
         rate = self.lr * math.sqrt(1.0 - self.decay**merges)
-        return StepSize(rate, max(self.epsilon * rms, _SMALLEST))
+        ceiling = rate / self.least if self.least else math.inf
+        return StepSize(rate, max(self.epsilon * rms, _SMALLEST), ceiling)
 
     def step(
         self,
@@ -264,6 +274,7 @@ class ServerRms:
         np.minimum(moments, _LARGEST, out=moments)
         np.sqrt(moments, out=out)
         out += np.float32(size.floor)
+        np.minimum(out, np.float32(size.ceiling), out=out)
         np.divide(aggregate, out, out=aggregate)
         aggregate *= np.float32(size.rate)
         np.add(params, aggregate, out=out)

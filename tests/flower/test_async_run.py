@@ -64,8 +64,8 @@ def fill_with_nan(reply: Message) -> None:
 @pytest.mark.parametrize(
     ("make", "rounds"),
     [
-        (lambda **o: AsyncWA(buffer_size=4, **o), 60),
-        (lambda **o: AsyncWA(buffer_size=3, disjoint=True, **o), 25),
+        (lambda **o: AsyncWA(buffer_size=4, server_lr=1.0, **o), 60),
+        (lambda **o: AsyncWA(buffer_size=3, disjoint=True, server_lr=1.0, **o), 25),
         (lambda **o: FedBuff(buffer_size=3, **o), 25),
         (lambda **o: FedAsync(**o), 60),
     ],
@@ -268,7 +268,7 @@ def test_an_interrupted_run_leaves_a_readable_result() -> None:
             raise KeyboardInterrupt
         return central(version, arrays)
 
-    strategy = AsyncWA()
+    strategy = AsyncWA(server_lr=1.0)
     with pytest.raises(KeyboardInterrupt):
         train(strategy, virtual_grid(), 50, evaluate_fn=interrupt)
     assert list(strategy.result.evaluate_metrics_serverapp) == list(range(7))

@@ -36,16 +36,26 @@ def test_step_is_normalised_and_divided_by_the_uploads_of_a_round():
     # K = 1: decay 0.9, a round of at least 12 uploads; with one client q does not matter
     engine = engine_of(AsyncWA(buffer_size=1), 0.0, 0.0)
 
-    # u = 2 D = (4, -2); v = 0.1 u^2, rms before 0, sqrt(1 - 0.9) / sqrt(0.1) = 1
-    first = merge_of(engine, update([2, -1], base=0))
+    # u = 2 D = (4, -2) / 1000; v = 0.1 u^2, rms before 0, sqrt(1 - 0.9) / sqrt(0.1) = 1
+    first = merge_of(engine, update([0.002, -0.001], base=0))
     np.testing.assert_allclose(first.params, [0.005, -0.005], rtol=1e-5)
 
     # u = D + (D - h) = (2, -1): v = (0.9 * 1.6 + 0.1 * 4, 0.9 * 0.4 + 0.1) = (1.84, 0.46);
-    # floor = 0.1 * sqrt((1.6 + 0.4) / 2) = 0.1; rate = 0.005 * sqrt(1 - 0.81)
-    second = merge_of(engine, update([2, -1], base=1))
+    # floor = 0.1 * sqrt((1.6 + 0.4) / 2) = 0.1, all in thousandths and their squares;
+    # rate = 0.005 * sqrt(1 - 0.81)
+    second = merge_of(engine, update([0.002, -0.001], base=1))
     rate = 0.005 * 0.19**0.5
     expected = [0.005 + rate * 2 / (1.84**0.5 + 0.1), -0.005 - rate * 1 / (0.46**0.5 + 0.1)]
     np.testing.assert_allclose(second.params, expected, rtol=1e-5)
+
+
+def test_large_directions_move_the_model_by_twice_themselves_per_round():
+    engine = engine_of(AsyncWA(buffer_size=1), 0.0, 0.0)
+
+    # u = 2 D; 0.06 / |u| is less than 2 for the first coordinate and more for the second
+    merge = merge_of(engine, update([2, 0.0001]))
+
+    np.testing.assert_allclose(merge.params, [2 / 12 * 4, 0.005], rtol=1e-5)
 
 
 def test_round_is_the_uploads_in_which_the_median_client_uploads_once():
@@ -73,7 +83,7 @@ def test_scale_of_the_updates_does_not_matter(recipe):
     rng = np.random.default_rng(3)
     models = []
     deltas = rng.normal(size=(40, 5)).astype(np.float32)
-    for scale in (1.0, 2.0**-12):
+    for scale in (2.0**-12, 2.0**-24):
         engine = engine_of(recipe, *np.zeros(5))
         for number, delta in enumerate(deltas):
             accept(engine, update(delta * scale, client=f"c{number % 7}", base=engine.version))
@@ -160,10 +170,11 @@ def transcription(uploads, size, k, disjoint, adaptive):
             if not looked_at or number - looked_at >= max(1, len(last) // 8):
                 silent = [max(gap.get(c, 0), number - last[c]) for c in last]
                 looked_at, round_uploads = number, np.median(silent)
-            rate = 0.06 * (k if disjoint else 1) / max(12 * k, round_uploads)
+            share = (k if disjoint else 1) / max(12 * k, round_uploads)
             floor = 0.1 * np.mean(v) ** 0.5
             v = decay * v + (1 - decay) * step**2
-            x = x + rate * (1 - decay**merges) ** 0.5 * step / (v**0.5 + floor)
+            rate = 0.06 * (1 - decay**merges) ** 0.5
+            x = x + share * np.maximum(rate / (v**0.5 + floor), 2) * step
         else:
             x = x + (step if disjoint else step / k)
         rate = 1 / max(1.0, min(merges / 5, 30 * len(heard) / (k if disjoint else 1)))
@@ -184,7 +195,7 @@ def test_long_run_matches_a_plain_transcription(disjoint, adaptive):
     uploads, started = [], dict.fromkeys("abcdefghij", 0)
     for _ in range(200):
         client = str(rng.choice([c for c in started if started[c] is not None]))
-        delta = rng.normal(size=size).astype(np.float32)
+        delta = (0.02 * rng.normal(size=size)).astype(np.float32)
         uploads.append((client, started[client], delta, int(rng.integers(1, 100))))
         accept(engine, update(delta, client=client, base=started[client], examples=uploads[-1][3]))
         started[client] = None
