@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -87,9 +88,9 @@ def _page(regimes: Mapping[str, Results], seeds: int) -> str:
 def _comparison(regimes: Mapping[str, Results]) -> list[str]:
     """Compare with the soonest and with the most accurate of the others, seed by seed."""
     lines = [
-        "| regime | soonest of the others | Async-WA is there | most accurate of the others "
-        "| points of Async-WA more (worst to best seed) |",
-        "|---|---|---|---|---|",
+        "| regime | soonest of the others | Async-WA is there | seeds sooner, equal, later "
+        "| most accurate of the others | points of Async-WA more (worst to best seed) |",
+        "|---|---|---|---|---|---|",
     ]
     sooner = 0
     for regime, results in regimes.items():
@@ -103,11 +104,22 @@ def _comparison(regimes: Mapping[str, Results]) -> list[str]:
             for mine, other in zip(results[OURS].runs, best.runs, strict=True)
         ]
         lines.append(
-            f"| {regime} | {soonest.strategy} | {_times(ratio)} | {best.strategy} "
+            f"| {regime} | {soonest.strategy} | {_times(ratio)} | {_seeds(results[OURS], soonest)} "
+            f"| {best.strategy} "
             f"| {statistics.fmean(paired):+.1f} ({min(paired):+.1f} to {max(paired):+.1f}) |"
         )
     count = f"{sooner} of {len(regimes)}"
     return [*lines, "", f"At least {CLEARLY} times as soon as every other recipe: {count} regimes."]
+
+
+def _seeds(ours: SimulationResult, other: SimulationResult) -> str:
+    """Count the seeds in which ours arrives sooner, at the same evaluation, and later."""
+    pairs = [
+        tuple(math.inf if run.time_to_target is None else run.time_to_target for run in runs)
+        for runs in zip(ours.runs, other.runs, strict=True)
+    ]
+    counts = sum(a < b for a, b in pairs), sum(a == b for a, b in pairs)
+    return f"{counts[0]}, {counts[1]}, {len(pairs) - sum(counts)}"
 
 
 def _times(ratio: float) -> str:
@@ -152,6 +164,7 @@ def _draw(regimes: Mapping[str, Results], path: Path) -> None:
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (regime, results) in zip(grid.flat, regimes.items(), strict=False):
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)
         for name, result in results.items():
             times, means = mean_curve([run.accuracies for run in result.runs])
             style = {"color": "black", "linewidth": 2.2} if name == OURS else {"alpha": 0.7}
