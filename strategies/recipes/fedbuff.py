@@ -20,6 +20,7 @@ from typing import ClassVar
 from strategies.freshness import Polynomial
 from strategies.published import RunningMean
 from strategies.recipe import Parts, options_of
+from strategies.robust.robustness import RobustFilter, robustness_of
 from strategies.server_optimiser import ServerSgd
 from strategies.window import Buffer, Normalise
 
@@ -44,6 +45,15 @@ class FedBuff:
         Seconds after which a buffer that is not full is merged.
     published_rounds : float
         Horizon of the published mean in uploads per client; 0 publishes the model itself.
+    robust : {"clip", "trimmed-mean", "median", "krum", "trusted-direction"}, optional
+        Filter for hostile updates; this option and the next three as for
+        :class:`~strategies.robust.robustness.Robustness`.
+    clip_norm : float, optional
+        Longer updates are shortened to this L2 norm.
+    attackers : float
+        Largest share of a buffer that may be hostile.
+    trusted_client : str, optional
+        Whose latest update is the trusted direction.
 
     Raises
     ------
@@ -61,6 +71,10 @@ class FedBuff:
     normalise: Normalise = "count"
     max_wait: float | None = None
     published_rounds: float = 0.0
+    robust: RobustFilter | None = None
+    clip_norm: float | None = None
+    attackers: float = 0.2
+    trusted_client: str | None = None
 
     def __post_init__(self) -> None:
         self.parts()
@@ -71,6 +85,7 @@ class FedBuff:
             window=Buffer(self.buffer_size, self.max_wait),
             freshness=Polynomial(self.staleness_exponent),
             normalise=self.normalise,
+            robust=robustness_of(self),
             server=ServerSgd(self.server_lr, self.server_momentum),
             published=RunningMean(self.published_rounds) if self.published_rounds else None,
         )
