@@ -5,8 +5,8 @@ Four attacks of the literature on the results of a cohort trainer:
 - ``sign-flip``: the update turned round, five times as long.
 - ``label-flip``: honest training on labels y replaced by classes - 1 - y (Tolpegin et al., *Data
   Poisoning Attacks Against Federated Learning Systems*, ESORICS 2020).
-- ``model-replacement``: the same, scaled up so that one update outweighs a whole buffer (Bagdasaryan
-  et al., *How To Backdoor Federated Learning*, AISTATS 2020, equation 3).
+- ``model-replacement``: the same, scaled up so that one update outweighs a whole buffer
+  (Bagdasaryan et al., *How To Backdoor Federated Learning*, AISTATS 2020, equation 3).
 - ``little-is-enough``: all hostile clients send the mean of their honest updates less `deviations`
   standard deviations in each coordinate, inside the spread of the honest ones (Baruch et al., *A
   Little Is Enough*, NeurIPS 2019, algorithm 3, which takes 1.5 on MNIST).

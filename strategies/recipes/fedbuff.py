@@ -9,7 +9,8 @@ Implementations disagree on the divisor. ``normalise="count"`` is the paper's 1 
 updates also make the step shorter. ``normalise="sum"`` divides by the sum of the weights, so the
 discount only shifts weight between the updates of a buffer.
 
-Memory beside the model: (K + 1) P floats, one more P with momentum and one with the published mean.
+Memory beside the model: (K + 1) P floats, one more P with momentum, one with the published mean and
+one with a trusted direction.
 """
 
 from __future__ import annotations
