@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fl_protocol.receipts import ACCEPTED
 from strategies import ClientUpdate, Engine, Recipe, ReleaseRule, recipe_from
 from strategies.catalog import RECIPES
 from tests.support.enclave import INITIAL, K, Lab, SealedImage, described
@@ -49,7 +50,7 @@ def test_enclave_filters_without_telling_whom(sealed_image: SealedImage) -> None
         lab.close()
 
     np.testing.assert_allclose(released, INITIAL + 2, rtol=1e-5)
-    assert {lab.receipt(reply).outcome for reply in replies} == {"ACCEPTED"}
+    assert {lab.receipt(reply).outcome for reply in replies} == {ACCEPTED}
     assert record.num_updates == 4
 
 
