@@ -46,15 +46,9 @@ class FedBuff:
         Seconds after which a buffer that is not full is merged.
     published_rounds : float
         Horizon of the published mean in uploads per client; 0 publishes the model itself.
-    robust : {"clip", "trimmed-mean", "median", "krum", "trusted-direction"}, optional
-        Filter for hostile updates; this option and the next three as for
-        :class:`~strategies.robust.robustness.Robustness`.
-    clip_norm : float, optional
-        Longer updates are shortened to this L2 norm.
-    attackers : float
-        Largest share of a buffer that may be hostile.
-    trusted_client : str, optional
-        Whose latest update is the trusted direction.
+    robust, clip_norm, attackers, trusted_client
+        Filter for hostile updates, see :class:`~strategies.robust.robustness.Robustness`; none
+        by default.
 
     Raises
     ------
