@@ -11,6 +11,7 @@ import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,8 +181,8 @@ def _of(found: Accuracies, recipe: str, robust: str, attack: str, share: float) 
 
 def _cell(found: Accuracies, recipe: str, robust: str, attack: str, share: float) -> str:
     values = _of(found, recipe, robust, attack, share)
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{100 * statistics.fmean(values):.1f} ± {100 * spread:.1f}"
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread}"
 
 
 def _page(found: Accuracies, seeds: int) -> Iterator[str]:
@@ -218,27 +219,27 @@ def _page(found: Accuracies, seeds: int) -> Iterator[str]:
 
 def _negatives(found: Accuracies) -> Iterator[str]:
     """Name what a filter costs without an attack, and where it is worse than none."""
-    for recipe in RECIPES:
-        plain = _mean(found, recipe, "none", "", 0.0)
+    plain_of = {recipe: _mean(found, recipe, "none", "", 0.0) for recipe in RECIPES}
+    for recipe, plain in plain_of.items():
         costs = [
             f"{robust} {100 * (_mean(found, recipe, robust, '', 0.0) - plain):+.1f}"
             for robust in FILTERS[1:]
         ]
         yield f"- {recipe}, nobody hostile, in points against no filter: {', '.join(costs)}."
-    attacked = sorted({case[:4] for case in found if case.attack})
-    worse = [
-        f"{robust} with {recipe} under {attack} at {share:.0%}"
-        for recipe, robust, attack, share in attacked
-        if _mean(found, recipe, robust, attack, share) < _mean(found, recipe, "none", attack, share)
-    ]
-    yield f"- On average less accurate than no filter: {'; '.join(worse) or 'none'}."
-    half = [
-        f"{robust} with {recipe} under {attack} at {share:.0%}"
-        for recipe, robust, attack, share in attacked
-        if robust != "none"
-        and 2 * _mean(found, recipe, robust, attack, share) < _mean(found, recipe, "none", "", 0.0)
-    ]
-    yield f"- Less than half of the accuracy without hostile clients: {'; '.join(half) or 'none'}."
+    for recipe, attack in product(RECIPES, ATTACKS):
+        worse, broken = [], []
+        for robust, share in product(FILTERS[1:], SHARES):
+            if not _of(found, recipe, robust, attack, share):
+                continue
+            accuracy = _mean(found, recipe, robust, attack, share)
+            if accuracy < _mean(found, recipe, "none", attack, share):
+                worse.append(f"{robust} at {share:.0%}")
+            if 2 * accuracy < plain_of[recipe]:
+                broken.append(f"{robust} at {share:.0%}")
+        yield (
+            f"- {recipe}, {attack}: worse than no filter: {', '.join(worse) or 'none'}; "
+            f"below half of the accuracy without attack: {', '.join(broken) or 'none'}."
+        )
     yield ""
 
 
@@ -264,8 +265,9 @@ _INTRO = """\
 
 `python -m experiments.poisoning --seeds {seeds}`: MNIST-5k, Dirichlet {alpha} over {clients}
 devices (lognormal speeds, sigma 0.5), a perceptron of 32 hidden units, buffers of {buffer},
-{updates} updates. Each figure is the final test accuracy in per cent, mean and standard deviation
-over {seeds} seeds. A share of the *clients* is hostile from the start; how many of them are in a
+{updates} updates. Each figure is the final test accuracy in per cent over {seeds} seed(s), with the
+standard deviation where there are several: differences of a few points in one seed mean nothing. A
+share of the *clients* is hostile from the start; how many of them are in a
 buffer is chance, so at 30 % many buffers hold more than the {assumed} that trimmed mean and Krum
 are told to expect, and at 40 % most do.
 
