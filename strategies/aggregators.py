@@ -16,6 +16,7 @@ import numpy.typing as npt
 from strategies.batch import Batch, last_words, normalised_weights, raw_weights
 from strategies.drift import DeltaCache
 from strategies.recipe import Parts
+from strategies.robust.defence import Defence
 from strategies.update import Vector
 from strategies.window import Buffer, Sliding
 
@@ -80,12 +81,14 @@ class BufferMean(Aggregator):
     """Weighted sum over a disjoint buffer, of deltas or of innovations.
 
     With a cache: cached mean plus weighted innovations, then the cache takes the buffer's
-    deltas (CA2FL, algorithm 1).
+    deltas (CA2FL, algorithm 1). With a filter, deltas are what it makes of them; the cache does
+    not hear of updates that it leaves out.
     """
 
     def __init__(self, parts: Parts, cache: DeltaCache | None) -> None:
         self._parts = parts
         self._cache = cache
+        self._defence = Defence(parts.robust) if parts.robust else None
         self._coefficients = np.empty(0, np.float32)
         self._order: list[int] = []
         self._folds = np.empty(0, np.float32)
@@ -93,6 +96,8 @@ class BufferMean(Aggregator):
     def weigh(self, batch: Batch) -> tuple[float, ...]:
         """Weigh the buffer; with a cache, plan its exchange."""
         weights = normalised_weights(self._parts, batch)
+        if self._defence is not None:
+            weights = self._defence.weigh(batch, weights)
         self._coefficients = np.array(weights, np.float32)
         if self._cache is not None:
             self._plan_cache(self._cache, batch)
@@ -101,6 +106,8 @@ class BufferMean(Aggregator):
     def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
         """Write the weighted sum; rows become innovations when there is a cache."""
         rows = batch.rows[:, columns]
+        if self._defence is not None:
+            self._defence.apply(rows)
         if self._cache is None:
             np.matmul(self._coefficients, rows, out=out)
             return
@@ -123,10 +130,24 @@ class BufferMean(Aggregator):
         if self._cache is not None:
             self._cache.commit()
 
+    def state(self) -> tuple[Any, Arrays]:
+        """Return what the filter remembers."""
+        return (None, {}) if self._defence is None else self._defence.state()
+
+    def shapes(self, meta: Any, num_params: int) -> Shapes:
+        """Return the shapes of what a filter saved."""
+        return {} if self._defence is None else self._defence.shapes(meta, num_params)
+
+    def restore(self, meta: Any, arrays: Arrays) -> None:
+        """Continue with what a filter saved."""
+        if self._defence is not None:
+            self._defence.restore(meta, arrays)
+
     def _plan_cache(self, cache: DeltaCache, batch: Batch) -> None:
         # Of several updates of one client the one from the newest base is its last word; it
         # goes last, because all of them are compared with the word before this buffer.
-        self._order, last = last_words(batch.updates)
+        kept = [index for index, weight in enumerate(self._coefficients) if weight]
+        self._order, last = last_words(batch.updates, kept)
         cache.plan(
             [
                 (client, self._parts.volume.weight(batch.updates[index].num_examples))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,9 +118,15 @@ def gather(
     )
 
 
-def last_words(updates: Sequence[Pending]) -> tuple[list[int], dict[str, int]]:
-    """Return the updates' indices from old to new base, and the newest one's by client."""
-    order = sorted(range(len(updates)), key=lambda index: updates[index].base_version)
+def last_words(
+    updates: Sequence[Pending], among: Iterable[int] | None = None
+) -> tuple[list[int], dict[str, int]]:
+    """Return the updates' indices from old to new base, and the newest one's by client.
+
+    Only those `among` the updates when given.
+    """
+    chosen = range(len(updates)) if among is None else among
+    order = sorted(chosen, key=lambda index: updates[index].base_version)
     return order, {updates[index].client: index for index in order}
 
 

@@ -9,6 +9,7 @@ from strategies.errors import BadOption, LeakyRecipe
 from strategies.recipe import Recipe
 from strategies.reject import Reject
 from strategies.release import ReleaseRule
+from strategies.robust.robustness import Robustness
 from strategies.window import Buffer, Window
 
 
@@ -18,7 +19,7 @@ def require_confidential(recipe: Recipe) -> None:
     Raises
     ------
     LeakyRecipe
-        Successive models of the recipe can be differenced.
+        Successive models of the recipe can be differenced, or its filter picks single values.
     BadOption
         The recipe writes updates to disk in the clear.
     """
@@ -28,7 +29,14 @@ def require_confidential(recipe: Recipe) -> None:
             "differences can be solved for single updates. Use disjoint buffers "
             "(FedBuff, or AsyncWA with disjoint=True), or run without a release rule and gateway."
         )
-    drift = recipe.parts().drift
+    parts = recipe.parts()
+    if parts.robust is not None and not parts.robust.chooses_whole_updates:
+        raise LeakyRecipe(
+            f'robust = "{parts.robust.kind}" releases no weighted mean of whole updates: what it '
+            "picks or weighs by content can be one client's own values. Use clip or krum, or run "
+            "without a release rule and gateway."
+        )
+    drift = parts.drift
     if drift is not None and drift.kind == "disk":
         raise BadOption(
             'cache = "disk" writes updates in the clear, outside of the enclave; choose '
@@ -49,18 +57,39 @@ def refuse_leaky(recipe: Recipe, rule: ReleaseRule | None) -> None:
     Raises
     ------
     LeakyRecipe
-        Successive models of the recipe can be differenced.
+        Successive models of the recipe can be differenced, or its filter picks single values.
     BadOption
-        The recipe caches fewer clients than the rule wants mixed, or caches them on disk.
+        The recipe caches fewer clients than the rule wants mixed, caches them on disk, or leaves
+        fewer of them in a buffer.
     """
     if rule is None:
         return
     require_confidential(recipe)
-    drift = recipe.parts().drift
+    parts = recipe.parts()
+    if parts.robust is not None and parts.robust.kind == "krum":
+        _check_choice(parts.robust, parts.window, rule)
+    drift = parts.drift
     if drift is not None and drift.max_clients is not None and drift.max_clients < rule.k:
         raise BadOption("max_clients must be at least the release rule's k.")
-    if rule.max_leverage is not None and not isinstance(recipe.parts().window, Buffer):
+    if rule.max_leverage is not None and not isinstance(parts.window, Buffer):
         raise BadOption("A bound on leverage needs a recipe with disjoint buffers.")
+
+
+def _check_choice(robust: Robustness, window: Window, rule: ReleaseRule) -> None:
+    """Raise unless those that a filter chooses always keep the rule without the others."""
+    suspects = robust.suspects(window.size)
+    if window.size - suspects < rule.k:
+        raise BadOption(
+            f"Krum leaves {suspects} of {window.size} updates out, and fewer than the release "
+            f"rule's k = {rule.k} remain: take a larger buffer_size or fewer attackers."
+        )
+    if rule.max_per_client != 1:
+        raise BadOption("Krum needs max_per_client = 1: k updates must come from k clients.")
+    if rule.max_leverage is not None:
+        raise BadOption(
+            "A bound on leverage needs public coefficients; which updates Krum chooses stays "
+            "inside the enclave. Leave max_leverage out, or use robust = clip."
+        )
 
 
 def over_quota(client: str, waiting: Sequence[Pending], rule: ReleaseRule | None) -> Reject | None:

@@ -10,6 +10,7 @@ from strategies.errors import BadOption
 from strategies.freshness import Constant, Freshness
 from strategies.gain import RoundGain
 from strategies.published import RunningMean
+from strategies.robust.robustness import Robustness
 from strategies.server_optimiser import ServerOptimiser, ServerSgd
 from strategies.volume import Volume
 from strategies.window import Normalise, Sliding, Window
@@ -53,6 +54,8 @@ class Parts:
         Weigh an update by the mean staleness of all its client sent, not by its own.
     upload : UploadRule, optional
         What an upload adds instead of its weighted delta; needs a window of one update.
+    robust : Robustness, optional
+        Filter for hostile updates; needs disjoint buffers.
     server : ServerOptimiser
         Step of the model.
     gain : RoundGain, optional
@@ -77,6 +80,7 @@ class Parts:
     drift: CachedDeltas | None = None
     average_staleness: bool = False
     upload: UploadRule | None = None
+    robust: Robustness | None = None
     server: ServerOptimiser = field(default_factory=ServerSgd)
     gain: RoundGain | None = None
     published: RunningMean | None = None
@@ -88,6 +92,8 @@ class Parts:
     def __post_init__(self) -> None:
         if self.upload is not None and self.window != Sliding(1):
             raise BadOption("A rule for single uploads needs a window of exactly one update.")
+        if self.robust is not None and isinstance(self.window, Sliding):
+            raise BadOption("A filter needs disjoint buffers: there is no choice among one update.")
         if self.normalise not in ("sum", "count"):
             raise BadOption('normalise must be "sum" or "count".')
         if self.num_clients is not None and (

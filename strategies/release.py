@@ -117,16 +117,17 @@ class ReleaseRule:
         clients : sequence of str
             Client of each update.
         weights : sequence of float
-            Positive weight of each update.
+            Weight of each update; one of weight 0 hides nobody and does not count.
 
         Returns
         -------
         bool
         """
-        if not self.enough_clients(clients):
+        inside = [(c, weight) for c, weight in zip(clients, weights, strict=True) if weight]
+        if not inside or not self.enough_clients([client for client, _ in inside]):
             return False
         totals: Counter[str] = Counter()
-        for client, weight in zip(clients, weights, strict=True):
+        for client, weight in inside:
             totals[client] += weight  # type: ignore[assignment]
         shares = np.array(list(totals.values()), np.float64)
         return bool(

@@ -44,6 +44,7 @@ from strategies.freshness import Polynomial
 from strategies.gain import RoundGain
 from strategies.published import RunningMean
 from strategies.recipe import Parts, options_of
+from strategies.robust.robustness import RobustFilter, robustness_of
 from strategies.server_optimiser import ServerOptimiser, ServerRms, ServerSgd
 from strategies.volume import Volume
 from strategies.window import Buffer, Sliding, Window
@@ -96,6 +97,9 @@ class AsyncWA:
     cache : {"float32", "bfloat16", "sketch", "disk"}
         How the latest deltas are kept: exact; in half or a seventh of the memory, rounded;
         or on disk.
+    robust, clip_norm, attackers, trusted_client
+        Filter for hostile updates, see :class:`~strategies.robust.robustness.Robustness`; none
+        by default.
 
     Raises
     ------
@@ -118,6 +122,10 @@ class AsyncWA:
     max_clients: int | None = None
     max_wait: float | None = None
     cache: CacheKind = "float32"
+    robust: RobustFilter | None = None
+    clip_norm: float | None = None
+    attackers: float = 0.2
+    trusted_client: str | None = None
 
     def __post_init__(self) -> None:
         flags = (self.disjoint, self.adaptive, self.drift_correction)
@@ -137,6 +145,7 @@ class AsyncWA:
             freshness=Polynomial(self.staleness_exponent),
             relative_staleness=True,
             drift=drift if self.drift_correction else None,
+            robust=robustness_of(self),
             server=self._server(),
             gain=RoundGain(_SHORTEST * self.buffer_size) if self.adaptive else None,
             published=published,

@@ -20,6 +20,7 @@ from strategies.cached_rows import CacheKind
 from strategies.drift import CachedDeltas
 from strategies.published import RunningMean
 from strategies.recipe import Parts, options_of
+from strategies.robust.robustness import RobustFilter, robustness_of
 from strategies.server_optimiser import ServerSgd
 from strategies.window import Buffer
 
@@ -45,6 +46,9 @@ class CA2FL:
     cache : {"float32", "bfloat16", "sketch", "disk"}
         How the latest deltas are kept: exact; in half or a seventh of the memory, rounded;
         or on disk.
+    robust, clip_norm, attackers, trusted_client
+        Filter for hostile updates, see :class:`~strategies.robust.robustness.Robustness`; none
+        by default.
 
     Raises
     ------
@@ -62,6 +66,10 @@ class CA2FL:
     max_wait: float | None = None
     published_rounds: float = 0.0
     cache: CacheKind = "float32"
+    robust: RobustFilter | None = None
+    clip_norm: float | None = None
+    attackers: float = 0.2
+    trusted_client: str | None = None
 
     def __post_init__(self) -> None:
         self.parts()
@@ -72,6 +80,7 @@ class CA2FL:
             window=Buffer(self.buffer_size, self.max_wait),
             normalise="count",
             drift=CachedDeltas(self.max_age, self.max_clients, kind=self.cache),
+            robust=robustness_of(self),
             server=ServerSgd(self.server_lr),
             published=RunningMean(self.published_rounds) if self.published_rounds else None,
         )

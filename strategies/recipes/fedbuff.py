@@ -9,7 +9,8 @@ Implementations disagree on the divisor. ``normalise="count"`` is the paper's 1 
 updates also make the step shorter. ``normalise="sum"`` divides by the sum of the weights, so the
 discount only shifts weight between the updates of a buffer.
 
-Memory beside the model: (K + 1) P floats, one more P with momentum and one with the published mean.
+Memory beside the model: (K + 1) P floats, one more P with momentum, one with the published mean and
+one with a trusted direction.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import ClassVar
 from strategies.freshness import Polynomial
 from strategies.published import RunningMean
 from strategies.recipe import Parts, options_of
+from strategies.robust.robustness import RobustFilter, robustness_of
 from strategies.server_optimiser import ServerSgd
 from strategies.window import Buffer, Normalise
 
@@ -44,6 +46,9 @@ class FedBuff:
         Seconds after which a buffer that is not full is merged.
     published_rounds : float
         Horizon of the published mean in uploads per client; 0 publishes the model itself.
+    robust, clip_norm, attackers, trusted_client
+        Filter for hostile updates, see :class:`~strategies.robust.robustness.Robustness`; none
+        by default.
 
     Raises
     ------
@@ -61,6 +66,10 @@ class FedBuff:
     normalise: Normalise = "count"
     max_wait: float | None = None
     published_rounds: float = 0.0
+    robust: RobustFilter | None = None
+    clip_norm: float | None = None
+    attackers: float = 0.2
+    trusted_client: str | None = None
 
     def __post_init__(self) -> None:
         self.parts()
@@ -71,6 +80,7 @@ class FedBuff:
             window=Buffer(self.buffer_size, self.max_wait),
             freshness=Polynomial(self.staleness_exponent),
             normalise=self.normalise,
+            robust=robustness_of(self),
             server=ServerSgd(self.server_lr, self.server_momentum),
             published=RunningMean(self.published_rounds) if self.published_rounds else None,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fl_protocol.receipts import ACCEPTED
 from strategies import ClientUpdate, Engine, Recipe, ReleaseRule, recipe_from
 from strategies.catalog import RECIPES
 from tests.support.enclave import INITIAL, K, Lab, SealedImage, described
@@ -29,3 +30,37 @@ def test_releases_what_the_engine_outside_merges(sealed_image: SealedImage, reci
 
     np.testing.assert_allclose(released, engine.merge(0.0).params, rtol=1e-6)
     assert (released != INITIAL).any()
+
+
+def test_enclave_filters_without_telling_whom(sealed_image: SealedImage) -> None:
+    recipe = recipe_from(
+        "fedbuff",
+        buffer_size=4,
+        staleness_exponent=0.0,
+        robust="krum",
+        attackers=0.25,
+        clip_norm=1000.0,
+    )
+    lab = Lab(sealed_image, changes={"recipe": described(recipe)})
+    try:
+        assert lab.open_run(described(recipe))["ok"]
+        replies = [lab.send(lab.member(str(value)), value) for value in (1.0, 2.0, 3.0, -20.0)]
+        record, released = lab.release(1)
+    finally:
+        lab.close()
+
+    np.testing.assert_allclose(released, INITIAL + 2, rtol=1e-5)
+    assert {lab.receipt(reply).outcome for reply in replies} == {ACCEPTED}
+    assert record.num_updates == 4
+
+
+@pytest.mark.parametrize("kind", ["median", "trimmed-mean"])
+def test_enclave_refuses_filters_that_pick_single_values(
+    sealed_image: SealedImage, kind: str
+) -> None:
+    recipe = recipe_from("fedbuff", buffer_size=4, robust=kind)
+    lab = Lab(sealed_image, changes={"recipe": described(recipe)})
+    try:
+        assert lab.open_run(described(recipe))["code"] == "LEAKY_RECIPE"
+    finally:
+        lab.close()
