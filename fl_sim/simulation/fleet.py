@@ -27,6 +27,8 @@ _SPREAD = 0x9E3779B1
 _BY_NUMPY = 8
 
 Times: TypeAlias = npt.NDArray[np.float64]
+Clients: TypeAlias = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
 TaskDraw: TypeAlias = tuple[int, float, float, float, float, float, float]
 """Client; training and transfer time; where the task breaks off, as a share of it, 2 for nowhere;
 when the client dies; how long it is online in each period; the phase of its periods."""
@@ -109,11 +111,82 @@ class Fleet:
         """
         if len(clients) < _BY_NUMPY:
             return [self._task(*task) for task in zip(clients, numbers, strict=True)]
-        chosen = np.asarray(clients, np.int64)
-        draws = (chosen * _SPREAD + np.asarray(numbers, np.int64) * _STRIDE) % _TABLE
-        compute, transfer, *device = self._devices[chosen].T
-        columns = (compute * self._factors[draws], transfer, self._breaks[draws], *device)
+        columns = self.draw(np.asarray(clients, np.int64), np.asarray(numbers, np.int64))
         return list(zip(clients, *(column.tolist() for column in columns), strict=True))
+
+    def draw(self, clients: Clients, numbers: Clients) -> Times:
+        """Draw what `tasks` does, as one array.
+
+        Parameters
+        ----------
+        clients : ndarray of int64, shape (n,)
+            The clients.
+        numbers : ndarray of int64, shape (n,)
+            How many tasks each began before.
+
+        Returns
+        -------
+        ndarray of float64, shape (6, n)
+            The fields of `TaskDraw` after the client.
+        """
+        draws = (clients * _SPREAD + numbers * _STRIDE) % _TABLE
+        columns = np.empty((6, len(clients)))
+        columns[[0, 1, 3, 4, 5]] = self._devices[clients].T
+        columns[0] *= self._factors[draws]
+        columns[2] = self._breaks[draws]
+        return columns
+
+    def absent(self, draws: Times, now: Times) -> tuple[Flags, Flags]:
+        """Tell who cannot begin, because it is offline or because it is dead.
+
+        Parameters
+        ----------
+        draws : ndarray of float64, shape (6, n)
+            What `draw` returned for the tasks.
+        now : ndarray of float64, shape (n,)
+            When each is to begin.
+
+        Returns
+        -------
+        offline, dead : ndarray of bool, shape (n,)
+            The dead are not offline.
+        """
+        _, _, _, dies_at, window, phase = draws
+        dead = now >= dies_at
+        if self.duty is None:
+            return np.zeros(len(now), bool), dead
+        offline = (window < self.period) & (window - (now + phase) % self.period <= 0.0)
+        return offline & ~dead, dead
+
+    def begin_many(self, draws: Times, now: Times) -> tuple[Times, Flags]:
+        """Return when each task ends and if it delivers: `begin` of full tasks nobody misses.
+
+        Parameters
+        ----------
+        draws : ndarray of float64, shape (6, n)
+            What `draw` returned for the tasks.
+        now : ndarray of float64, shape (n,)
+            When each begins.
+
+        Returns
+        -------
+        ends : ndarray of float64, shape (n,)
+            When it ends.
+        delivers : ndarray of bool, shape (n,)
+            False if it breaks off or the client dies first.
+        """
+        compute, transfer, broken, dies_at, window, phase = draws
+        needed = compute + transfer
+        breaks = broken < 1.0
+        needed[breaks] *= broken[breaks]
+        if self.duty is not None:
+            left = window - (now + phase) % self.period
+            pauses = np.flatnonzero((window < self.period) & (needed > left))
+            left, window = left[pauses], window[pauses]
+            full, rest = np.divmod(needed[pauses] - left, window)
+            needed[pauses] = left + (full + 1) * (self.period - window) + full * window + rest
+        ends = now + needed
+        return np.minimum(ends, dies_at), ~breaks & (ends <= dies_at)
 
     def begin(self, task: TaskDraw, now: float, work: float = 1.0) -> tuple[float, bool] | None:
         """Return when a task begun at `now` ends and if it delivers.
@@ -148,12 +221,14 @@ class Fleet:
         due = now + needed
         return (due, broken > 1.0) if due <= dies_at else (dies_at, False)
 
-    def ready(self, clients: Sequence[int], now: float) -> npt.NDArray[np.float64]:
+    def ready(self, clients: Sequence[int] | Clients, now: float) -> Times:
         """Return when, from `now` on, each of the clients can begin a task; inf for never."""
         _, _, dies_at, window, phase = self._devices[np.asarray(clients, np.int64)].T
         elapsed = (now + phase) % self.period
         offline = (window < self.period) & (elapsed >= window)
-        ready = np.where(offline, now + self.period - elapsed, now)
+        # A sum that rounds to `now` would be taken for online.
+        later = np.maximum(now + self.period - elapsed, np.nextafter(now, math.inf))
+        ready = np.where(offline, later, now)
         return np.where(ready < dies_at, ready, math.inf)
 
     def _task(self, client: int, number: int) -> TaskDraw:
