@@ -27,7 +27,8 @@ from fl_sim.cohort.base import ClientData, Task
 from fl_sim.cohort.choice import Problem, trainer_for
 from fl_sim.simulation import models
 from fl_sim.simulation.config import load_config
-from fl_sim.simulation.fleet import Fleet, deaths, speeds
+from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.fleet_builder import deaths, speeds
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.parallel import in_processes
 from fl_sim.simulation.sweep import simulate

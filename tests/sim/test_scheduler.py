@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fl_sim.simulation.event_queue import EventQueue
-from fl_sim.simulation.fleet import Fleet, slowest_last, speeds
+from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.fleet_builder import slowest_last, speeds
 from fl_sim.simulation.idle import IdleClients
 from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler
 from strategies.selection import POLICIES, Selector, policy_from, selector_for
