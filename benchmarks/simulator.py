@@ -27,11 +27,12 @@ from fl_sim.cohort.base import ClientData, Task
 from fl_sim.cohort.choice import Problem, trainer_for
 from fl_sim.simulation import models
 from fl_sim.simulation.config import load_config
-from fl_sim.simulation.fleet import Fleet, deaths, speeds
+from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.fleet_builder import deaths, speeds
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.parallel import in_processes
-from fl_sim.simulation.scheduler import Scheduler
 from fl_sim.simulation.sweep import simulate
+from fl_sim.simulation.windows import scheduler_for
 from strategies.recipes.fedbuff import FedBuff
 from strategies.update import Vector
 
@@ -238,7 +239,7 @@ def _scheduler(clients: int, full: bool, tell: object = None) -> dict[str, Any]:
             "period": 10.0,
             "dies_at": deaths(clients, 0.2, 100.0, 1),
         }
-    scheduler = Scheduler(_fleet(clients, **options), clients // 4, 1)
+    scheduler = scheduler_for(_fleet(clients, **options), clients // 4, 1)
     scheduler.fill()
     started = time.process_time()
     for number in range(count):

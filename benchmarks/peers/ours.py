@@ -14,7 +14,8 @@ from benchmarks.peers.network import network
 from fl_client.trainer import TrainSettings
 from fl_sim.cohort.base import ClientData
 from fl_sim.cohort.choice import Problem, trainer_for
-from fl_sim.simulation.fleet import Fleet, speeds
+from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.fleet_builder import speeds
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from strategies.recipes.fedbuff import FedBuff
 from strategies.update import Vector

@@ -29,10 +29,11 @@ class DevicesSection(_Section):
 
     `in_flight` is a number of clients when whole (``25``) and a share of them otherwise
     (``0.25``, ``1.0``). `sigma` is the spread of the law of speeds, see
-    `fl_sim.simulation.fleet.speeds`. `death_rate` is the share of the clients that leave for good
-    during the run, `dropout` the probability that a task breaks off. With `bandwidth_mbps`, the
-    median of a lognormal law, a task takes the time to download and upload the model too.
-    `duty_cycle` is the share of each `period` (in median tasks) in which a client is online.
+    `fl_sim.simulation.fleet_builder.speeds`. `death_rate` is the share of the clients that leave
+    for good during the run, `dropout` the probability that a task breaks off. With
+    `bandwidth_mbps`, the median of a lognormal law, a task takes the time to download and upload
+    the model too. `duty_cycle` is the share of each `period` (in median tasks) in which a client
+    is online.
     """
 
     clients: int = Field(default=60, ge=1, le=10_000_000)

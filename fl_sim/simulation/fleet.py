@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
-from fl_sim.simulation.config import DevicesSection
-from fl_sim.simulation.trace import read_trace
 
 # Every client walks through one table of draws from a place of its own; the stride is odd, so it
 # comes back to where it began only after the whole table.
@@ -27,6 +24,8 @@ _SPREAD = 0x9E3779B1
 _BY_NUMPY = 8
 
 Times: TypeAlias = npt.NDArray[np.float64]
+Clients: TypeAlias = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
 TaskDraw: TypeAlias = tuple[int, float, float, float, float, float, float]
 """Client; training and transfer time; where the task breaks off, as a share of it, 2 for nowhere;
 when the client dies; how long it is online in each period; the phase of its periods."""
@@ -109,11 +108,82 @@ class Fleet:
         """
         if len(clients) < _BY_NUMPY:
             return [self._task(*task) for task in zip(clients, numbers, strict=True)]
-        chosen = np.asarray(clients, np.int64)
-        draws = (chosen * _SPREAD + np.asarray(numbers, np.int64) * _STRIDE) % _TABLE
-        compute, transfer, *device = self._devices[chosen].T
-        columns = (compute * self._factors[draws], transfer, self._breaks[draws], *device)
+        columns = self.draw(np.asarray(clients, np.int64), np.asarray(numbers, np.int64))
         return list(zip(clients, *(column.tolist() for column in columns), strict=True))
+
+    def draw(self, clients: Clients, numbers: Clients) -> Times:
+        """Draw what `tasks` does, as one array.
+
+        Parameters
+        ----------
+        clients : ndarray of int64, shape (n,)
+            The clients.
+        numbers : ndarray of int64, shape (n,)
+            How many tasks each began before.
+
+        Returns
+        -------
+        ndarray of float64, shape (6, n)
+            The fields of `TaskDraw` after the client.
+        """
+        draws = (clients * _SPREAD + numbers * _STRIDE) % _TABLE
+        columns = np.empty((6, len(clients)))
+        columns[[0, 1, 3, 4, 5]] = self._devices[clients].T
+        columns[0] *= self._factors[draws]
+        columns[2] = self._breaks[draws]
+        return columns
+
+    def absent(self, draws: Times, now: Times) -> tuple[Flags, Flags]:
+        """Tell who cannot begin, because it is offline or because it is dead.
+
+        Parameters
+        ----------
+        draws : ndarray of float64, shape (6, n)
+            What `draw` returned for the tasks.
+        now : ndarray of float64, shape (n,)
+            When each is to begin.
+
+        Returns
+        -------
+        offline, dead : ndarray of bool, shape (n,)
+            The dead are not offline.
+        """
+        _, _, _, dies_at, window, phase = draws
+        dead = now >= dies_at
+        if self.duty is None:
+            return np.zeros(len(now), bool), dead
+        offline = (window < self.period) & (window - (now + phase) % self.period <= 0.0)
+        return offline & ~dead, dead
+
+    def begin_many(self, draws: Times, now: Times) -> tuple[Times, Flags]:
+        """Return when each task ends and if it delivers: `begin` of full tasks nobody misses.
+
+        Parameters
+        ----------
+        draws : ndarray of float64, shape (6, n)
+            What `draw` returned for the tasks.
+        now : ndarray of float64, shape (n,)
+            When each begins.
+
+        Returns
+        -------
+        ends : ndarray of float64, shape (n,)
+            When it ends.
+        delivers : ndarray of bool, shape (n,)
+            False if it breaks off or the client dies first.
+        """
+        compute, transfer, broken, dies_at, window, phase = draws
+        needed = compute + transfer
+        breaks = broken < 1.0
+        needed[breaks] *= broken[breaks]
+        if self.duty is not None:
+            left = window - (now + phase) % self.period
+            pauses = np.flatnonzero((window < self.period) & (needed > left))
+            left, window = left[pauses], window[pauses]
+            full, rest = np.divmod(needed[pauses] - left, window)
+            needed[pauses] = left + (full + 1) * (self.period - window) + full * window + rest
+        ends = now + needed
+        return np.minimum(ends, dies_at), ~breaks & (ends <= dies_at)
 
     def begin(self, task: TaskDraw, now: float, work: float = 1.0) -> tuple[float, bool] | None:
         """Return when a task begun at `now` ends and if it delivers.
@@ -148,12 +218,14 @@ class Fleet:
         due = now + needed
         return (due, broken > 1.0) if due <= dies_at else (dies_at, False)
 
-    def ready(self, clients: Sequence[int], now: float) -> npt.NDArray[np.float64]:
+    def ready(self, clients: Sequence[int] | Clients, now: float) -> Times:
         """Return when, from `now` on, each of the clients can begin a task; inf for never."""
         _, _, dies_at, window, phase = self._devices[np.asarray(clients, np.int64)].T
         elapsed = (now + phase) % self.period
         offline = (window < self.period) & (elapsed >= window)
-        ready = np.where(offline, now + self.period - elapsed, now)
+        # A sum that rounds to `now` would be taken for online.
+        later = np.maximum(now + self.period - elapsed, np.nextafter(now, math.inf))
+        ready = np.where(offline, later, now)
         return np.where(ready < dies_at, ready, math.inf)
 
     def _task(self, client: int, number: int) -> TaskDraw:
@@ -161,124 +233,3 @@ class Fleet:
         compute, transfer, *device = self._devices[client].tolist()
         factor, broken = self._factors[draw].item(), self._breaks[draw].item()
         return (client, compute * factor, transfer, broken, *device)
-
-
-def slowest_last(fleet: Fleet, scores: Sequence[float]) -> Fleet:
-    """Give the slowest devices to the clients of the highest scores.
-
-    Parameters
-    ----------
-    fleet : Fleet
-        The devices; compute, transfer and duty of a device stay together.
-    scores : sequence of float
-        One score per client.
-
-    Returns
-    -------
-    Fleet
-    """
-    by_speed = np.argsort(np.add(fleet.compute, fleet.transfer), kind="stable")
-    device_of = np.empty(len(fleet), np.int64)
-    device_of[np.argsort(np.asarray(scores), kind="stable")] = by_speed
-    return replace(
-        fleet,
-        compute=tuple(fleet.compute[d] for d in device_of),
-        transfer=tuple(fleet.transfer[d] for d in device_of),
-        duty=None if fleet.duty is None else tuple(fleet.duty[d] for d in device_of),
-    )
-
-
-def speeds(law: str, num_clients: int, spread: float, seed: int) -> npt.NDArray[np.float64]:
-    """Draw median training times with a median of one.
-
-    Parameters
-    ----------
-    law : {"lognormal", "pareto", "uniform"}
-        Lognormal; Pareto (Zipf-like, heavy tail of slow devices); uniform.
-    num_clients : int
-        Number of draws.
-    spread : float
-        Standard deviation of the logarithm; for Pareto the inverse of the tail exponent; for
-        uniform the half-width relative to the median, below 1.
-    seed : int
-        Seed.
-
-    Returns
-    -------
-    ndarray of float64, shape (num_clients,)
-    """
-    rng = np.random.default_rng((seed, num_clients))
-    if law == "lognormal":
-        return np.exp(spread * rng.normal(size=num_clients))
-    uniform = rng.random(num_clients)
-    if law == "pareto":
-        return (2.0 * (1.0 - uniform)) ** -spread
-    return 1.0 + spread * (2.0 * uniform - 1.0)
-
-
-def deaths(num_clients: int, rate: float, horizon: float, seed: int) -> tuple[float, ...] | None:
-    """Let the share `rate` of the clients die at uniformly drawn times before `horizon`."""
-    if not rate:
-        return None
-    rng = np.random.default_rng((seed, 6))
-    times = np.full(num_clients, math.inf)
-    dying = rng.permutation(num_clients)[: round(rate * num_clients)]
-    times[dying] = rng.random(len(dying)) * horizon
-    return tuple(times.tolist())
-
-
-def fleet_from(
-    config: DevicesSection,
-    *,
-    model_bytes: int,
-    virtual_time: float,
-    seed: int,
-    scores: Sequence[float] | None = None,
-) -> Fleet:
-    """Build the devices of a configuration.
-
-    Parameters
-    ----------
-    config : DevicesSection
-        The section ``[devices]``.
-    model_bytes : int
-        Size of one download, and of one upload.
-    virtual_time : float
-        Length of the run in median task durations; deaths are spread over it.
-    seed : int
-        Seed of speeds, bandwidths, jitter, failures and deaths.
-    scores : sequence of float, optional
-        One score per client: the higher, the slower its device.
-
-    Raises
-    ------
-    ConfigInvalid
-        If the trace does not fit.
-    """
-    count = config.clients
-    if config.trace is not None:
-        trace = read_trace(config.trace, count)
-        compute, network, duty = trace.compute, trace.network, trace.duty_cycle
-    else:
-        draws = config.task_seconds * speeds(config.speed, count, config.sigma, seed)
-        compute, network, duty = tuple(draws.tolist()), None, None
-    if network is None and config.bandwidth_mbps is not None:
-        noise = np.random.default_rng((seed, 7)).normal(size=count)
-        rates = config.bandwidth_mbps * np.exp(config.bandwidth_sigma * noise)
-        network = tuple(rates.tolist())
-    if duty is None and config.duty_cycle is not None:
-        duty = (config.duty_cycle,) * count
-    transfer = tuple(16.0e-6 * model_bytes / rate for rate in network or ())
-    fleet = Fleet(
-        compute,
-        transfer or (0.0,) * count,
-        duty,
-        jitter=config.jitter,
-        dropout=config.dropout,
-        seed=seed,
-    )
-    if scores is not None:
-        fleet = slowest_last(fleet, scores)
-    unit = fleet.median_task
-    dies_at = deaths(count, config.death_rate, virtual_time * unit, seed)
-    return replace(fleet, period=config.period * unit, dies_at=dies_at)

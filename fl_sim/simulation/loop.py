@@ -14,8 +14,9 @@ import numpy as np
 
 from fl_sim.cohort.base import CohortTrainer, Task
 from fl_sim.simulation.pace import Pace
-from fl_sim.simulation.scheduler import NOBODY, Choice, Event, Scheduler, TaskTimes
+from fl_sim.simulation.scheduler import NOBODY, Choice, Event, TaskTimes
 from fl_sim.simulation.versions import LiveVersions
+from fl_sim.simulation.windows import scheduler_for
 from strategies.cached_rows import RowSpace
 from strategies.engine import Engine
 from strategies.recipe import Recipe
@@ -131,7 +132,7 @@ class Simulation:
         self.engine = Engine(recipe, initial, limits=limits, disk=disk)
         window, cohort = self.engine.parts.window, self.engine.parts.cohort
         self._max_wait = window.max_wait if isinstance(window, Buffer) else None
-        self._scheduler = Scheduler(
+        self._scheduler = scheduler_for(
             fleet,
             cohort or settings.in_flight,
             settings.seed,

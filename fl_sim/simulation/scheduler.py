@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from itertools import compress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fl_sim.simulation.event_queue import EventQueue
-from fl_sim.simulation.fleet import TaskDraw, Times
+from fl_sim.simulation.fleet import Clients, TaskDraw, Times
 from fl_sim.simulation.idle import IdleClients
 
 NOBODY = -1
 # Clients found offline before all idle ones are looked through.
-_TRIES = 64
+TRIES = 64
 # One in so many idle clients is drawn at a time: large fleets gain speed, and a client that has
 # just become idle waits little for the next draw. Below as many, clients are drawn one by one.
 _HANDS = 64
@@ -52,7 +51,7 @@ class TaskTimes(Protocol):
         """
         ...
 
-    def ready(self, clients: Sequence[int], now: float) -> Times:
+    def ready(self, clients: Sequence[int] | Clients, now: float) -> Times:
         """Return the first times from `now` on at which clients can begin; inf for never."""
         ...
 
@@ -66,6 +65,38 @@ class Choice(Protocol):
 
     def ended(self, client: int, now: float, *, delivered: bool) -> None:
         """Take note of the end of a task."""
+        ...
+
+
+class Queue(Protocol):
+    """Events in order of time due and number; see `EventQueue`."""
+
+    def push(self, due: float, number: int) -> None:
+        """Add an event."""
+        ...
+
+    def pop(self) -> tuple[float, int] | None:
+        """Take the next event; None when there is none."""
+        ...
+
+    def ahead(self) -> Iterator[tuple[float, int]]:
+        """Yield the events in order without taking them."""
+        ...
+
+    def clear(self) -> list[tuple[float, int]]:
+        """Remove and return all events, in order."""
+        ...
+
+
+class Hand(Protocol):
+    """Tasks drawn and not begun."""
+
+    def __len__(self) -> int:
+        """Number of tasks."""
+        ...
+
+    def pop(self) -> TaskDraw:
+        """Take the next to begin."""
         ...
 
 
@@ -131,13 +162,13 @@ class Scheduler:
         self._selector = selector
         self._begin = fleet.begin
         self._idle = IdleClients(len(fleet), seed)
-        self._hand: list[TaskDraw] = []
+        self._hand: Hand = []
         self._resting: list[int] = []
         self._num_tasks = array("q", bytes(8 * len(fleet)))
         self._busy = 0
         # The base version of each client's task; ~version if there will be no update.
         self._bases = array("q", bytes(8 * len(fleet)))
-        self._queue = EventQueue(_PER_BUCKET * fleet.median_task / in_flight)
+        self._queue = self._make_queue()
         self._push = self._queue.push
         self._claimed: set[int] = set()
         self._asleep = False
@@ -167,7 +198,7 @@ class Scheduler:
             if course is None:
                 self._turn_away(client)
                 tries += 1
-                if tries >= min(_TRIES, len(self._idle)) and not self._search():
+                if tries >= min(TRIES, len(self._idle)) and not self._search():
                     break
                 continue
             tries = 0
@@ -245,6 +276,9 @@ class Scheduler:
         """Ask for an event at the time `at`."""
         self._queue.push(at, NOBODY)
 
+    def _make_queue(self) -> Queue:
+        return EventQueue(_PER_BUCKET * self._fleet.median_task / self._in_flight)
+
     def _call_off(self) -> list[tuple[int, int]]:
         lost = []
         for due, client in self._queue.clear():
@@ -264,16 +298,26 @@ class Scheduler:
         """Draw the next few clients to begin, with all that is random about their tasks."""
         if self._selector is not None:
             return self._search()
-        clients = self._idle.draw(1 + len(self._idle) // _HANDS)
-        if len(clients) >= _MANY:
-            # Turning offline clients away one by one costs more.
-            ready = self._fleet.ready(clients, self.now)
-            self._idle.extend(compress(clients, (ready > self.now) & (ready < math.inf)))
-            clients = list(compress(clients, ready <= self.now))
-            if not clients:
-                return self._search()
+        count = 1 + len(self._idle) // _HANDS
+        if count >= _MANY:
+            return self._deal_many(count)
+        clients = self._idle.draw(count)
         self._take(clients)
         return bool(clients)
+
+    def _deal_many(self, count: int) -> bool:
+        clients = self._idle.draw_many(count)
+        # Turning offline clients away one by one costs more.
+        ready = self._fleet.ready(clients, self.now)
+        self._idle.add_many(clients[(ready > self.now) & (ready < math.inf)])
+        clients = clients[ready <= self.now]
+        if not len(clients):
+            return self._search()
+        self._take_many(clients)
+        return True
+
+    def _take_many(self, clients: Clients) -> None:
+        self._take(clients.tolist())
 
     def _take(self, clients: list[int]) -> None:
         numbers = [self._num_tasks[client] for client in clients]

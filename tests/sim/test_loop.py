@@ -8,7 +8,8 @@ import pytest
 
 from fl_sim.cohort.base import Task
 from fl_sim.cohort.choice import trainer_for
-from fl_sim.simulation.fleet import Fleet, deaths
+from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.fleet_builder import deaths
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.pace import Pace
 from fl_sim.simulation.scheduler import Event

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fl_sim.simulation.event_queue import EventQueue
-from fl_sim.simulation.fleet import Fleet, slowest_last, speeds
+from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.fleet_builder import slowest_last, speeds
 from fl_sim.simulation.idle import IdleClients
 from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler
 from strategies.selection import POLICIES, Selector, policy_from, selector_for
@@ -152,6 +153,14 @@ def test_a_task_begins_exactly_when_its_client_is_online() -> None:
         assert (device.begin(task, k / 10) is not None) == is_online(device, 0, k / 10)
 
 
+def test_a_client_is_ready_only_when_it_can_begin() -> None:
+    device = steady(1.0, duty=(0.2,), period=0.7)
+    (task,) = device.tasks([0], [0])
+    opens = ready(device, 0, 1e6)
+    for now in (math.nextafter(opens, 0.0), opens, math.nextafter(opens, math.inf)):
+        assert (ready(device, 0, now) <= now) == (device.begin(task, now) is not None)
+
+
 def test_many_tasks_are_drawn_as_one_by_one() -> None:
     devices = fleet(40, dropout=0.3, duty=(0.3,) * 40, dies_at=(5.0,) * 40)
     clients, numbers = list(range(40)), [n % 7 for n in range(40)]
@@ -162,7 +171,7 @@ def test_many_tasks_are_drawn_as_one_by_one() -> None:
 def test_every_idle_client_is_drawn_equally_often_by_the_hand() -> None:
     idle, counts = IdleClients(200, seed=1), [0] * 200
     for _ in range(2000):
-        drawn = idle.draw(40)
+        drawn = idle.draw_many(40).tolist()
         assert len(idle) + len(drawn) == 200
         assert len(set(drawn)) == len(drawn)
         for client in drawn:

@@ -6,7 +6,7 @@ import pytest
 
 from fl_protocol.codes import ConfigInvalid
 from fl_sim.simulation.config import DevicesSection
-from fl_sim.simulation.fleet import fleet_from
+from fl_sim.simulation.fleet_builder import fleet_from
 from fl_sim.simulation.trace import read_trace
 
 GOOD = "client,compute,network,duty_cycle\n0,2.0,8,1\n2,6.0,16,0.25\n1,4.0,8,0.5\n"

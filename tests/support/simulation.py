@@ -12,7 +12,8 @@ from fl_client.trainer import TrainSettings
 from fl_sim.cohort.base import ClientData
 from fl_sim.cohort.choice import Problem
 from fl_sim.devices import Devices
-from fl_sim.simulation.fleet import Fleet, speeds
+from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.fleet_builder import speeds
 from fl_sim.simulation.models import build, seeded
 from strategies.update import Vector
 from tests.support.federation import CLASSES, INPUTS, blobs
