@@ -26,7 +26,7 @@ from experiments.common import (
 )
 
 FUNCTIONS = ("constant", "polynomial", "hinge")
-MIXING = (0.05, 0.1, 0.3, 0.6, 0.9)
+MIXING = (0.1, 0.3, 0.6, 0.9)
 FLEETS = {"speed unrelated to labels": False, "slow devices hold the rare classes": True}
 Sweep = Mapping[str, Mapping[float, Results]]
 """By fleet, mixing weight and staleness function."""
@@ -72,7 +72,10 @@ def cases_of(mixing: float, slow_hold_rare: bool) -> dict[str, Sections]:
     """Return each staleness function with a mixing weight and a fleet."""
     return {
         function: {
-            "strategy": {"options": {"fedasync": {"mixing": mixing, "staleness": function}}},
+            "strategy": {
+                "name": "fedasync",
+                "options": {"fedasync": {"mixing": mixing, "staleness": function}},
+            },
             "devices": {"slow_hold_rare": slow_hold_rare},
         }
         for function in FUNCTIONS
