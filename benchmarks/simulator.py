@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--large", action="store_true", help="only the run of a million updates")
     if parser.parse_args().large:
-        measured: dict[str, Any] = _large()
+        measured: dict[str, Any] = logistic_run(100_000, 1000, 1_000_000)
     else:
         measured = _figures()
     json.dump(measured, sys.stdout, indent=2)
@@ -98,19 +98,30 @@ def _figures() -> dict[str, Any]:
     }
 
 
-def _large() -> dict[str, Any]:
-    """A million updates of the logistic job by 100,000 clients, a thousand of them at work."""
+def logistic_run(clients: int, in_flight: int, updates: int, tell: object = None) -> dict[str, Any]:
+    """Run the logistic job once; best in a process of its own, for the sake of the peak of memory.
+
+    Parameters
+    ----------
+    clients : int
+        Number of clients.
+    in_flight : int
+        How many of them are at work at a time.
+    updates : int
+        Updates after which the run ends.
+    tell : object
+        Unused; `in_processes` passes it.
+    """
     torch.set_num_threads(1)
-    problem, base = _problem("logistic", 1, 100_000)
+    problem, base = _problem("logistic", 1, clients)
     started, cpu = time.perf_counter(), time.process_time()
-    updates = 1_000_000
-    work = _simulation(problem, base, "numpy", in_flight=1000, updates=updates)
-    work()
+    _simulation(problem, base, "numpy", in_flight=in_flight, updates=updates)()
     return {
         "updates": updates,
-        "clients": 100_000,
+        "clients": clients,
+        "in_flight": in_flight,
         "wall_seconds": round(time.perf_counter() - started),
-        "cpu_ms_per_update": round((time.process_time() - cpu) / updates * 1e3, 3),
+        "cpu_ms_per_update": round((time.process_time() - cpu) / updates * 1e3, 4),
         "peak_mib": _peak_mib(),
     }
 

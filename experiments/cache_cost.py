@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from experiments.time_to_accuracy import DOCS, HERE, table_row
+from experiments.common import DOCS, HERE, paired_points, spread, table_row
 from fl_sim.simulation.config import load_config
 from fl_sim.simulation.result import SimulationResult
 from fl_sim.simulation.sweep import simulate
@@ -103,14 +102,12 @@ def _against(result: SimulationResult, exact: SimulationResult) -> str:
     pairs = list(zip(result.runs, exact.runs, strict=True))
     if all(one.digest == other.digest for one, other in pairs):
         return "the same models | |"
-    final = [100 * (one.final_accuracy - other.final_accuracy) for one, other in pairs]
     largest = max(
         100 * abs(point[1] - reference[1])
         for one, other in pairs
         for point, reference in zip(one.accuracies, other.accuracies, strict=True)
     )
-    spread = f"{statistics.fmean(final):+.1f} ({min(final):+.1f} to {max(final):+.1f})"
-    return f"{spread} | {largest:.1f} |"
+    return f"{spread(paired_points(result, exact))} | {largest:.1f} |"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,14 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.time_to_accuracy import DOCS, HERE, mean_curve, median_time, outcome_cells
+from experiments.common import (
+    DOCS,
+    HERE,
+    mean_curve,
+    median_time,
+    outcome_cells,
+    paired_points,
+)
 from fl_sim.simulation.config import load_config
 from fl_sim.simulation.result import SimulationResult
 from fl_sim.simulation.sweep import simulate
@@ -108,7 +115,7 @@ def _row(recipe: str, policy: str, result: SimulationResult) -> str:
 
 
 def _change(result: SimulationResult, uniform: SimulationResult) -> str:
-    points = _points(result, uniform)
+    points = paired_points(result, uniform)
     text = f"{statistics.fmean(points):+.1f} points (from {min(points):+.1f} to {max(points):+.1f})"
     times = median_time(uniform), median_time(result)
     if all(map(math.isfinite, times)):
@@ -123,17 +130,9 @@ def _always(regimes: Mapping[str, Results], sign: int) -> str:
         for policy in OTHERS
         for regime, results in regimes.items()
         for recipe, by_policy in results.items()
-        if all(sign * d > 0 for d in _points(by_policy[policy], by_policy["uniform"]))
+        if all(sign * d > 0 for d in paired_points(by_policy[policy], by_policy["uniform"]))
     ]
     return "; ".join(found) or "none"
-
-
-def _points(result: SimulationResult, uniform: SimulationResult) -> list[float]:
-    """Return what a policy gains in final accuracy over the uniform draw, by seed, in points."""
-    return [
-        100 * (mine.final_accuracy - theirs.final_accuracy)
-        for mine, theirs in zip(result.runs, uniform.runs, strict=True)
-    ]
 
 
 def _draw(regimes: Mapping[str, Results], path: Path) -> None:

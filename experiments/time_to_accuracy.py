@@ -10,26 +10,33 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.common import (
+    DOCS,
+    HERE,
+    Results,
+    mean_accuracy,
+    mean_curve,
+    median_time,
+    paired_points,
+    spread,
+    table_row,
+)
 from fl_sim.simulation.config import load_config
 from fl_sim.simulation.result import SimulationResult
 from fl_sim.simulation.sweep import simulate
 from strategies.catalog import RECIPES
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs" / "experiments"
 OURS = "async-wa"
 STRATEGIES = (*(name for name in RECIPES if name != OURS), OURS)
 CLEARLY = 1.15
 """How many times sooner counts as clearly sooner."""
-Results = Mapping[str, SimulationResult]
 
 
 def main() -> None:
@@ -96,18 +103,13 @@ def _comparison(regimes: Mapping[str, Results]) -> list[str]:
     sooner = 0
     for regime, results in regimes.items():
         others = [result for name, result in results.items() if name != OURS]
-        soonest = min(others, key=lambda other: (median_time(other), -_mean_accuracy(other)))
-        best = max(others, key=_mean_accuracy)
+        soonest = min(others, key=lambda other: (median_time(other), -mean_accuracy(other)))
+        best = max(others, key=mean_accuracy)
         ratio = median_time(soonest) / median_time(results[OURS])
         sooner += ratio >= CLEARLY
-        paired = [
-            100 * (mine.final_accuracy - other.final_accuracy)
-            for mine, other in zip(results[OURS].runs, best.runs, strict=True)
-        ]
         lines.append(
             f"| {regime} | {soonest.strategy} | {_times(ratio)} | {_seeds(results[OURS], soonest)} "
-            f"| {best.strategy} "
-            f"| {statistics.fmean(paired):+.1f} ({min(paired):+.1f} to {max(paired):+.1f}) |"
+            f"| {best.strategy} | {spread(paired_points(results[OURS], best))} |"
         )
     count = f"{sooner} of {len(regimes)}"
     return [*lines, "", f"At least {CLEARLY} times as soon as every other recipe: {count} regimes."]
@@ -134,30 +136,6 @@ def _description(regime: str) -> list[str]:
     return [line.removeprefix("# ") for line in lines if line.startswith("#")]
 
 
-def table_row(name: str, result: SimulationResult) -> str:
-    """Return name, final accuracy, median time to target and seeds that arrived as a table row."""
-    return f"| {name} | {' | '.join(outcome_cells(result))} |"
-
-
-def outcome_cells(result: SimulationResult) -> tuple[str, str, str]:
-    """Return final accuracy, time to target, and how many seeds arrived, for a table."""
-    summary = result.summary()
-    accuracy, time = summary["final_accuracy"], summary["time_to_target"]
-    median = "never" if time["median"] is None else f"{time['median']:.1f}"
-    arrived = f"{time['reached']} of {len(result.runs)}"
-    return f"{accuracy['mean']:.3f} ± {accuracy['std']:.3f}", median, arrived
-
-
-def median_time(result: SimulationResult) -> float:
-    """Return the median time to the target; infinite if most seeds never arrive."""
-    times = [run.time_to_target for run in result.runs]
-    return statistics.median(math.inf if time is None else time for time in times)
-
-
-def _mean_accuracy(result: SimulationResult) -> float:
-    return statistics.fmean(run.final_accuracy for run in result.runs)
-
-
 def _draw(regimes: Mapping[str, Results], path: Path) -> None:
     columns = 2
     rows = math.ceil(len(regimes) / columns)
@@ -176,16 +154,6 @@ def _draw(regimes: Mapping[str, Results], path: Path) -> None:
         axes.axis("off")
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
     figure.savefig(path)
-
-
-def mean_curve(
-    curves: Sequence[Sequence[tuple[float, float]]],
-) -> tuple[list[float], list[float]]:
-    """Return times and mean accuracies of curves with common evaluation times."""
-    shortest = min(map(len, curves))
-    times = [point[0] for point in curves[0][:shortest]]
-    means = [statistics.fmean(curve[i][1] for curve in curves) for i in range(shortest)]
-    return times, means
 
 
 if __name__ == "__main__":

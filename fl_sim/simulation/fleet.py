@@ -96,6 +96,10 @@ class Fleet:
         """Median over clients of the time of a task: the unit of reported times."""
         return float(np.median(self._devices[:, 0] + self._devices[:, 1]))
 
+    def lifetime(self, until: float) -> float:
+        """Return the time until `until`, or death if sooner, summed over the clients."""
+        return float(np.minimum(self._devices[:, 2], until).sum())
+
     def tasks(self, clients: Sequence[int], numbers: Sequence[int]) -> list[TaskDraw]:
         """Draw all that is random about tasks.
 

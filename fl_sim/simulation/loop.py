@@ -105,10 +105,13 @@ class Simulation:
     updates : int
         Updates delivered.
     outcomes : Counter
-        Number of updates by code, "accepted" for those merged or waiting; failed tasks as
-        "failed".
+        Number of tasks ended, by the code of their update, "accepted" for those merged or waiting;
+        "failed" for those that broke off, "called-off" for those late for their round.
     participation : list of int
         Number of accepted updates of each client.
+    busy_time : float
+        Integral of the number of tasks under way over time, in virtual seconds. A task that
+        pauses while its client is offline is under way.
     engine : Engine
         The server.
     """
@@ -148,6 +151,7 @@ class Simulation:
         self.updates = 0
         self.outcomes: Counter[str] = Counter()
         self.participation = [0] * len(fleet)
+        self.busy_time = 0.0
         self._digest = hashlib.sha256()
 
     def run(self) -> str:
@@ -161,14 +165,18 @@ class Simulation:
         """
         most = self._settings.max_updates or math.inf
         self._hand_out()
-        end = self._settings.horizon
+        end, busy, since = self._settings.horizon, self._scheduler.busy, 0.0
         while (event := self._scheduler.next()) and event.time <= end:
+            self.busy_time += busy * (event.time - since)
+            since = event.time
             self._evaluate_before(event.time)
             self._handle(event)
             if self.updates >= most:
                 end = event.time
                 break
             self._hand_out()
+            busy = self._scheduler.busy
+        self.busy_time += busy * (end - since)
         self._evaluate_before(end)
         self._evaluate(end)
         self._digest.update(self.engine.params.data)
@@ -191,7 +199,10 @@ class Simulation:
             self.outcomes["failed"] += 1
         if self.engine.ready(event.time):
             self.engine.merge(event.time)
+            busy = self._scheduler.busy
             self._forget(self._scheduler.advance(self.engine.version))
+            if called_off := busy - self._scheduler.busy:
+                self.outcomes["called-off"] += called_off
 
     def _take(self, event: Event) -> None:
         if event.client not in self._results:

@@ -32,7 +32,7 @@ class SeedResult:
     versions : int
         Model versions made.
     outcomes : dict
-        Number of tasks by outcome.
+        Number of tasks ended, by outcome.
     fairness : float
         Jain's index of the clients' numbers of accepted updates: 1 if all took part alike.
     wall_seconds : float
@@ -41,6 +41,9 @@ class SeedResult:
         SHA-256 over events and models.
     accuracies : list of (time, accuracy)
         The learning curve.
+    utilisation : float or None
+        Share of the clients' time, each until it dies, in which they had a task; None in results
+        of earlier versions, which did not count it.
     """
 
     strategy: str
@@ -56,6 +59,7 @@ class SeedResult:
     wall_seconds: float
     digest: str
     accuracies: list[tuple[float, float]]
+    utilisation: float | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the run as one JSON object."""

@@ -207,6 +207,7 @@ def run_seed(
         wall_seconds=time.perf_counter() - started,
         digest=digest,
         accuracies=curve,
+        utilisation=run.busy_time / fleet.lifetime(run.evaluations[-1].time),
     )
 
 

@@ -16,6 +16,7 @@ from fl_sim.simulation.scheduler import Event
 from strategies.catalog import RECIPES, recipe_from
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA
+from strategies.recipes.fedavg import FedAvg
 from strategies.recipes.fedbuff import FedBuff
 from strategies.update import Vector
 from tests.support.simulation import fleet, initial, problem
@@ -145,6 +146,30 @@ def test_trains_nothing_that_is_never_delivered() -> None:
     run.run()
     assert run.outcomes["failed"] > 5
     assert counting.trained == run.updates == run.outcomes["accepted"]
+
+
+def test_busy_time_is_that_of_tasks_under_way_in_rounds_and_without() -> None:
+    devices = Fleet((1.0, 2.0, 4.0), (0.0,) * 3, jitter=0.0)
+
+    def run(recipe: Recipe) -> Simulation:
+        run = simulation(recipe, clients=3, devices=devices, horizon=8.0)
+        run.run()
+        return run
+
+    # Who is done waits for the slowest, twice.
+    assert run(FedAvg(buffer_size=3, over_selection=0.0)).busy_time == 2 * (1.0 + 2.0 + 4.0)
+    # All work until the second result, and the slowest is called off.
+    first_two = run(FedAvg(buffer_size=2, over_selection=0.5))
+    assert first_two.busy_time == 4 * (1.0 + 2.0 + 2.0)
+    assert first_two.outcomes == {"accepted": 8, "called-off": 4}
+    assert run(AsyncWA(buffer_size=1)).busy_time == 3 * 8.0
+
+
+def test_busy_time_ends_with_the_last_update_asked_for() -> None:
+    devices = Fleet((1.0, 2.0), (0.0,) * 2, jitter=0.0)
+    run = simulation(clients=2, devices=devices, max_updates=1)
+    run.run()
+    assert run.busy_time == 2.0
 
 
 def test_a_buffer_that_waits_long_enough_is_merged_though_not_full() -> None:

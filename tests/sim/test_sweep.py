@@ -44,6 +44,12 @@ def test_the_result_has_the_shape_of_the_command_line() -> None:
     assert summary["backend"] == ["numpy"]
 
 
+def test_utilisation_does_not_count_the_time_after_a_death() -> None:
+    runs = fl_sim.simulate(small(devices={"death_rate": 1.0})).runs
+    assert all(0.95 < run.utilisation < 1.001 for run in runs if run.utilisation is not None)
+    assert None not in {run.utilisation for run in runs}
+
+
 def test_the_digests_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     told = []
     results = tmp_path / "results.jsonl"
