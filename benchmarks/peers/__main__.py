@@ -15,7 +15,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.peers.contenders import AS_SHIPPED, OURS, PEERS, Contender, DriverFailed
+from benchmarks.peers.contenders import (
+    AS_SHIPPED,
+    OURS,
+    OURS_ON_ALL_CORES,
+    PEERS,
+    Contender,
+    DriverFailed,
+)
 from benchmarks.peers.jobs import JOBS
 from benchmarks.peers.processes import adopt_orphans
 from benchmarks.peers.report import summary, table
@@ -33,7 +40,7 @@ def main() -> int:
         f"{platform.python_version()}",
         "load_before": os.getloadavg()[0],
         "rounds": options.rounds,
-        "jobs": measure([OURS, *peers], options.jobs, options.rounds),
+        "jobs": measure([OURS, OURS_ON_ALL_CORES, *peers], options.jobs, options.rounds),
     }
     print(*table(results), sep="\n")
     print(json.dumps(results))
@@ -69,7 +76,7 @@ def measure(
                 try:
                     measured = contender.run(job)
                 except DriverFailed as error:
-                    if contender.name == OURS.name:
+                    if contender in (OURS, OURS_ON_ALL_CORES):
                         raise
                     problems[job][contender.name] = {"problem": str(error)}
                 else:
@@ -77,7 +84,7 @@ def measure(
     return {
         job: {
             "parameters": JOBS[job].parameters,
-            "simulators": summary(figures[job], OURS.name) | problems[job],
+            "simulators": summary(figures[job], OURS.name, OURS_ON_ALL_CORES.name) | problems[job],
         }
         for job in jobs
     }

@@ -112,6 +112,15 @@ def _peer(name: str) -> Path:
 
 
 OURS = Contender("asynclave", Path(sys.executable), "ours", 10_000)
+OURS_ON_ALL_CORES = Contender(
+    "asynclave-2-seeds",
+    Path(sys.executable),
+    "ours",
+    20_000,
+    warm_up=2 * _WARM_UP,
+    options=("--seeds", "2"),
+)
+"""Two seeds side by side: the fair opponent, on the wall clock, of a peer that takes both cores."""
 PEERS = (
     Contender("flower", Path(sys.executable), "flower", 600),
     Contender("blazefl", _peer("blazefl"), "blazefl", 2_000),

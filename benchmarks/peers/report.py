@@ -10,7 +10,9 @@ Rounds = Mapping[str, Sequence[Mapping[str, Any]]]
 """The figures of each round, by simulator."""
 
 
-def summary(rounds: Rounds, ours: str) -> dict[str, dict[str, Any]]:
+def summary(
+    rounds: Rounds, ours: str, on_all_cores: str | None = None
+) -> dict[str, dict[str, Any]]:
     """Return the medians of each simulator, and its ratios to ours.
 
     Parameters
@@ -19,14 +21,16 @@ def summary(rounds: Rounds, ours: str) -> dict[str, dict[str, Any]]:
         Simulator to what its driver printed in each round.
     ours : str
         The simulator to compare with.
+    on_all_cores : str, optional
+        The same simulator on all cores, if it was measured too.
 
     Returns
     -------
     dict
         By simulator: ``version``, ``cpu_ms`` per update, the same of each round,
         ``updates_per_second``, ``losses`` before, after the warm-up and at the end; but for ours
-        ``cpu_times_ours``, how many times as much CPU time an update takes, and
-        ``wall_times_ours``, how many times as long.
+        ``cpu_times_ours``, how many times as much CPU time an update takes,
+        ``wall_times_ours``, how many times as long, and ``wall_times_ours_on_all_cores``.
     """
     medians = {name: _medians(figures) for name, figures in rounds.items()}
     base = medians[ours]
@@ -35,6 +39,9 @@ def summary(rounds: Rounds, ours: str) -> dict[str, dict[str, Any]]:
             figures["cpu_times_ours"] = round(figures["cpu_ms"] / base["cpu_ms"], 2)
             wall = base["updates_per_second"] / figures["updates_per_second"]
             figures["wall_times_ours"] = round(wall, 2)
+        if on_all_cores in medians and name not in (ours, on_all_cores):
+            most = medians[on_all_cores]["updates_per_second"]
+            figures["wall_times_ours_on_all_cores"] = round(most / figures["updates_per_second"], 2)
     return medians
 
 
@@ -53,8 +60,8 @@ def _medians(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def table(results: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a Markdown table of the whole result."""
-    yield "| job | simulator | CPU ms per update | x ours | updates/s | x ours | loss |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| job | simulator | CPU ms per update | x ours | updates/s | x ours | x 2 seeds | loss |"
+    yield "|---|---|---|---|---|---|---|---|"
     for job, result in results["jobs"].items():
         for name, figures in result["simulators"].items():
             yield f"| {job} | {name} {_cells(figures)} |"
@@ -62,12 +69,13 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _cells(figures: Mapping[str, Any]) -> str:
     if "problem" in figures:
-        return f"| {figures['problem']} | | | |"
+        return f"| {figures['problem']} | | | | |"
     cells = (
         f"{figures['cpu_ms']:.3g}",
         figures.get("cpu_times_ours", ""),
         f"{figures['updates_per_second']:.4g}",
         figures.get("wall_times_ours", ""),
+        figures.get("wall_times_ours_on_all_cores", ""),
         f"{figures['losses'][0]} to {figures['losses'][1]}",
     )
     return f"{figures['version']} | " + " | ".join(map(str, cells))

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.peers import __main__ as compare
 from benchmarks.peers import driver, jobs, processes, report
-from benchmarks.peers.contenders import OURS, Contender, DriverFailed
+from benchmarks.peers.contenders import OURS, OURS_ON_ALL_CORES, Contender, DriverFailed
 from benchmarks.peers.network import network
 
 
@@ -70,6 +70,12 @@ def test_the_comparison_goes_on_without_a_missing_peer(tmp_path: Path) -> None:
     assert simulators[OURS.name]["version"]
 
 
+def test_two_seeds_side_by_side_do_the_same_job() -> None:
+    figures = dataclasses.replace(OURS_ON_ALL_CORES, warm_up=200, updates=400).run("logistic")
+    one = dataclasses.replace(OURS, warm_up=100, updates=200).run("logistic")
+    assert figures["losses"] == one["losses"]
+
+
 def test_a_driver_that_breaks_is_reported_with_its_last_words() -> None:
     with pytest.raises(DriverFailed, match="unrecognized arguments: --nonsense"):
         dataclasses.replace(OURS, options=("--nonsense",)).run("mlp")
@@ -80,12 +86,16 @@ def test_ratios_are_those_of_the_medians() -> None:
         fixed = {"version": "1", "updates_per_second": speed, "losses": [3.0, 2.0, 1.0]}
         return [{"cpu_ms": value, **fixed} for value in cpu_ms]
 
-    medians = report.summary(
-        {"ours": rounds([0.5, 9.0, 0.4], 2000.0), "peer": rounds([5.0, 1.0, 6.0], 100.0)}, "ours"
-    )
+    figures = {
+        "ours": rounds([0.5, 9.0, 0.4], 2000.0),
+        "both": rounds([0.5], 3800.0),
+        "peer": rounds([5.0, 1.0, 6.0], 100.0),
+    }
+    medians = report.summary(figures, "ours", "both")
     assert medians["ours"]["cpu_ms"] == 0.5
     assert medians["peer"]["cpu_times_ours"] == 10.0
     assert medians["peer"]["wall_times_ours"] == 20.0
+    assert medians["peer"]["wall_times_ours_on_all_cores"] == 38.0
 
 
 def test_the_table_names_a_peer_that_did_not_run() -> None:
