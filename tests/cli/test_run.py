@@ -174,6 +174,8 @@ def test_an_interrupted_run_leaves_a_readable_report_and_no_process(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A shell's background job, as these tests may be, ignores SIGINT and hands that on.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/metrics.jsonl")) or (
