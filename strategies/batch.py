@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,7 @@ from strategies.release import ReleaseRule
 from strategies.update import ClientUpdate, Vector
 
 
-@dataclass(frozen=True)
-class Pending:
+class Pending(NamedTuple):
     """What the engine keeps of an accepted update beside its row.
 
     Staleness cannot change while the update waits: the version only moves at a merge, which

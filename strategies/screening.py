@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,12 +102,12 @@ def screen_values(delta: Vector, limits: Limits) -> Reject | None:
     bound = min(limits.max_norm, _NORM_CEILING) ** 2
     with np.errstate(over="ignore", invalid="ignore"):
         square = float(np.dot(delta, delta))
-    if np.isfinite(square) and not 0.99 * bound < square < 1.01 * bound:
+    if math.isfinite(square) and not 0.99 * bound < square < 1.01 * bound:
         return Reject.NORM_TOO_LARGE if square > bound else None
     exact = 0.0
     for start in range(0, delta.size, _BLOCK):
         block = delta[start : start + _BLOCK].astype(np.float64)
         exact += float(np.dot(block, block))
-    if not np.isfinite(exact):
+    if not math.isfinite(exact):
         return Reject.NONFINITE
     return Reject.NORM_TOO_LARGE if exact > bound else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import copy
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
         "first_version": engine.ledger.first_version,
         "merges": engine.merges,
         "opened_at": float(engine.opened_at),
-        "waiting": [astuple(update) for update in engine.waiting],
+        "waiting": [list(update) for update in engine.waiting],
         "population": engine.population.state(),
         "ledger": engine.ledger.state(),
         "models": list(engine.models),

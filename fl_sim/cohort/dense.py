@@ -102,9 +102,10 @@ class DenseTrainer:
         rows, scales = self._plan.padded(tasks, len(tasks))
         labels = self._labels[rows]
         scales *= -self._lr
+        steps = np.array([self._plan.steps_of(task) for task in tasks])
+        lefts = np.count_nonzero(steps > np.arange(len(rows))[:, None], axis=1).tolist()
         active = 0
-        for step in range(len(rows)):
-            left = sum(self._plan.steps_of(task) > step for task in tasks)
+        for step, left in enumerate(lefts):
             if left != active:
                 active = left
                 models, changes = self._models[:active], self._changes[:active]

@@ -91,8 +91,10 @@ class StepPlan:
         weights = np.zeros((slots, steps * self.width), np.float32)
         for slot, task in enumerate(tasks):
             seen, shape = self._seen(task)
-            rows[slot, shape.places] = seen
-            weights[slot, : shape.weights.size] = shape.weights
+            used = shape.weights.size
+            # Without gaps, as mostly, a slice is cheaper than a list of places.
+            rows[slot, slice(used) if len(seen) == used else shape.places] = seen
+            weights[slot, :used] = shape.weights
         padded = (slots, steps, self.width)
         return (
             np.ascontiguousarray(rows.reshape(padded).swapaxes(0, 1)),

@@ -61,6 +61,9 @@ class VmappedTrainer:
         self.steps = self._plan.steps
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
         self._models = torch.zeros(cohort_size, flatten_module(model).numel())
+        # Fresh memory for every step's examples costs more in page faults than gathering them.
+        gathered = (cohort_size * self._plan.width, *self._inputs.shape[1:])
+        self._gathered = torch.empty(gathered, dtype=self._inputs.dtype)
         self._gradients = vmap(grad(self._loss))
 
     def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
@@ -70,19 +73,18 @@ class VmappedTrainer:
             models[slot] = task.base
         models[len(tasks) :] = tasks[0].base
         parameters = self._views(self._models)
+        entries = list(parameters.values())
+        steps = [self._plan.steps_of(task) for task in tasks]
         rows, weights = self._plan.padded(tasks, self._slots)
         batches = zip(torch.from_numpy(rows), torch.from_numpy(weights), strict=True)
         for step, (picked, weight) in enumerate(batches, 1):
-            gradients = self._gradients(
-                parameters, self._inputs[picked], self._labels[picked], weight
-            )
-            torch._foreach_add_(
-                list(parameters.values()), list(gradients.values()), alpha=-self._lr
-            )
+            torch.index_select(self._inputs, 0, picked.reshape(-1), out=self._gathered)
+            inputs = self._gathered.view(*picked.shape, *self._inputs.shape[1:])
+            gradients = self._gradients(parameters, inputs, self._labels[picked], weight)
+            torch._foreach_add_(entries, list(gradients.values()), alpha=-self._lr)
             # Whoever is done stays in the call, which keeps its shape, but is read out now.
-            for slot, (task, delta) in enumerate(zip(tasks, out, strict=True)):
-                if self._plan.steps_of(task) == step:
-                    np.subtract(models[slot], task.base, out=delta)
+            for slot in (slot for slot, last in enumerate(steps) if last == step):
+                np.subtract(models[slot], tasks[slot].base, out=out[slot])
 
     def accuracy(self, params: Vector) -> float:
         """Return the share of the test examples that a model classifies correctly."""
