@@ -49,11 +49,12 @@ from strategies.server_optimiser import ServerOptimiser, ServerRms, ServerSgd
 from strategies.volume import Volume
 from strategies.window import Buffer, Sliding, Window
 
-# Tuned on two to five seeds of six of the regimes in experiments/regimes, none of them among those
-# of docs/experiments. Rates from 0.04 to 0.12 differ little where speeds are moderate; higher ones
-# are quicker with few tasks in flight and less steady where speeds are extreme. An epsilon of 0.1
-# to 0.3 and windows of 4 to 20 innovations differ little. Twice the direction per round is far
-# below what was stable without the adaptive step.
+# Tuned on two to five seeds of seven of the regimes in experiments/regimes, none of them among
+# those of docs/experiments/time-to-accuracy.md but for the least step. Rates from 0.04 to 0.12
+# differ little where speeds are moderate; higher ones are quicker with few tasks in flight and
+# less steady where speeds are extreme. An epsilon of 0.1 to 0.3 and windows of 4 to 20 innovations
+# differ little. Twice the direction per round is far below what was stable without the adaptive
+# step.
 _PER_ROUND = 0.06
 _LEAST = 2.0
 _SHORTEST = 12.0
