@@ -72,6 +72,13 @@ class Code(StrEnum):
     HOP_STALE = "HOP_STALE"
     HOP_REPLAYED = "HOP_REPLAYED"
     HOP_BODY = "HOP_BODY"
+    JOURNAL_FULL = "JOURNAL_FULL"
+    JOURNAL_FAILED = "JOURNAL_FAILED"
+    JOURNAL_DAMAGED = "JOURNAL_DAMAGED"
+    LEDGER_FAILED = "LEDGER_FAILED"
+    LEDGER_DAMAGED = "LEDGER_DAMAGED"
+    STATE_MISMATCH = "STATE_MISMATCH"
+    STATE_IN_USE = "STATE_IN_USE"
     CONFIG_INVALID = "CONFIG_INVALID"
     CLIENT_FAILED = "CLIENT_FAILED"
     NO_PROGRESS = "NO_PROGRESS"
@@ -157,6 +164,13 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "check both clocks.",
         Code.HOP_REPLAYED: "A request to the enclave's host came a second time.",
         Code.HOP_BODY: "A request to the enclave's host came with another body than was signed.",
+        Code.JOURNAL_FULL: "There is no room on disk for what must be kept.",
+        Code.JOURNAL_FAILED: "What must be kept could not be written to disk.",
+        Code.JOURNAL_DAMAGED: "The journal is damaged.",
+        Code.LEDGER_FAILED: "The ledger could not be written.",
+        Code.LEDGER_DAMAGED: "The ledger is damaged.",
+        Code.STATE_MISMATCH: "The saved state belongs to another run or does not fit its ledger.",
+        Code.STATE_IN_USE: "Another process uses the saved state.",
         Code.CONFIG_INVALID: "The configuration is not valid.",
         Code.CLIENT_FAILED: "The client could not finish its task.",
         Code.NO_PROGRESS: "No update arrived in time.",
@@ -226,6 +240,10 @@ class HopRejected(AsynclaveError):
     """A request between gateway and enclave host was refused."""
 
 
+class StorageFailed(AsynclaveError):
+    """What a run keeps on disk cannot be written, read or used."""
+
+
 class ConfigInvalid(AsynclaveError):
     """A configuration is wrong."""
 
@@ -248,6 +266,9 @@ _FAMILIES: tuple[tuple[str, type[AsynclaveError]], ...] = (
     ("OVERLOADED", GatewayUnavailable),
     ("DEADLINE", GatewayUnavailable),
     ("HOP_", HopRejected),
+    ("JOURNAL_", StorageFailed),
+    ("LEDGER_", StorageFailed),
+    ("STATE_", StorageFailed),
     ("CONFIG_", ConfigInvalid),
     ("CLIENT_FAILED", AsynclaveError),
     ("NO_PROGRESS", AsynclaveError),

@@ -6,11 +6,15 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 _Reply = TypeVar("_Reply")
+# POSIX lets writev refuse more.
+_MOST_VECTORS = 1024
+
+Chunk: TypeAlias = bytes | bytearray | memoryview
 
 
 class Clock(Protocol):
@@ -33,8 +37,24 @@ class Rng(Protocol):
         ...
 
 
+class LogFile(Protocol):
+    """A file that grows at its end."""
+
+    def append(self, parts: Sequence[Chunk]) -> None:
+        """Write parts one after the other; an OSError may leave some of their bytes behind."""
+        ...
+
+    def sync(self) -> None:
+        """Return when everything appended will survive a loss of power."""
+        ...
+
+    def close(self) -> None:
+        """Close the file, without a sync."""
+        ...
+
+
 class Disk(Protocol):
-    """Small files that must survive a crash whole or not at all."""
+    """Files that must survive a crash: small ones whole or not at all, logs up to their sync."""
 
     def read(self, path: Path) -> bytes:
         """Return a file's content; raises FileNotFoundError."""
@@ -46,6 +66,30 @@ class Disk(Protocol):
 
     def exists(self, path: Path) -> bool:
         """Say whether a file is there."""
+        ...
+
+    def list(self, folder: Path) -> list[str]:
+        """Return the names in a folder in order, none if there is no folder."""
+        ...
+
+    def size(self, path: Path) -> int:
+        """Return a file's length in bytes; raises FileNotFoundError."""
+        ...
+
+    def read_at(self, path: Path, offset: int, count: int) -> bytes:
+        """Return up to `count` bytes of a file from `offset` on; raises FileNotFoundError."""
+        ...
+
+    def open_log(self, path: Path) -> LogFile:
+        """Open a file for appending; a new one's name survives a loss of power."""
+        ...
+
+    def truncate(self, path: Path, size: int) -> None:
+        """Cut a file to its first `size` bytes, durably."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Remove a file if it is there, durably."""
         ...
 
 
@@ -89,6 +133,31 @@ class SystemRng:
         return os.urandom(n)
 
 
+class LocalLog:
+    """An append-only file of the local file system."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def append(self, parts: Sequence[Chunk]) -> None:
+        """Write parts one after the other."""
+        views = [memoryview(part).cast("B") for part in parts if len(part)]
+        while views:
+            written = os.writev(self._handle, views[:_MOST_VECTORS])
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
+
+    def sync(self) -> None:
+        """Have the disk keep what was appended."""
+        os.fdatasync(self._handle)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)
+
+
 class LocalDisk:
     """The local file system."""
 
@@ -116,6 +185,39 @@ class LocalDisk:
     def exists(self, path: Path) -> bool:
         """Say whether a file is there."""
         return path.exists()
+
+    def list(self, folder: Path) -> list[str]:
+        """Return the names in a folder in order, none if there is no folder."""
+        return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+    def size(self, path: Path) -> int:
+        """Return a file's length in bytes; raises FileNotFoundError."""
+        return path.stat().st_size
+
+    def read_at(self, path: Path, offset: int, count: int) -> bytes:
+        """Return up to `count` bytes of a file from `offset` on; raises FileNotFoundError."""
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(count)
+
+    def open_log(self, path: Path) -> LogFile:
+        """Open a file for appending, with mode 0600 if it is new."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = LocalLog(path)
+        self._sync_folder(path.parent)
+        return log
+
+    def truncate(self, path: Path, size: int) -> None:
+        """Cut a file to its first `size` bytes, durably."""
+        with path.open("r+b") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())
+
+    def remove(self, path: Path) -> None:
+        """Remove a file if it is there, durably."""
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            self._sync_folder(path.parent)
 
     @staticmethod
     def _sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, GatewayUnavailable, error_for
 from fl_protocol.encoding import b64url, b64url_decode
+from fl_protocol.ports import Chunk
 from fl_protocol.signatures import Signed
 from tee_sim.channel import (
     BODY_LENGTH,
@@ -26,8 +27,6 @@ from tee_sim.channel import (
 from tee_sim.hop import NO_BODY, HopSigner
 
 _BUFFER_BYTES = 1 << 20
-
-Chunk = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)

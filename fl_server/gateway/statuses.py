@@ -21,6 +21,8 @@ _EXACT: dict[str, grpc.StatusCode] = {
     Code.ENCLAVE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Code.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Code.JOURNAL_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Code.JOURNAL_FAILED: grpc.StatusCode.UNAVAILABLE,
     Code.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Code.HOP_SIGNATURE: grpc.StatusCode.INTERNAL,
     Code.HOP_STALE: grpc.StatusCode.INTERNAL,

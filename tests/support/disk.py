@@ -1,0 +1,88 @@
+"""A disk in memory that forgets what was not synced and fails when told to."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+
+class MemoryDisk:
+    """Files in memory; `lose_power` keeps what was synced, and of the rest what `keep` says."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, bytearray] = {}
+        self.synced: dict[Path, int] = {}
+        self.room: int | None = None
+        self.fail_sync = False
+        self.fail_truncate = False
+
+    def lose_power(self, keep=lambda lost: b"") -> None:
+        for path, data in self.files.items():
+            durable = self.synced[path]
+            data[durable:] = keep(bytes(data[durable:]))
+
+    def take(self, count: int) -> int:
+        if self.room is None:
+            return count
+        taken = min(count, self.room)
+        self.room -= taken
+        return taken
+
+    def read(self, path: Path) -> bytes:
+        return self.read_at(path, 0, self.size(path))
+
+    def write_atomic(self, path: Path, data: bytes, mode: int = 0o600) -> None:
+        if self.take(len(data)) < len(data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.files[path], self.synced[path] = bytearray(data), len(data)
+
+    def exists(self, path: Path) -> bool:
+        return path in self.files
+
+    def list(self, folder: Path) -> list[str]:
+        return sorted(path.name for path in self.files if path.parent == folder)
+
+    def size(self, path: Path) -> int:
+        if path not in self.files:
+            raise FileNotFoundError(path)
+        return len(self.files[path])
+
+    def read_at(self, path: Path, offset: int, count: int) -> bytes:
+        if path not in self.files:
+            raise FileNotFoundError(path)
+        return bytes(self.files[path][offset : offset + count])
+
+    def open_log(self, path: Path) -> _Log:
+        self.files.setdefault(path, bytearray())
+        self.synced.setdefault(path, 0)
+        return _Log(self, path)
+
+    def truncate(self, path: Path, size: int) -> None:
+        if self.fail_truncate:
+            raise OSError(errno.EIO, "Input/output error")
+        del self.files[path][size:]
+        self.synced[path] = size
+
+    def remove(self, path: Path) -> None:
+        self.files.pop(path, None)
+        self.synced.pop(path, None)
+
+
+class _Log:
+    def __init__(self, disk: MemoryDisk, path: Path) -> None:
+        self._disk, self._path = disk, path
+
+    def append(self, parts) -> None:
+        data = b"".join(bytes(part) for part in parts)
+        taken = self._disk.take(len(data))
+        self._disk.files[self._path] += data[:taken]
+        if taken < len(data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def sync(self) -> None:
+        if self._disk.fail_sync:
+            raise OSError(errno.EIO, "Input/output error")
+        self._disk.synced[self._path] = len(self._disk.files[self._path])
+
+    def close(self) -> None:
+        pass
