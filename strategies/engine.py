@@ -113,6 +113,11 @@ class Engine:
         return len(self.waiting)
 
     @property
+    def full(self) -> bool:
+        """Whether the buffer takes no further update before the next merge."""
+        return self.pending == self.slab.capacity
+
+    @property
     def published(self) -> Vector:
         """The model to evaluate and serve: the running mean if the recipe has one.
 
@@ -159,7 +164,7 @@ class Engine:
         code = self._screen(update)
         if code is not None:
             return Rejected(code, sentence(code))
-        if self.pending == self.slab.capacity:
+        if self.full:
             raise MergeDue("The buffer is full: call merge() before offering the next update.")
         staleness = self.version - update.base_version
         self.slab.store(update.delta)
@@ -167,7 +172,7 @@ class Engine:
             self.opened_at = now
         self.waiting.append(Pending.of(update, staleness))
         self.ledger.add(update.client, update.base_version, update.update_id)
-        if self.pending == self.slab.capacity and self._held_back():
+        if self.full and self._held_back():
             self._discard()
             return Rejected(Reject.LEVERAGE_BOUND, sentence(Reject.LEVERAGE_BOUND))
         return Accepted(staleness, self.pending)

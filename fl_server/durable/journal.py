@@ -194,11 +194,11 @@ class Journal:
             self._segments.append(segment)
         if self._segments:
             # What was read back may be in the machine's memory only, and is relied on from now on.
-            last = self._segments[-1]
-            self._log = self._disk.open_log(last.path)
+            newest = self._segments[-1]
+            self._log = self._disk.open_log(newest.path)
             self._log.sync()
-            last.synced = last.size
-            self._mark(last, self._log)
+            newest.synced = newest.size
+            self._mark(newest, self._log)
 
     def _load(self, path: Path, last: bool) -> _Segment | None:
         size, read = self._disk.size(path), partial(self._disk.read_at, path)

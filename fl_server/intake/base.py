@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -34,12 +35,22 @@ class Intake(Protocol):
     """Takes updates, yields merges."""
 
     def open(self, run_id: str, layout: Layout, params: Vector) -> None:
-        """Begin a run from the initial parameters, shape (P,)."""
+        """Begin a run from the initial parameters, shape (P,), or continue a saved one."""
         ...
 
     @property
     def version(self) -> int:
         """The current model version, 0 at the beginning."""
+        ...
+
+    @property
+    def params(self) -> Vector:
+        """The parameters of the current version, shape (P,)."""
+        ...
+
+    @property
+    def waiting(self) -> Sequence[tuple[str, int]]:
+        """Client and base version of the updates that a continued run begins with."""
         ...
 
     def offer(

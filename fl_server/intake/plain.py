@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +12,7 @@ from flwr.app import ArrayRecord, RecordDict
 
 from fl_protocol.ports import Clock
 from fl_protocol.receipts import ACCEPTED
+from fl_server.durable.engine import DurableEngine, Saved
 from fl_server.intake.base import Outcome
 from strategies.cached_rows import RowSpace
 from strategies.engine import Engine
@@ -47,6 +50,10 @@ class PlainIntake:
         sent.
     disk : RowSpace, optional
         Where recipes with ``cache = "disk"`` keep clients' last deltas.
+    saved : Saved, optional
+        Where the run is kept; a run that was begun there is continued.
+    about : dict, optional
+        What must not differ when the run is continued, beside recipe and layout.
     """
 
     def __init__(
@@ -59,6 +66,8 @@ class PlainIntake:
         weighted_by_key: str = "num-examples",
         replies: Replies = "weights",
         disk: RowSpace | None = None,
+        saved: Saved | None = None,
+        about: dict[str, Any] | None = None,
     ) -> None:
         self._recipe = recipe
         self._clock = clock
@@ -66,21 +75,29 @@ class PlainIntake:
         self._release_rule = release_rule
         self._weighted_by_key = weighted_by_key
         self._replies = replies
-        self._disk = disk
+        self._disk, self._saved, self._about = disk, saved, about or {}
         self._num_offers = 0
         self._layout: Layout
-        self._engine: Engine
+        self._engine: Engine | DurableEngine
+        self._durable: DurableEngine | None = None
 
     def open(self, run_id: str, layout: Layout, params: Vector) -> None:
-        """Begin a run from the initial parameters, shape (P,)."""
+        """Begin a run from the initial parameters, shape (P,), or continue the saved one."""
         self._layout = layout
-        self._engine = Engine(
+        engine = Engine(
             self._recipe,
             params,
             limits=self._limits,
             release_rule=self._release_rule,
             disk=self._disk,
         )
+        if self._saved is None:
+            self._engine = engine
+            return
+        options = json.dumps(self._recipe.options(), sort_keys=True)
+        described = {"recipe": self._recipe.name, "options": options, "layout": layout.digest}
+        self._durable = DurableEngine(engine, self._saved, {**described, **self._about})
+        self._engine, self._num_offers = self._durable, self._durable.num_received
 
     @property
     def version(self) -> int:
@@ -88,9 +105,19 @@ class PlainIntake:
         return self._engine.version
 
     @property
+    def params(self) -> Vector:
+        """The parameters of the current version, shape (P,)."""
+        return self._engine.params
+
+    @property
     def published(self) -> Vector:
         """The published parameters, shape (P,): the recipe's running mean if it has one."""
         return self._engine.published
+
+    @property
+    def waiting(self) -> Sequence[tuple[str, int]]:
+        """Client and base version of every update that counts but is in no version yet."""
+        return [(update.client, update.base_version) for update in self._engine.waiting]
 
     def offer(
         self, reply: RecordDict, client: str, base_version: int, base: Vector, now: float
@@ -103,11 +130,11 @@ class PlainIntake:
         delta = self._delta(reply, base)
         if delta is None:
             return Outcome(False, Reject.WRONG_SHAPE.value, staleness)
-        self._num_offers += 1
+        update_id = f"update-{self._num_offers + 1}"
         answer = self._engine.offer(
-            ClientUpdate(client, base_version, delta, num_examples, f"update-{self._num_offers}"),
-            now,
+            ClientUpdate(client, base_version, delta, num_examples, update_id), now
         )
+        self._num_offers += 1
         if isinstance(answer, Rejected):
             return Outcome(False, answer.code.value, staleness)
         return Outcome(True, ACCEPTED, answer.staleness)
@@ -118,7 +145,9 @@ class PlainIntake:
         return self._engine.merge(now) if self._engine.ready(now) else None
 
     def close(self) -> None:
-        """End the run; an engine holds nothing but memory."""
+        """End the run; one that is saved may be continued."""
+        if self._durable is not None:
+            self._durable.close(self._clock.now())
 
     def _delta(self, reply: RecordDict, base: Vector) -> Vector | None:
         row = self._engine.lease()

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,16 @@ class SealedIntake:
     def version(self) -> int:
         """The newest released version."""
         return self._version
+
+    @property
+    def params(self) -> Vector:
+        """The parameters of the newest released version, shape (P,)."""
+        return self._params
+
+    @property
+    def waiting(self) -> Sequence[tuple[str, int]]:
+        """None: what waits is the enclave's secret."""
+        return ()
 
     @property
     def published(self) -> Vector:

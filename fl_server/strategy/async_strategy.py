@@ -25,7 +25,7 @@ from fl_server.strategy.flwr_compat import (
     require_supported,
 )
 from fl_server.strategy.hooks import EvaluateFn, RunSettings
-from fl_server.strategy.intakes import make_intake
+from fl_server.strategy.intakes import make_intake, opened, saved_in_flight
 from fl_server.strategy.model import Model
 from fl_server.strategy.options import Gateway, MetricsAggregation
 from fl_server.strategy.pacing import wait_for_nodes
@@ -94,6 +94,10 @@ class AsyncStrategy(Strategy):
     gateway : ServerConfig or path, optional
         Confidential mode: updates go sealed to this gateway's enclave, not through Flower. If
         unset, updates travel as plain arrays in Flower's messages.
+    state_folder : path, optional
+        Where the run is kept, in plain mode: an update counts once it is on disk, and a run that
+        was begun there is continued from its newest version. If unset, the run dies with its
+        process.
     run_name : str, optional
         Name of the run at the gateway; "flower-" and Flower's run id if unset.
     callbacks : sequence of Observer, optional
@@ -137,6 +141,7 @@ class AsyncStrategy(Strategy):
         limits: Limits | None = None,
         release_rule: ReleaseRule | None = None,
         cache_folder: Path | str | None = None,
+        state_folder: Path | str | None = None,
         seed: int = 0,
         selection: str | Policy = "uniform",
         gateway: Gateway | None = None,
@@ -165,6 +170,7 @@ class AsyncStrategy(Strategy):
         self.limits = limits
         self.release_rule = release_rule
         self.cache_folder = None if cache_folder is None else Path(cache_folder)
+        self.state_folder = None if state_folder is None else Path(state_folder)
         self.seed = seed
         self.selection = policy_from(selection) if isinstance(selection, str) else selection
         self.gateway = gateway
@@ -178,6 +184,11 @@ class AsyncStrategy(Strategy):
         self._model: Model | None = None
         if gateway is not None:
             require_confidential(self.recipe(1))
+            if state_folder is not None:
+                raise ConfigInvalid(
+                    Code.CONFIG_INVALID,
+                    "state_folder is for plain mode; leave it out with gateway.",
+                )
 
     @property
     def stopping(self) -> bool:
@@ -308,6 +319,8 @@ class AsyncStrategy(Strategy):
         ------
         NoProgress
             If no version was merged for `timeout` seconds.
+        StorageFailed
+            If the saved run cannot be continued, is another one, or is in use.
         """
         log(INFO, "Starting %s strategy:", type(self).__name__)
         log_strategy_start_info(num_rounds, initial_arrays, train_config, evaluate_config)
@@ -316,35 +329,36 @@ class AsyncStrategy(Strategy):
         self.result = Result(arrays=initial_arrays)
         clock: Clock = getattr(grid, "clock", None) or SystemClock()
         fleet = Fleet(self._rng, selector_for(self.selection, self.seed))
-        name = self.run_name or f"flower-{grid.run.run_id}"
-        wait_for_nodes(grid, clock, fleet, self.min_available_nodes, timeout)
-        in_flight = self.in_flight(len(fleet.connected))
-        config = RunSettings(
-            num_versions=num_rounds,
-            timeout=timeout,
-            train_config=train_config or ConfigRecord(),
-            evaluate_config=evaluate_config or ConfigRecord(),
-            task_entries={
-                RUN_ID: name,
-                WEIGHTED_BY: self.weighted_by_key,
-                REPLIES: self.replies,
-            },
-            configrecord_key=self.configrecord_key,
-            evaluate_fn=evaluate_fn,
-            rests_until_merge=self.gateway is not None or self.release_rule is not None,
-            cohort=self.recipe(in_flight).parts().cohort,
-        )
-        self._model = Model(initial_arrays)
-        intake = make_intake(self, in_flight, clock)
         begin = clock.now()
-        try:
-            intake.open(name, self._model.layout, self._model.params)
-            AsyncRun(self, grid, clock, intake, self._model, fleet, config, self.result).run()
-        finally:
-            self.result.arrays = self._model.published
-            self.fairness = fleet.fairness
-            self._model = None
-            intake.close()
+        with opened(self.state_folder) as saved:
+            wait_for_nodes(grid, clock, fleet, self.min_available_nodes, timeout)
+            in_flight = saved_in_flight(saved) or self.in_flight(len(fleet.connected))
+            name = self.run_name or f"flower-{grid.run.run_id}"
+            config = RunSettings(
+                num_versions=num_rounds,
+                timeout=timeout,
+                train_config=train_config or ConfigRecord(),
+                evaluate_config=evaluate_config or ConfigRecord(),
+                task_entries={
+                    RUN_ID: name,
+                    WEIGHTED_BY: self.weighted_by_key,
+                    REPLIES: self.replies,
+                },
+                configrecord_key=self.configrecord_key,
+                evaluate_fn=evaluate_fn,
+                rests_until_merge=self.gateway is not None or self.release_rule is not None,
+                cohort=self.recipe(in_flight).parts().cohort,
+            )
+            self._model = Model(initial_arrays)
+            intake = make_intake(self, in_flight, clock, saved)
+            try:
+                intake.open(name, self._model.layout, self._model.params)
+                AsyncRun(self, grid, clock, intake, self._model, fleet, config, self.result).run()
+            finally:
+                self.result.arrays = self._model.published
+                self.fairness = fleet.fairness
+                self._model = None
+                intake.close()
         log(INFO, "Strategy execution finished in %.2fs", clock.now() - begin)
         log(INFO, "Fairness of participation (Jain's index): %.3f", self.fairness)
         log(INFO, "Final results:")

@@ -133,7 +133,7 @@ class Fleet:
 
     def accepted(self, node: int, version: int) -> None:
         """Note that an update which a node trained from `version` was accepted."""
-        state = self._nodes[node]
+        state = self._nodes.setdefault(node, _Node())
         state.failures, state.contributed_to = 0, version
         state.updates += 1
 

@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord
 from fl_server.intake.base import Intake, Publishing
 from fl_server.intake.plain import arrays_of
 from strategies.layout import Layout
-from strategies.update import Merge, Vector, frozen
+from strategies.update import Vector, frozen
 
 
 class Model:
@@ -38,11 +38,11 @@ class Model:
         self.params = frozen(self.layout.flatten(self._carried))
         self.current = self.published = initial
 
-    def adopt(self, merge: Merge, intake: Intake) -> None:
-        """Take over a merged version."""
-        self.params = merge.params
-        self.current = self.published = self._record(merge.params)
-        if isinstance(intake, Publishing) and intake.published is not merge.params:
+    def adopt(self, params: Vector, intake: Intake) -> None:
+        """Take over the parameters of a version, shape (P,), from an intake."""
+        self.params = params
+        self.current = self.published = self._record(params)
+        if isinstance(intake, Publishing) and intake.published is not params:
             self.published = self._record(intake.published)
 
     def _record(self, params: Vector) -> ArrayRecord:

@@ -38,6 +38,7 @@ class StrategyOptions(TypedDict, total=False):
     limits: Limits | None
     release_rule: ReleaseRule | None
     cache_folder: Path | str | None
+    state_folder: Path | str | None
     seed: int
     selection: str | Policy
     gateway: Gateway | None

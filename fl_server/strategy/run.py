@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from fl_protocol.codes import Code, GatewayUnavailable
+from fl_protocol.codes import Code, GatewayUnavailable, StorageFailed
 from fl_protocol.flower import BASE_VERSION
 from fl_protocol.ports import Clock
 from fl_server.intake.base import Intake, Outcome
@@ -75,6 +75,7 @@ class AsyncRun:
         self._refresh = self._start
         self._pacer = Pacer(grid, clock)
         self._version = intake.version
+        self._continue_saved()
         self._sent: dict[int, _Snapshot] = {}
         self._merged_replies: list[Message] = []
         self._evaluator = Evaluator(hooks, grid, config, result, self._elapsed)
@@ -89,13 +90,21 @@ class AsyncRun:
         NoProgress
             If no version was merged for the run's timeout.
         """
-        self._evaluator.centrally(0, self._model.published)
+        self._evaluator.centrally(self._version, self._model.published)
         while self._version < self._config.num_versions and not self._hooks.stopping:
             self._step()
             self._take_merges()
             self._require_progress()
         self._training = False
         self._evaluate_last()
+
+    def _continue_saved(self) -> None:
+        if self._version:
+            self._model.adopt(self._intake.params, self._intake)
+            self._result.arrays = self._model.published
+            log(INFO, "Continuing at version %d", self._version)
+        for client, base_version in self._intake.waiting:
+            self._fleet.accepted(int(client), self._counted(base_version))
 
     def _step(self) -> None:
         now = self._clock.now()
@@ -192,8 +201,7 @@ class AsyncRun:
         load = utilisation_in(reply.content)
         self._fleet.trained(task.node, now, delivered=delivered, utilisation=load)
         if outcome.accepted:
-            counted = self._version if self._config.rests_until_merge else task.version
-            self._fleet.accepted(task.node, counted)
+            self._fleet.accepted(task.node, self._counted(task.version))
             self._merged_replies.append(without_arrays(reply))
         else:
             self._last_failure = f"{outcome.code} (node {task.node})"
@@ -202,12 +210,15 @@ class AsyncRun:
                 self._fleet.back_off(task.node, now)
         self._notify_update(task, outcome.accepted, outcome.code, outcome.staleness)
 
+    def _counted(self, base_version: int) -> int:
+        return self._version if self._config.rests_until_merge else base_version
+
     def _offer(self, task: Task, content: RecordDict, now: float) -> Outcome:
         base = self._sent[task.version].params
         try:
             return self._intake.offer(content, str(task.node), task.version, base, now)
-        except GatewayUnavailable as error:
-            # It may come back; if it does not, the run ends for want of progress.
+        except (GatewayUnavailable, StorageFailed) as error:
+            # It may work again; if it does not, the run ends for want of progress.
             log(WARNING, "%s", error)
             return Outcome(False, error.code, self._version - task.version)
 
@@ -228,14 +239,23 @@ class AsyncRun:
 
     def _take_merges(self) -> None:
         while self._version < self._config.num_versions:
-            merge = self._intake.take_merge()
+            merge = self._take_merge()
             if merge is None:
                 return
             self._adopt(merge)
 
+    def _take_merge(self) -> Merge | None:
+        try:
+            return self._intake.take_merge()
+        except StorageFailed as error:
+            if self._last_failure != str(error):
+                log(WARNING, "%s", error)
+            self._last_failure = str(error)
+            return None
+
     def _adopt(self, merge: Merge) -> None:
         self._version, self._progress = merge.version, self._clock.now()
-        self._model.adopt(merge, self._intake)
+        self._model.adopt(merge.params, self._intake)
         self._result.arrays = self._model.published
         replies, self._merged_replies = self._merged_replies, []
         log(
