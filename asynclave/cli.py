@@ -14,6 +14,7 @@ from asynclave._version import __version__
 from asynclave.deployment.commands import down_command, up_command
 from asynclave.doctor.command import doctor_command
 from asynclave.evidence import app as evidence_app
+from asynclave.ledger.command import app as ledger_app
 from asynclave.simulate.command import simulate_command
 from asynclave.verification.command import verify_run_command
 from fl_protocol.codes import AsynclaveError
@@ -85,6 +86,7 @@ app.command("down")(down_command)
 app.command("doctor")(doctor_command)
 app.command("verify-run")(verify_run_command)
 app.add_typer(evidence_app, name="evidence")
+app.add_typer(ledger_app, name="ledger")
 
 
 def main() -> None:

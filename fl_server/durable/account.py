@@ -29,11 +29,6 @@ class Account:
         self._refused: list[Recorded] = []
 
     @property
-    def waiting(self) -> tuple[Recorded, ...]:
-        """Accepted updates that are in no version yet."""
-        return tuple(self._waiting.values())
-
-    @property
     def refused(self) -> tuple[Recorded, ...]:
         """Updates refused since the newest row."""
         return tuple(self._refused)

@@ -17,7 +17,7 @@ from fl_protocol.ports import Disk
 from fl_server.durable.account import Account, bytes_of
 from fl_server.durable.checkpoint import decode_state, encode_state
 from fl_server.durable.journal import Entry, Journal
-from fl_server.durable.ledger import Checkpoint, Ledger, Row, damaged
+from fl_server.durable.ledger import Checkpoint, Ledger, Recorded, Row, damaged
 from strategies.batch import Pending
 from strategies.engine import Engine
 from strategies.errors import BadState, MergeDue
@@ -104,6 +104,11 @@ class DurableEngine:
     def waiting(self) -> list[Pending]:
         """Updates accepted that are in no version yet."""
         return list(self._engine.waiting)
+
+    @property
+    def refused(self) -> tuple[Recorded, ...]:
+        """Updates refused since the ledger's newest row."""
+        return self._account.refused
 
     def lease(self) -> Vector:
         """Return a row to receive the next update into, as `Engine.lease`."""

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from fl_protocol import canonical
@@ -254,7 +255,7 @@ class Ledger:
         return found
 
     def check_integrity(self) -> None:
-        """Have SQLite check its pages and that the index names exactly what the rows name.
+        """Check SQLite's pages, that the index names what the rows name, and for gaps.
 
         Raises
         ------
@@ -268,13 +269,15 @@ class Ledger:
             indexed = set(
                 self._database.execute("SELECT update_id, row, client, outcome FROM updates")
             )
+        rows = list(self.rows())
         named = {
-            (u.update_id, row.number, u.client, u.outcome)
-            for row in self.rows()
-            for u in row.updates
+            (u.update_id, row.number, u.client, u.outcome) for row in rows for u in row.updates
         }
         if indexed != named:
             raise damaged("the index of updates does not fit the rows")
+        for before, row in pairwise(rows):
+            if row.version not in (before.version, before.version + 1):
+                raise damaged(f"version {row.version} follows version {before.version}")
 
     def close(self) -> None:
         """Close the database."""
