@@ -79,6 +79,8 @@ class VirtualGrid(Grid):
         Further node config entries by client.
     run_id : int (default: 1)
         Flower run id.
+    start : float (default: 0.0)
+        Virtual time at the beginning, in seconds; above 0 for a run that is continued.
     """
 
     def __init__(
@@ -92,8 +94,9 @@ class VirtualGrid(Grid):
         presence: Mapping[int, Presence] | None = None,
         node_configs: Mapping[int, UserConfig] | None = None,
         run_id: int = 1,
+        start: float = 0.0,
     ) -> None:
-        self.clock = VirtualClock()
+        self.clock = VirtualClock(start)
         self._app = client_app
         self._devices = devices or Devices(seconds=(1.0,) * num_nodes, jitter=0.0)
         if len(self._devices) != num_nodes:

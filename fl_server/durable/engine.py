@@ -50,7 +50,8 @@ class DurableEngine:
         What must not differ when the run is continued, as canonical JSON data by name; of
         several differences the first is named.
     checkpoint_bytes : int
-        Growth of the journal after which a checkpoint is made and what it covers is removed.
+        Growth of the journal after which a checkpoint is made and what it covers is removed; at
+        least four times the checkpoint's size, so that writing them costs less than the journal.
 
     Raises
     ------
@@ -65,13 +66,14 @@ class DurableEngine:
         saved: Saved,
         about: dict[str, Any],
         *,
-        checkpoint_bytes: int = 256 << 20,
+        checkpoint_bytes: int = 64 << 20,
     ) -> None:
         self._engine, self._saved = engine, saved
         self._journal, self._ledger = saved.journal, saved.ledger
         self._checkpoint_bytes = checkpoint_bytes
         self._account = Account()
         self._due: tuple[Row, Merge] | None = None
+        self._checkpoint_size = 0
         begun = self._ledger.about()
         if begun is None:
             self._begin(about)
@@ -162,23 +164,21 @@ class DurableEngine:
         if self._due is None:
             self._due = self._merged(now)
         row, merge = self._due
-        checkpoint = None
-        if self._journal.size - self._covered >= self._checkpoint_bytes:
-            checkpoint = self._checkpointed(row.number)
-        self._ledger.append(row, checkpoint)
+        grown = self._journal.size - self._covered
+        self._append(row, grown >= max(self._checkpoint_bytes, 4 * self._checkpoint_size))
         self._due = None
-        if checkpoint is not None:
-            self._covered_by(checkpoint, row.entry)
         return merge
 
     def close(self, now: float) -> None:
-        """Write down the refusals that no version followed, as far as that is possible."""
-        if self._account.refused and self._due is None:
-            row = self._account.closed(
-                self._ledger.next_number, self._engine.version, self._engine.params, now
-            )
-            with suppress(StorageFailed):
-                self._ledger.append(row)
+        """Write down the refusals that no version followed, and a checkpoint, if that works."""
+        if self._due is not None or not self.num_received:
+            return
+        row = self._account.closed(
+            self._ledger.next_number, self._engine.version, self._engine.params, now
+        )
+        with suppress(StorageFailed):
+            # A checkpoint does not hold what the ledger will want to know of waiting updates.
+            self._append(row, checkpointed=not self._engine.pending)
 
     def _begin(self, about: dict[str, Any]) -> None:
         if self.num_received:
@@ -257,6 +257,14 @@ class DurableEngine:
         number = self._ledger.next_number if number is None else number
         return self._account.merged(number, merge, now), merge
 
+    def _append(self, row: Row, checkpointed: bool) -> None:
+        checkpoint = self._checkpointed(row.number) if checkpointed else None
+        self._ledger.append(row, checkpoint)
+        if checkpoint is not None:
+            self._journal.retire(row.entry)
+            self._covered = self._journal.size
+            self._remove_checkpoints_but(checkpoint.name)
+
     def _checkpointed(self, row: int) -> Checkpoint | None:
         try:
             return self._write_checkpoint(row)
@@ -267,14 +275,10 @@ class DurableEngine:
 
     def _write_checkpoint(self, row: int) -> Checkpoint:
         data = encode_state(self._engine.state())
+        self._checkpoint_size = len(data)
         name = f"{_CHECKPOINT}{row:012d}.npz"
         self._saved.disk.write_atomic(self._saved.folder / name, data)
         return Checkpoint(row, name, sha256(data).hexdigest())
-
-    def _covered_by(self, checkpoint: Checkpoint, entry: int) -> None:
-        self._journal.retire(entry)
-        self._covered = self._journal.size
-        self._remove_checkpoints_but(checkpoint.name)
 
     def _remove_checkpoints_but(self, name: str) -> None:
         folder, disk = self._saved.folder, self._saved.disk

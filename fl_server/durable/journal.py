@@ -73,7 +73,7 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, disk: Disk, rng: Rng, *, segment_bytes: int = 128 << 20
+        self, folder: Path, disk: Disk, rng: Rng, *, segment_bytes: int = 32 << 20
     ) -> None:
         self._folder, self._disk, self._rng = folder, disk, rng
         self._segment_bytes = segment_bytes

@@ -40,9 +40,9 @@ strategy.start(virtual_grid(), initial_arrays(), num_rounds=30)
 
 def versions(folder: Path) -> list[tuple[int, str]]:
     ledger = Ledger(connect(folder / LEDGER, read_only=False))
-    found = [(row.version, row.model_digest) for row in ledger.rows()]
+    found = {row.version: row.model_digest for row in ledger.rows()}
     ledger.close()
-    return found
+    return list(found.items())
 
 
 def killed(folder: Path, events: int) -> None:
