@@ -17,7 +17,7 @@ from asynclave.evidence import app as evidence_app
 from asynclave.ledger.command import app as ledger_app
 from asynclave.simulate.command import simulate_command
 from asynclave.verification.command import verify_run_command
-from fl_protocol.codes import AsynclaveError
+from fl_protocol.codes import AsynclaveError, Code, ConfigInvalid
 
 if TYPE_CHECKING:
     from strategies.errors import StrategyError
@@ -62,13 +62,22 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of data, devices and training.")] = None,
     strategy: Annotated[StrategyName | None, typer.Option(help="Aggregation recipe.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue this run, which was cut off; no other settings.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Train MNIST-5k over simulated edge clients, asynchronously and confidentially."""
     # Imported here so that --help does not wait for torch.
     from asynclave.config import load_config
-    from asynclave.run.job import run_job
+    from asynclave.run.job import resume_job, run_job
 
+    if resume is not None:
+        if plain or any((config, clients, merges, seed is not None, strategy, output)):
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID, "--resume takes a run as it was begun, without other settings."
+            )
+        raise typer.Exit(resume_job(resume, as_json=json))
     loaded = load_config(
         config,
         {

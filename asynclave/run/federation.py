@@ -55,8 +55,9 @@ class Federation:
         self,
         mods: list[Mod] | None = None,
         node_configs: Mapping[int, UserConfig] | None = None,
+        start: float = 0.0,
     ) -> VirtualGrid:
-        """Return a fresh grid on virtual time around the ClientApp of every device."""
+        """Return a grid from a virtual time on around the ClientApp of every device."""
         train, seed = self.config.train, self.config.run.seed
         app = make_client_app(
             self._load,
@@ -70,6 +71,7 @@ class Federation:
             self.devices,
             failures=Failures(drop_out=self.config.devices.dropout, seed=seed),
             node_configs=node_configs,
+            start=start,
         )
 
     def evaluate_fn(self) -> Callable[[int, ArrayRecord], MetricRecord]:

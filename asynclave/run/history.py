@@ -18,7 +18,11 @@ class Evaluation:
 
 @dataclass
 class History:
-    """Everything observed of one strategy's run. Times are in median task durations."""
+    """Everything observed of one strategy's run. Times are in median task durations.
+
+    ``recalled`` of the updates came before the run was cut off and continued; ``wall_seconds``
+    does not cover them.
+    """
 
     name: str
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -27,6 +31,7 @@ class History:
     participation: Counter[str] = field(default_factory=Counter)
     wall_seconds: float = 0.0
     digest: str = ""
+    recalled: int = 0
 
     @property
     def updates(self) -> int:
@@ -54,7 +59,7 @@ class History:
 
     def seconds_per_update(self) -> float:
         """Wall-clock seconds spent per offered update."""
-        return self.wall_seconds / max(1, self.updates)
+        return self.wall_seconds / max(1, self.updates - self.recalled)
 
 
 @dataclass(frozen=True)

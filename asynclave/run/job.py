@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +25,7 @@ from asynclave.run.planted import canary_of
 from asynclave.run.presentation import show, write
 from asynclave.run.progress import LiveProgress
 from asynclave.run.record import RunDirectory
+from asynclave.run.resume import Interrupted, interrupted
 from asynclave.run.runner import run_asynchronous, run_synchronous
 from asynclave.run.trust import TrustPath
 from fl_server.strategy import AsyncStrategy
@@ -64,7 +66,24 @@ def run_job(config: RunConfig, *, plain: bool = False, as_json: bool = False) ->
         If the strategy's releases could be differenced and `plain` is not set.
     """
     console = Console(stderr=as_json)
-    job = _Job(config, plain, console)
+    return _run(_Job.new(config, plain, console), as_json)
+
+
+def resume_job(run: Path, *, as_json: bool = False) -> int:
+    """Continue a run that was cut off, from its newest version; see `run_job`.
+
+    Parameters
+    ----------
+    run : Path
+        Its directory, or the name of that below ``runs/``.
+    as_json : bool (default: False)
+        As for `run_job`.
+    """
+    console = Console(stderr=as_json)
+    return _run(_Job.continuing(interrupted(run), console), as_json)
+
+
+def _run(job: _Job, as_json: bool) -> int:
     with _quiet_libraries(), _termination_interrupts():
         try:
             job.execute()
@@ -82,29 +101,43 @@ def run_job(config: RunConfig, *, plain: bool = False, as_json: bool = False) ->
 
 
 class _Job:
-    def __init__(self, config: RunConfig, plain: bool, console: Console) -> None:
-        self._config, self._plain, self._console = config, plain, console
-        self._recipe = _recipe(config)
-        self._rule = config.release_rule if self._recipe.disjoint else None
+    def __init__(self, outcome: Outcome, directory: RunDirectory, console: Console) -> None:
+        self.outcome, self._directory, self._console = outcome, directory, console
+        self._config, self._plain = outcome.config, outcome.plain
+        self._recipe = _recipe(self._config)
+        self._rule = self._config.release_rule if self._recipe.disjoint else None
+        self._began = 0.0
+
+    @classmethod
+    def new(cls, config: RunConfig, plain: bool, console: Console) -> _Job:
+        """Make the directory of a run that begins."""
         run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S-%f}-{config.strategy.name}"
         if not plain:
-            refuse_leaky(self._recipe, config.release_rule)
-        self._directory = RunDirectory(config.run.output, run_id)
-        self._directory.config(config)
-        self.outcome = Outcome(
-            run_id=run_id,
-            config=config,
-            plain=plain,
-            directory=self._directory.path,
-            asynchronous=History(config.strategy.name),
+            refuse_leaky(_recipe(config), config.release_rule)
+        directory = RunDirectory.create(config.run.output, run_id)
+        directory.config(config)
+        history = History(config.strategy.name)
+        return cls(Outcome(run_id, config, plain, directory.path, history), directory, console)
+
+    @classmethod
+    def continuing(cls, run: Interrupted, console: Console) -> _Job:
+        """Take up a run that was cut off."""
+        outcome = Outcome(
+            run.directory.name, run.config, run.plain, run.directory, run.history, resumed=True
         )
+        job = cls(outcome, RunDirectory(run.directory), console)
+        job._began = run.time
+        return job
 
     def execute(self) -> None:
-        self._console.print(f"[bold]Asynclave[/] run {self.outcome.run_id}", highlight=False)
+        said = "continues" if self.outcome.resumed else ""
+        self._console.print(f"[bold]Asynclave[/] run {self.outcome.run_id} {said}", highlight=False)
         federation = Federation.build(self._config)
         if self._plain:
-            grid = federation.grid([canary_of(self._config)])
-            self.outcome.arrays = self._train(federation, grid, self.outcome.asynchronous)
+            grid = federation.grid([canary_of(self._config)], start=self._began)
+            self.outcome.arrays = self._train(
+                federation, grid, self.outcome.asynchronous, state_folder=self._directory.state
+            )
         else:
             self._train_confidentially(federation)
             self._console.print("The same run without the trust path, to see what it costs …")
@@ -152,6 +185,7 @@ class _Job:
         history: History,
         *,
         gateway: Path | None = None,
+        state_folder: Path | None = None,
         also: Callable[[Event], None] | None = None,
     ) -> ArrayRecord:
         fleet, run = self._config.devices, self._config.run
@@ -159,6 +193,7 @@ class _Job:
 
         def observe(event: Event) -> None:
             if history is self.outcome.asynchronous:
+                event = replace(event, time=self._began + event.time)
                 self._directory.event(event)
             if isinstance(event, MergeEvent):
                 progress.refresh(event.time, event.version)
@@ -174,6 +209,7 @@ class _Job:
             release_rule=self._rule,
             seed=run.seed,
             gateway=gateway,
+            state_folder=state_folder,
             run_name=self.outcome.run_id,
         )
         with progress:

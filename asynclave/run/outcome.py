@@ -31,6 +31,9 @@ class Outcome:
         Where the planted tensor was looked for.
     arrays : ArrayRecord, optional
         The final model.
+    resumed : bool
+        Whether the run was cut off and continued. Nodes and devices then begin anew, so its model
+        is not that of a run in one piece.
     """
 
     run_id: str
@@ -43,6 +46,7 @@ class Outcome:
     synchronous: History | None = None
     canary: CanaryVerdict | None = None
     arrays: ArrayRecord | None = None
+    resumed: bool = False
 
     @property
     def gain(self) -> SpeedUp | None:
@@ -64,6 +68,7 @@ class Outcome:
         return {
             "run": self.run_id,
             "status": self.status,
+            "resumed": self.resumed,
             "directory": str(self.directory),
             "mode": "plain" if self.plain else "confidential",
             "strategy": self.config.strategy.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,33 +16,40 @@ from asynclave.config import RunConfig
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.strategy.events import Event, MergeEvent, UpdateEvent
 
+CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+
 
 class RunDirectory:
     """Writes what a run leaves behind, line by line, so that an interrupted run is readable.
 
     Parameters
     ----------
-    parent : Path
-        Folder that holds all runs.
-    run_id : str
-        Name of the new directory.
-
-    Raises
-    ------
-    ConfigInvalid
-        If the directory cannot be made.
+    path : Path
+        An existing directory; its events are continued.
     """
 
-    def __init__(self, parent: Path, run_id: str) -> None:
-        self.path = parent / run_id
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _cut_torn_line(path / METRICS)
+        self._metrics = (path / METRICS).open("a", encoding="utf-8", buffering=1)
+
+    @classmethod
+    def create(cls, parent: Path, run_id: str) -> RunDirectory:
+        """Make the directory of a new run; raises ConfigInvalid."""
+        path = parent / run_id
         try:
-            self.path.mkdir(parents=True)
+            path.mkdir(parents=True)
         except OSError as error:
             raise ConfigInvalid(
                 Code.CONFIG_INVALID,
-                f"The run directory {self.path} cannot be made: {error.strerror}.",
+                f"The run directory {path} cannot be made: {error.strerror}.",
             ) from None
-        self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8", buffering=1)
+        return cls(path)
+
+    @property
+    def state(self) -> Path:
+        """Where the run keeps what it continues from."""
+        return state_of(self.path)
 
     def event(self, event: Event) -> None:
         """Append one update, merge or evaluation to ``metrics.jsonl``."""
@@ -49,7 +57,7 @@ class RunDirectory:
 
     def config(self, config: RunConfig) -> None:
         """Write the whole configuration, defaults included, to ``config.json``."""
-        (self.path / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+        (self.path / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
 
     def model(self, arrays: Mapping[str, npt.NDArray[Any]], digest: str) -> None:
         """Write the final model to ``model.safetensors`` with its digest as metadata."""
@@ -58,11 +66,22 @@ class RunDirectory:
 
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Write the run's figures to ``summary.json``."""
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (self.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
 
     def close(self) -> None:
         """Close the line file; idempotent."""
         self._metrics.close()
+
+
+def state_of(directory: Path) -> Path:
+    """Return where a run keeps what it continues from."""
+    return directory / "state"
+
+
+def _cut_torn_line(path: Path) -> None:
+    if path.exists():
+        data = path.read_bytes()
+        os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def _line(event: Event) -> dict[str, Any]:

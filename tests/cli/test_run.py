@@ -114,6 +114,61 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(
     assert other["digest"] != confidential["digest"]
 
 
+def killed_after(merges: int, config: Path, tmp_path: Path, *arguments: str) -> Path:
+    """Start a run, kill it without warning once it has merged so often, return its directory."""
+    output = tmp_path / "runs"
+    process = subprocess.Popen(
+        command("--config", str(config), "--output", str(output), "--json", *arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    found = []
+    while len(found) < merges:
+        assert process.poll() is None
+        text = "".join(path.read_text() for path in output.glob("*/metrics.jsonl"))
+        found = [line for line in text.splitlines() if '"kind": "merge"' in line]
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    (directory,) = output.iterdir()
+    return directory
+
+
+def resumed(directory: Path) -> dict[str, Any]:
+    finished = subprocess.run(
+        command("--resume", str(directory), "--json"), capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    summary: dict[str, Any] = json.loads(finished.stdout)
+    return summary
+
+
+def test_a_killed_plain_run_continues_from_its_newest_version(config: Path, tmp_path: Path) -> None:
+    config.write_text(SMALL.replace("merges = 6", "merges = 60"))
+    directory = killed_after(5, config, tmp_path, "--plain")
+    before = lines(directory / "metrics.jsonl")
+
+    summary = resumed(directory)
+
+    assert (summary["status"], summary["resumed"], summary["versions"]) == ("finished", True, 60)
+    after = lines(directory / "metrics.jsonl")
+    assert after[: len(before)] == before
+    merges = [line for line in after if line["kind"] == "merge"]
+    assert len({line["version"] for line in merges}) == len(merges)
+    assert [line["time"] for line in merges] == sorted(line["time"] for line in merges)
+    shown = subprocess.run(
+        [sys.executable, "-m", "asynclave", "ledger", "verify", str(directory / "state"), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    accounts = json.loads(shown.stdout)
+    assert (accounts["verified"], accounts["lost"], accounts["version"]) == (True, 0, 60)
+    assert accounts["outcomes"]["merged"] == 180
+    again = subprocess.run(command("--resume", str(directory)), capture_output=True, check=False)
+    assert again.returncode == 2 and b"has finished" in again.stderr
+
+
 def test_flags_change_the_run(config: Path, tmp_path: Path) -> None:
     summary = run(
         config, tmp_path, "--plain", "--merges", "2", "--clients", "4", "--strategy", "fedbuff"
