@@ -54,7 +54,7 @@ class EnclaveClient:
     """Requests to one enclave, one at a time.
 
     A request that was interrupted or failed on the way leaves the frames out of step, so the
-    client counts as `broken` from then on and the caller attaches to a fresh enclave.
+    client counts as `broken` from then on and the caller attaches again.
     """
 
     def __init__(
@@ -83,6 +83,8 @@ class EnclaveClient:
         recipe_json: str,
         params: Sequence[Chunk],
         version: int = 0,
+        *,
+        join: bool = False,
     ) -> Opened:
         """Open a run, discarding the one before.
 
@@ -98,11 +100,18 @@ class EnclaveClient:
             First model, little-endian float32, in pieces.
         version : int
             Its version; above 0 when a run goes on after its enclave died.
+        join : bool
+            If the run is open and had this model, leave it as it is.
+
+        Returns
+        -------
+        Opened
+            Of a run that was open: its newest version, and the record of its opening.
 
         Raises
         ------
         RunRejected
-            ``RUN_MANIFEST``, ``RUN_RECIPE`` or ``LEAKY_RECIPE``.
+            ``RUN_MANIFEST``, ``RUN_RECIPE``, ``LEAKY_RECIPE`` or ``RUN_REGRESSED``.
         GatewayUnavailable
             ``ENCLAVE_UNAVAILABLE``: the enclave is gone.
         """
@@ -112,6 +121,7 @@ class EnclaveClient:
             "version": version,
             "layout_json": layout_json,
             "recipe_json": recipe_json,
+            "join": join,
         }
         digest = hashlib.sha256()
         for chunk in params:
@@ -169,7 +179,7 @@ class EnclaveClient:
         return Records(tuple(map(_signed, reply["records"])), _signed(reply["head"]))
 
     async def status(self) -> dict[str, Any]:
-        """Return ``epoch``, ``run_id`` (empty when none is open), ``version``, ``pending``."""
+        """Return the epoch, and run id, version, updates pending and bytes of the open run."""
         reply, _ = await self.request({"op": "STATUS"})
         return reply
 
@@ -202,7 +212,7 @@ class EnclaveClient:
         return reply, content
 
     def close(self) -> None:
-        """Close the socket; the enclave ends."""
+        """Close the socket."""
         self._out_of_step = True
         self._writer.close()
 

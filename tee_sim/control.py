@@ -1,8 +1,8 @@
 """The launcher's own socket: one packet asks, one packet answers (SOCK_SEQPACKET).
 
-``{"op": "ATTACH"}`` is answered with the enclave's epoch and process id and, beside the packet,
-its socket; ``{"op": "EVIDENCE", "nonce": hex}`` with signed evidence. Whoever attached keeps its
-control connection open: when it closes, the enclave ends.
+``{"op": "ATTACH", "replace": bool}`` is answered with the enclave's epoch and process id and,
+beside the packet, a socket to it, or to a fresh one if it is to be replaced; ``{"op": "EVIDENCE",
+"nonce": hex}`` with signed evidence. The enclave outlives whoever attached.
 """
 
 from __future__ import annotations
@@ -33,30 +33,25 @@ _BACKLOG = 16
 class EnclaveSource(Protocol):
     """What the control server asks: the launcher."""
 
-    def attach(self) -> EnclaveProcess:
-        """Return an enclave that nobody is attached to."""
+    def attach(self, *, replace: bool = False) -> EnclaveProcess:
+        """Return the running enclave, or a fresh one."""
         ...
 
     def evidence(self, nonce: bytes) -> bytes:
         """Return evidence about the present enclave."""
         ...
 
-    def end_enclave(self) -> None:
-        """Kill the present enclave."""
-        ...
-
 
 class ControlServer:
     """Serves a launcher on a Unix socket that only its owner can open.
 
-    The latest to attach wins: an earlier receiver finds its enclave gone. Every request must be
-    signed; see `tee_sim.hop`.
+    The latest to attach wins: whoever attached before is cut off. Every request must be signed;
+    see `tee_sim.hop`.
     """
 
     def __init__(self, path: Path, source: EnclaveSource, verifier: HopVerifier) -> None:
         self._path, self._source, self._verifier = path, source, verifier
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._attached: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -97,22 +92,16 @@ class ControlServer:
 
     async def _serve(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            with contextlib.suppress(OSError):
-                while packet := await loop.sock_recv(connection, _PACKET_BYTES):
-                    self._answer(connection, packet)
-        finally:
-            if self._attached is connection:
-                self._attached = None
-                self._source.end_enclave()
-            connection.close()
+        with connection, contextlib.suppress(OSError):
+            while packet := await loop.sock_recv(connection, _PACKET_BYTES):
+                self._answer(connection, packet)
 
     def _answer(self, connection: socket.socket, packet: bytes) -> None:
         try:
             request = canonical.decode_object(packet, _PACKET_BYTES)
             self._verifier.verify(request)
             if request.get("op") == "ATTACH":
-                self._attach(connection)
+                self._attach(connection, request.get("replace") is True)
                 return
             if request.get("op") != "EVIDENCE":
                 raise ConfigInvalid(Code.CONFIG_INVALID, "The launcher has no such operation.")
@@ -125,12 +114,11 @@ class ControlServer:
             reply = {"ok": False, "code": invalid.code, "sentence": invalid.sentence}
         connection.send(canonical.encode(reply))
 
-    def _attach(self, connection: socket.socket) -> None:
-        enclave = self._source.attach()
+    def _attach(self, connection: socket.socket, replace: bool) -> None:
+        enclave = self._source.attach(replace=replace)
         reply = {"ok": True, "epoch": enclave.facts.epoch, "pid": enclave.pid}
         with enclave.hand_over() as stream:
             socket.send_fds(connection, [canonical.encode(reply)], [stream.fileno()])
-        self._attached = connection
 
 
 @dataclass(frozen=True)
@@ -143,7 +131,7 @@ class Attachment:
 
 
 class LauncherClient:
-    """A gateway's connection to the launcher; closing it ends the attached enclave.
+    """A gateway's connection to the launcher.
 
     Parameters
     ----------
@@ -158,15 +146,20 @@ class LauncherClient:
         self._socket: socket.socket | None = None
         self._turn = asyncio.Lock()
 
-    async def attach(self) -> Attachment:
-        """Get a fresh enclave's socket; an enclave attached before is gone.
+    async def attach(self, *, replace: bool = False) -> Attachment:
+        """Get a socket to the enclave; whoever attached before is cut off.
+
+        Parameters
+        ----------
+        replace : bool
+            Whether the running enclave is to be killed, because it does not answer.
 
         Raises
         ------
         GatewayUnavailable
             ``ENCLAVE_UNAVAILABLE``: no launcher, or it could not start an enclave.
         """
-        reply, descriptors = await self._ask({"op": "ATTACH"})
+        reply, descriptors = await self._ask({"op": "ATTACH", "replace": replace})
         if len(descriptors) != 1:
             raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE)
         client = await EnclaveClient.over(socket.socket(fileno=descriptors[0]), self._signer)
@@ -182,8 +175,7 @@ class LauncherClient:
         GatewayUnavailable
             ``ENCLAVE_UNAVAILABLE``.
         """
-        # Not left to the platform: a packet the socket refuses would cost the connection and,
-        # with it, the enclave.
+        # Not left to the platform: a packet the socket refuses would cost the connection.
         check_nonce(nonce)
         reply, _ = await self._ask({"op": "EVIDENCE", "nonce": nonce.hex()})
         return b64url_decode(reply["evidence"])

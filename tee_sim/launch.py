@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,10 @@ from tee_sim.evidence import EnclaveKeys
 from tee_sim.platform import RunningEnclave
 from tee_sim.policy import EnclavePolicy
 from tee_sim.sealed_state import SealedState
+
+# Nothing can give a locked-down enclave a descriptor, so it begins with one for each time that a
+# gateway may attach.
+CHANNELS = 64
 
 # Up to this many seconds from spawn to the enclave's first word.
 _BOOT_SECONDS = 60.0
@@ -47,7 +53,7 @@ class BootOptions:
 
 
 class EnclaveProcess:
-    """One running enclave and the socket to it.
+    """One running enclave and the sockets to it, of which it serves one after the other.
 
     Call `start` from a thread that lives as long as the launcher: the enclave is killed when the
     thread that started it ends.
@@ -56,12 +62,13 @@ class EnclaveProcess:
     def __init__(
         self,
         process: subprocess.Popen[bytes],
-        stream: socket.socket,
+        streams: Sequence[socket.socket],
         keeper: threading.Thread,
         facts: RunningEnclave,
     ) -> None:
         self._process, self._keeper = process, keeper
-        self._stream: socket.socket | None = stream
+        self._unused = deque(streams)
+        self._in_use: socket.socket | None = None
         self.facts = facts
 
     @classmethod
@@ -99,13 +106,13 @@ class EnclaveProcess:
         GatewayUnavailable
             ``ENCLAVE_UNAVAILABLE``: it did not come up.
         """
-        ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
+        ours, theirs = zip(*(socket.socketpair() for _ in range(CHANNELS)), strict=True)
+        for end in (*ours, *theirs):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
         vault, vault_inside = socket.socketpair()
-        with theirs, vault_inside:
-            process = spawn_image(image, theirs, vault_inside, dependencies)
+        process = spawn_image(image, theirs, vault_inside, dependencies)
+        _close(*theirs, vault_inside)
         keeper = state.serve(vault)
         skip = {*options.skip_layers, *(("not_dumpable",) if options.debug else ())}
         boot: dict[str, Any] = {
@@ -117,10 +124,10 @@ class EnclaveProcess:
             "sealing_key": b64url(state.key_for(measurement)),
         }
         try:
-            reply = _handshake(ours, boot)
+            reply = _handshake(ours[0], boot)
         except GatewayUnavailable:
             _end(process, keeper)
-            ours.close()
+            _close(*ours)
             raise
         keys = EnclaveKeys(b64url_decode(reply["hpke_key"]), b64url_decode(reply["receipt_key"]))
         facts = RunningEnclave(epoch, measurement, keys, policy, reply["isolation"], options.debug)
@@ -132,9 +139,9 @@ class EnclaveProcess:
         return self._process.pid
 
     @property
-    def unattached(self) -> bool:
-        """Whether nobody was given its socket yet."""
-        return self._stream is not None
+    def spent(self) -> bool:
+        """Whether it has no further socket to give away."""
+        return not self._unused
 
     def alive(self) -> bool:
         """Tell whether the process still runs."""
@@ -144,40 +151,59 @@ class EnclaveProcess:
         """Say in words whether it runs, and how it ended if not."""
         status = self._process.poll()
         if status is None:
-            return "running, its attached gateway gone"
+            return "replaced while it ran"
         return f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
     def hand_over(self) -> socket.socket:
-        """Give the socket away, once; the receiver closes it."""
-        if self._stream is None:
+        """Give a socket away; whoever has the one before is cut off.
+
+        The receiver closes it. The enclave keeps its keys, its buffer and its chain; a request
+        that is cut off changes nothing, or is answered alike when it is repeated.
+
+        Raises
+        ------
+        GatewayUnavailable
+            ``ENCLAVE_UNAVAILABLE``: none is left.
+        """
+        if self.spent:
             raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE)
-        stream, self._stream = self._stream, None
-        return stream
+        self._cut_off()
+        self._in_use = self._unused.popleft()
+        return self._in_use.dup()
 
     def end(self) -> None:
         """Kill the process: its keys and buffered updates are gone with it."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        self._cut_off()
+        _close(*self._unused)
+        self._unused.clear()
         _end(self._process, self._keeper)
+
+    def _cut_off(self) -> None:
+        if self._in_use is not None:
+            with suppress(OSError):
+                # Closing would not do: its receiver has the socket as well.
+                self._in_use.shutdown(socket.SHUT_RDWR)
+            self._in_use.close()
+            self._in_use = None
 
 
 def spawn_image(
-    image: int, channel: socket.socket, vault: socket.socket, arguments: Sequence[str]
+    image: int, channels: Sequence[socket.socket], vault: socket.socket, arguments: Sequence[str]
 ) -> subprocess.Popen[bytes]:
-    """Run a sealed image as a process that holds nothing but one end of two sockets.
+    """Run a sealed image as a process that holds nothing but one end of each of these sockets.
 
-    Its arguments are the channel's descriptor, this process's id, the vault's descriptor, and
-    `arguments`, which are added to its import path.
+    Its arguments are the channels' descriptors, joined by commas, this process's id, the vault's
+    descriptor, and `arguments`, which are added to its import path.
     """
-    own = [str(number) for number in (channel.fileno(), os.getpid(), vault.fileno())]
+    descriptors = [channel.fileno() for channel in channels]
+    own = [",".join(map(str, descriptors)), str(os.getpid()), str(vault.fileno())]
     # Isolated, without site-packages hooks and without writing bytecode: only the image runs.
     command = [sys.executable, "-I", "-S", "-B", f"/proc/self/fd/{image}", *own, *arguments]
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        pass_fds=(image, channel.fileno(), vault.fileno()),
+        pass_fds=(image, *descriptors, vault.fileno()),
         cwd="/",
         # A second BLAS thread could not be started after lockdown.
         env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
@@ -206,3 +232,8 @@ def _end(process: subprocess.Popen[bytes], keeper: threading.Thread) -> None:
     process.wait()
     # What it has sent last is stored before a successor asks.
     keeper.join()
+
+
+def _close(*streams: socket.socket) -> None:
+    for stream in streams:
+        stream.close()

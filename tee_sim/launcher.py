@@ -1,8 +1,9 @@
 """The simulated platform: ``python -m tee_sim.launcher CONFIG.json``.
 
 It measures the enclave's image, starts one enclave per epoch from it, signs evidence about the
-running one, and hands its socket to whoever connects to the launcher's own Unix socket. The
-enclave whose receiver went away is killed, and the next to attach gets a fresh one under a new
+running one, and hands a socket of it to whoever attaches through the launcher's own Unix socket.
+The enclave outlives its gateway: the next to attach gets the same one, with its keys, its buffer
+and its chain. One that has ended, or has to be replaced, is followed by a fresh one under a new
 epoch: buffered updates die with their key, and what is sealed is handed to the successor.
 """
 
@@ -67,10 +68,10 @@ class Launcher:
         self._dependencies = image.dependency_paths()
         self._enclave: EnclaveProcess | None = None
 
-    def attach(self) -> EnclaveProcess:
-        """Return an enclave that nobody is attached to, starting one when needed."""
+    def attach(self, *, replace: bool = False) -> EnclaveProcess:
+        """Return the running enclave, starting one when there is none or it is to be replaced."""
         enclave = self._running()
-        return enclave if enclave.unattached else self._replace()
+        return self._replace() if replace or enclave.spent else enclave
 
     def evidence(self, nonce: bytes) -> bytes:
         """Return evidence about the present enclave, starting one when there is none."""

@@ -19,7 +19,7 @@ from fl_protocol.ports import LocalDisk, SystemRng
 from fl_protocol.signatures import KEY_BYTES
 from strategies.recipes.fedbuff import FedBuff
 from tee_sim import image
-from tee_sim.launch import BootOptions, EnclaveProcess, spawn_image
+from tee_sim.launch import CHANNELS, BootOptions, EnclaveProcess, spawn_image
 from tee_sim.launcher_config import DEFAULT_ENCLAVE_USER
 from tee_sim.lockdown import ACTIVE, LAYERS
 from tee_sim.policy import EnclavePolicy
@@ -136,8 +136,10 @@ def _observed(pid: int) -> dict[str, bool | None]:
         **{layer: _is_zero(limits, name) for layer, name in _LIMITS.items()},
     }
     with contextlib.suppress(PermissionError):
-        # One socket to the gateway, one to the platform.
-        seen["closed_files"] = len(os.listdir(process / "fd")) == 2
+        held = [os.readlink(handle) for handle in (process / "fd").iterdir()]
+        # Sockets for gateways, and one to the platform.
+        sockets = [target for target in held if target.startswith("socket:")]
+        seen["closed_files"] = len(sockets) == len(held) == CHANNELS + 1
         seen["namespaces"] = all(
             os.readlink(process / "ns" / kind) != os.readlink(f"/proc/self/ns/{kind}")
             for kind in ("net", "ipc", "uts")
@@ -183,7 +185,7 @@ class _Probe:
         with ours, vault:
             with theirs, vault_inside:
                 arguments = [str(-1 if user is None else user), ",".join(skip)]
-                process = spawn_image(self._image, theirs, vault_inside, arguments)
+                process = spawn_image(self._image, [theirs], vault_inside, arguments)
             with ours.makefile("r", encoding="ascii") as answers:
                 said = answers.read()
             return said, process.wait(_PROBE_SECONDS)

@@ -83,18 +83,20 @@ class EvidenceReply(_message.Message):
     def __init__(self, evidence: _Optional[bytes] = ...) -> None: ...
 
 class OpenRunHeader(_message.Message):
-    __slots__ = ("run_id", "layout_json", "recipe_json", "length", "version")
+    __slots__ = ("run_id", "layout_json", "recipe_json", "length", "version", "join")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_JSON_FIELD_NUMBER: _ClassVar[int]
     RECIPE_JSON_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    JOIN_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     layout_json: str
     recipe_json: str
     length: int
     version: int
-    def __init__(self, run_id: _Optional[str] = ..., layout_json: _Optional[str] = ..., recipe_json: _Optional[str] = ..., length: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+    join: bool
+    def __init__(self, run_id: _Optional[str] = ..., layout_json: _Optional[str] = ..., recipe_json: _Optional[str] = ..., length: _Optional[int] = ..., version: _Optional[int] = ..., join: _Optional[bool] = ...) -> None: ...
 
 class OpenRunRequest(_message.Message):
     __slots__ = ("header", "chunk")

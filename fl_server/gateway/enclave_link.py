@@ -1,9 +1,10 @@
-"""The gateway's way to the enclave: attach through the launcher, attach again when it died."""
+"""The gateway's way to the enclave: attach through the launcher, again when that broke off."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from tee_sim.client import EnclaveClient, Opened
 from tee_sim.control import LauncherClient
 from tee_sim.hop import HopSigner
 
-# A request that takes longer means a hung enclave; it is abandoned and replaced.
+# A request that takes longer means a hung enclave, which is replaced.
 _REQUEST_SECONDS = 60.0
 # Bodies of callers that hung up wait here, too, so their number is bounded.
 _MAX_REQUESTS = 64
@@ -27,8 +28,8 @@ _Result = TypeVar("_Result")
 class EnclaveLink:
     """Requests to whichever enclave is running, one at a time.
 
-    Nothing is repeated here: after a failure the caller, who alone knows which enclave its update
-    was sealed to, decides.
+    The enclave outlives a broken exchange and this process. Nothing is repeated here: after a
+    failure the caller, who alone knows which enclave its update was sealed to, decides.
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ class EnclaveLink:
         self._releases = ReleaseCache()
         # Bytes of the open run's model; None while no run is open in the attached enclave.
         self._model_bytes: int | None = None
+        self._epoch, self._hung = 0, False
 
     async def attach(self) -> None:
         """Attach to an enclave unless one is attached.
@@ -55,7 +57,7 @@ class EnclaveLink:
         GatewayUnavailable
             ENCLAVE_UNAVAILABLE: the launcher is gone or cannot start an enclave.
         """
-        async with self._turn:
+        async with self._turn, self._in_time():
             await self._attached()
 
     async def evidence(self, nonce: bytes) -> bytes:
@@ -67,9 +69,15 @@ class EnclaveLink:
 
         async def request(enclave: EnclaveClient) -> Opened:
             opened = await enclave.open_run(
-                header.run_id, header.layout_json, header.recipe_json, body, header.version
+                header.run_id,
+                header.layout_json,
+                header.recipe_json,
+                body,
+                header.version,
+                join=header.join,
             )
-            self._releases.clear()
+            if not header.join:
+                self._releases.clear()
             self._model_bytes = header.length
             return opened
 
@@ -131,7 +139,7 @@ class EnclaveLink:
         return pb.RecordsReply(records=map(_record, found.records), head=_record(found.head))
 
     async def close(self) -> None:
-        """Let go of the enclave, which ends it."""
+        """Let go of the enclave, which waits for the next to attach."""
         if self._client is not None:
             self._client.close()
         self._launcher.close()
@@ -140,32 +148,40 @@ class EnclaveLink:
         return await self._undisturbed(self._exchange(request))
 
     async def _exchange(self, request: Callable[[EnclaveClient], Awaitable[_Result]]) -> _Result:
-        async with self._turn:
-            enclave = await self._attached()
-            try:
-                async with asyncio.timeout(_REQUEST_SECONDS):
-                    return await request(enclave)
-            except TimeoutError:
-                raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from None
+        async with self._turn, self._in_time():
+            return await request(await self._attached())
 
     async def _evidence(self, nonce: bytes) -> bytes:
-        async with self._turn:
+        async with self._turn, self._in_time():
             await self._attached()
             return await self._launcher.evidence(nonce)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                yield
+        except TimeoutError:
+            self._hung = True
+            raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from None
 
     async def _attached(self) -> EnclaveClient:
         # Only to be called in turn: a client in the middle of an exchange looks broken.
         if self._client is None or self._client.broken:
             if self._client is not None:
                 self._client.close()
-            self._releases.clear()
-            self._model_bytes = None
-            self._client = (await self._launcher.attach()).client
+            attachment = await self._launcher.attach(replace=self._hung)
+            self._client, self._hung = attachment.client, False
+            if attachment.epoch != self._epoch:
+                self._releases.clear()
+            self._epoch = attachment.epoch
+            status = await self._client.status()
+            self._model_bytes = status["model_bytes"] or None
         return self._client
 
     async def _undisturbed(self, request: Coroutine[Any, Any, _Result]) -> _Result:
         # A caller that hangs up must not tear an exchange apart: the half-read channel would
-        # have to be given up, and with it the enclave and everybody's buffered updates.
+        # have to be given up, and there is no endless number of them.
         if len(self._requests) >= _MAX_REQUESTS:
             request.close()
             raise GatewayUnavailable(Code.OVERLOADED)

@@ -33,9 +33,9 @@ class OpenedRun:
 
 
 def open_messages(
-    run: OpenedRun, recipe: Recipe, params: Vector, version: int
+    run: OpenedRun, recipe: Recipe, params: Vector, version: int, *, join: bool
 ) -> Iterator[pb.OpenRunRequest]:
-    """Yield the messages that open a run from parameters of shape (P,) at a version."""
+    """Yield the messages that open a run from parameters of shape (P,) at a version, or join it."""
     described = {"name": recipe.name, "options": recipe.options()}
     body = np.ascontiguousarray(params, dtype="<f4").data.cast("B")
     yield pb.OpenRunRequest(
@@ -45,6 +45,7 @@ def open_messages(
             recipe_json=json.dumps(described, sort_keys=True, separators=(",", ":")),
             length=body.nbytes,
             version=version,
+            join=join,
         )
     )
     for start in range(0, body.nbytes, _CHUNK):

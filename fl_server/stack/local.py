@@ -115,7 +115,7 @@ class LocalStack:
     def restart_gateway(self) -> None:
         """Start the gateway again on its port, ending it first if it still runs.
 
-        Its successor attaches to a fresh enclave, because the old one ends with its gateway.
+        Its successor attaches to the same enclave, which has kept what it had buffered.
         """
         _running(self._gateway).stop()
         self._start_gateway()

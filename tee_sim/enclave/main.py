@@ -1,8 +1,9 @@
 """The enclave process: warm up, hide, make keys, lock down, announce itself, serve until told off.
 
-Started by the launcher as ``python IMAGE SOCKET_FD LAUNCHER_PID VAULT_FD DEPENDENCY_PATH...``; the
-first frame on the socket tells the epoch, the policy, the sealing key and how to lock down. The
-socket goes to the gateway, the vault's to the platform.
+Started by the launcher as ``python IMAGE SOCKET_FDS LAUNCHER_PID VAULT_FD DEPENDENCY_PATH...``; the
+first frame on the first socket tells the epoch, the policy, the sealing key and how to lock down.
+The sockets go to gateways, one after the other: when one has closed, the next is served. The
+vault's goes to the platform.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from fl_protocol.codes import AsynclaveError
 from fl_protocol.encoding import b64url, b64url_decode
@@ -30,23 +32,31 @@ def main(arguments: Sequence[str]) -> None:
     Parameters
     ----------
     arguments : sequence of str
-        Archive path, number of the channel's descriptor, process id of the launcher, number of
+        Archive path, numbers of the channels' descriptors, process id of the launcher, number of
         the vault's descriptor, paths of the dependencies.
     """
     # Showing a warning reads source files, which ends a locked-down process.
     warnings.simplefilter("ignore")
-    descriptors, parent = (int(arguments[1]), int(arguments[3])), int(arguments[2])
-    channel, vault = (Channel(socket.socket(fileno=descriptor)) for descriptor in descriptors)
+    numbers, parent, vault_number = arguments[1], int(arguments[2]), int(arguments[3])
+    streams = [socket.socket(fileno=int(number)) for number in numbers.split(",")]
+    vault = socket.socket(fileno=vault_number)
+    kept = [stream.fileno() for stream in (*streams, vault)]
     try:
-        service = _boot(channel, vault, descriptors, parent)
-        while True:
-            reply = service.answer(channel.receive())
-            channel.send(reply.header, reply.body)
-    except ChannelClosed:
-        os._exit(0)
+        service = _boot(Channel(streams[0]), Channel(vault), kept, parent)
+        for stream in streams:
+            _serve(service, stream)
     except BaseException:
         # A traceback would read source files and could show content.
         os._exit(1)
+    os._exit(0)
+
+
+def _serve(service: EnclaveService, stream: socket.socket) -> None:
+    with stream, suppress(ChannelClosed):
+        channel = Channel(stream)
+        while True:
+            reply = service.answer(channel.receive())
+            channel.send(reply.header, reply.body)
 
 
 def _boot(

@@ -21,7 +21,7 @@ from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, RunRejected
 from fl_protocol.ports import Rng
-from tee_sim.channel import Channel
+from tee_sim.channel import Channel, ChannelClosed
 
 KEY_BYTES = 32
 MAX_STATE_BYTES = 64 << 20
@@ -85,10 +85,13 @@ class PlatformVault:
         self._ask({"op": "STORE", "name": name}, sealed)
 
     def _ask(self, header: dict[str, Any], body: bytes = b"") -> tuple[int, bytes]:
-        self._channel.send(header, body)
-        reply = self._channel.receive()
-        content = bytearray(reply.body.remaining)
-        reply.body.read_into(memoryview(content))
+        try:
+            self._channel.send(header, body)
+            reply = self._channel.receive()
+            content = bytearray(reply.body.remaining)
+            reply.body.read_into(memoryview(content))
+        except ChannelClosed as error:
+            raise RunRejected(Code.RUN_MEMORY) from error
         if reply.header.get("ok") is not True:
             raise RunRejected(Code.RUN_MEMORY)
         return reply.header["counter"], bytes(content)

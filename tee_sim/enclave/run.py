@@ -128,6 +128,10 @@ class Run:
         """Return the hex SHA-256 of the current model."""
         return self._digests[self.engine.version]
 
+    def had(self, layout: Layout, version: int, digest: str) -> bool:
+        """Say whether a version of this run that updates may start from is this very model."""
+        return layout.digest == self.layout.digest and self._digests.get(version) == digest
+
     def merge_if_ready(self, now: float) -> Merged | None:
         """Merge a full buffer; a merge that cannot be made now is tried again later."""
         if not self.engine.ready(now):

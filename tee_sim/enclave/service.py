@@ -18,7 +18,7 @@ from fl_protocol.receipts import ACCEPTED
 from fl_protocol.signatures import Signed
 from strategies.errors import MergeDue
 from strategies.reject import Reject
-from strategies.update import Accepted, ClientUpdate, Rejected
+from strategies.update import Accepted, ClientUpdate, Rejected, digest_of
 from tee_sim.channel import Body, ChannelClosed, Request
 from tee_sim.enclave.checks import (
     CLOCK_SKEW_SECONDS,
@@ -92,6 +92,7 @@ class EnclaveService:
         self._key_id = key_id(keys.public().hpke)
         self._ledger = ReceiptLedger(keys.receipt, epoch)
         self._run: Run | None = None
+        self._opening: Signed
         self._segment = memoryview(bytearray(SEGMENT_BYTES + TAG_BYTES))
         self._latest, self._swept = 0.0, 0.0
         self._operations: dict[str, Callable[[dict[str, Any], Body], Reply]] = {
@@ -139,17 +140,28 @@ class EnclaveService:
             raise RunRejected(Code.RUN_MANIFEST)
         params = np.empty(layout.num_params, np.float32)
         body.read_into(params.data.cast("B"))
-        run_id = _text(header, "run_id")
-        memory = self._memory.recall(run_id)
-        run = Run(run_id, layout, recipe, params, self._policy, version, memory)
-        check_body(header, run.model_digest())
+        run_id, digest = _text(header, "run_id"), digest_of(params)
+        check_body(header, digest)
+        joins = header.get("join") is True and self._run is not None and self._run.run_id == run_id
+        if not joins:
+            memory = self._memory.recall(run_id)
+            self._begin(Run(run_id, layout, recipe, params, self._policy, version, memory))
+        elif not self._open().had(layout, version, digest):
+            raise RunRejected(Code.RUN_REGRESSED)
+        run = self._open()
+        about = {
+            "version": run.engine.version,
+            "model_digest": run.model_digest(),
+            "epoch": self._epoch,
+        }
+        return Reply({"ok": True, **about, **members_of(self._opening)})
+
+    def _begin(self, run: Run) -> None:
         try:
-            signed = self._ledger.open(opening_of(run, self._policy, self._now()))
+            self._opening = self._ledger.open(opening_of(run, self._policy, self._now()))
         except CanonicalError as error:
             raise RunRejected(Code.RUN_MANIFEST, "The run's name is not valid.") from error
         self._run = run
-        about = {"version": version, "model_digest": run.model_digest(), "epoch": self._epoch}
-        return Reply({"ok": True, **about, **members_of(signed)})
 
     def _submit(self, request: dict[str, Any], body: Body) -> Reply:
         run = self._open()
@@ -255,6 +267,7 @@ class EnclaveService:
                 "run_id": run.run_id if run else "",
                 "version": run.engine.version if run else 0,
                 "pending": run.engine.pending if run else 0,
+                "model_bytes": run.engine.params.nbytes if run else 0,
             }
         )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import select
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,15 @@ def open_run(stack: LocalStack, run_id: str, **options: Any) -> SealedIntake:
     intake = SealedIntake(stack.server_config(), RECIPE, **options)
     intake.open(run_id, LAYOUT, initial())
     return intake
+
+
+def kill_enclave(stack: LocalStack) -> None:
+    """Kill it without warning, and wait until it is gone."""
+    pid = stack.enclave_pid
+    handle = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    select.select([handle], [], [])
+    os.close(handle)
 
 
 def client(stack: LocalStack, name: str) -> SealedUploader:

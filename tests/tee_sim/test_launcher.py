@@ -20,7 +20,9 @@ from fl_protocol.ports import SystemClock, SystemRng
 from tee_sim import image
 from tee_sim.appraisal import Attested, TrustPolicy
 from tee_sim.certificates import create_root
-from tee_sim.control import LauncherClient
+from tee_sim.channel import encode_head
+from tee_sim.client import Opened
+from tee_sim.control import Attachment, LauncherClient
 from tee_sim.hop import HopSigner
 from tee_sim.launcher_config import LauncherConfig
 from tests.support.enclave import HOP_KEY, INITIAL, LAYOUT, RECIPE, described, policy_for
@@ -97,15 +99,18 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     platform.stop()
 
 
+async def open_run(attachment: Attachment) -> Opened:
+    recipe = json.dumps(described(RECIPE))
+    return await attachment.client.open_run("run-1", LAYOUT.to_json(), recipe, [INITIAL.tobytes()])
+
+
 async def test_attached_enclave_is_the_attested_one(platform: Platform) -> None:
     launcher = LauncherClient(platform.socket, SIGNER)
     attachment = await launcher.attach()
     attested = platform.appraise(await launcher.evidence(NONCE))
     assert attested.epoch == attachment.epoch == 1
     assert attested.policy == platform.policy
-    opened = await attachment.client.open_run(
-        "run-1", LAYOUT.to_json(), json.dumps(described(RECIPE)), [INITIAL.tobytes()]
-    )
+    opened = await open_run(attachment)
     assert (opened.epoch, opened.version) == (1, 0)
     assert attachment.pid == platform.enclave_pid
     launcher.close()
@@ -117,19 +122,58 @@ async def test_measurement_is_the_one_clients_compute(platform: Platform) -> Non
     launcher.close()
 
 
-async def test_attaching_again_gives_a_fresh_enclave(platform: Platform) -> None:
+async def test_attaching_again_gives_the_same_enclave_and_cuts_the_first_off(
+    platform: Platform,
+) -> None:
     launcher = LauncherClient(platform.socket, SIGNER)
     first = await launcher.attach()
+    opened = await open_run(first)
     before = platform.appraise(await launcher.evidence(NONCE))
     second = await launcher.attach()
     after = platform.appraise(await launcher.evidence(NONCE), before.epoch)
-    assert (first.epoch, second.epoch) == (1, 2)
-    assert after.hpke_key != before.hpke_key
-    assert after.receipt_key != before.receipt_key
-    assert gone(first.pid)
+    assert (second.epoch, second.pid) == (first.epoch, first.pid)
+    assert (after.hpke_key, after.receipt_key) == (before.hpke_key, before.receipt_key)
     with pytest.raises(GatewayUnavailable):
         await first.client.status()
-    assert (await second.client.status())["epoch"] == 2
+    status = await second.client.status()
+    assert (status["run_id"], status["version"]) == ("run-1", opened.version)
+    assert status["model_bytes"] == INITIAL.nbytes
+    launcher.close()
+
+
+async def test_an_enclave_that_does_not_answer_is_replaced(platform: Platform) -> None:
+    launcher = LauncherClient(platform.socket, SIGNER)
+    first = await launcher.attach()
+    before = platform.appraise(await launcher.evidence(NONCE))
+    os.kill(first.pid, signal.SIGSTOP)
+    second = await launcher.attach(replace=True)
+    after = platform.appraise(await launcher.evidence(NONCE), before.epoch)
+    assert (first.epoch, second.epoch) == (1, 2)
+    assert after.hpke_key != before.hpke_key
+    assert gone(first.pid)
+    assert (await second.client.status())["run_id"] == ""
+    launcher.close()
+
+
+async def test_a_request_that_breaks_off_changes_nothing(platform: Platform) -> None:
+    launcher = LauncherClient(platform.socket, SIGNER)
+    first = await launcher.attach()
+    await open_run(first)
+    # A body of which half arrives, as from a gateway that is killed while it sends.
+    header = SIGNER.sign({"op": "OPEN_RUN", "run_id": "run-2", "version": 0})
+    first.client._writer.write(encode_head(header, 1000) + bytes(500))
+    await first.client._writer.drain()
+    first.client.close()
+    again = await launcher.attach()
+    status = await again.client.status()
+    assert (again.epoch, status["run_id"]) == (1, "run-1")
+    launcher.close()
+
+
+async def test_when_its_sockets_are_used_up_the_enclave_is_replaced(platform: Platform) -> None:
+    launcher = LauncherClient(platform.socket, SIGNER)
+    epochs = [(await launcher.attach()).epoch for _ in range(66)]
+    assert epochs == [1] * 64 + [2] * 2
     launcher.close()
 
 
@@ -146,13 +190,16 @@ async def test_killed_enclave_is_replaced_under_a_new_epoch(platform: Platform) 
     launcher.close()
 
 
-async def test_closing_the_control_connection_ends_the_enclave(platform: Platform) -> None:
+async def test_the_enclave_outlives_whoever_attached(platform: Platform) -> None:
     launcher = LauncherClient(platform.socket, SIGNER)
     first = await launcher.attach()
+    await open_run(first)
+    first.client.close()
     launcher.close()
-    wait_for(lambda: gone(first.pid))
     again = LauncherClient(platform.socket, SIGNER)
-    assert (await again.attach()).epoch == 2
+    second = await again.attach()
+    assert (second.epoch, second.pid) == (1, first.pid)
+    assert (await second.client.status())["run_id"] == "run-1"
     again.close()
 
 

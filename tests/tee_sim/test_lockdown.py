@@ -14,7 +14,7 @@ import pytest
 
 from fl_protocol.codes import Code, GatewayUnavailable
 from tee_sim import image
-from tee_sim.launch import BootOptions, EnclaveProcess
+from tee_sim.launch import BootOptions
 from tee_sim.lockdown import ACTIVE, LAYERS
 from tests.support.enclave import ENCLAVE_USER, HOP_KEY, Lab, SealedImage, policy_for
 
@@ -126,8 +126,9 @@ def test_kernel_confirms_the_confinement(lab: Lab) -> None:
     if os.geteuid() == 0:
         assert status["Uid"].split() == [str(ENCLAVE_USER)] * 4
         assert int(status["CapEff"], 16) == 0
-        # The channels to gateway and platform are all it holds.
-        assert len(os.listdir(f"/proc/{lab.process.pid}/fd")) == 2
+        # The channels for gateways and the one to the platform are all it holds.
+        held = Path(f"/proc/{lab.process.pid}/fd").iterdir()
+        assert all(os.readlink(handle).startswith("socket:") for handle in held)
 
 
 def test_every_layer_is_reported(lab: Lab) -> None:
@@ -190,10 +191,14 @@ def test_debug_enclave_says_so(sealed_image: SealedImage, lab: Lab) -> None:
         process.end()
 
 
-def test_enclave_ends_when_its_channel_closes(sealed_image: SealedImage, lab: Lab) -> None:
+def test_enclave_ends_when_its_last_channel_closes(sealed_image: SealedImage, lab: Lab) -> None:
     process = sealed_image.start(lab.policy)
-    process.hand_over().close()
+    while not process.spent:
+        process.hand_over().close()
+    process._cut_off()
     assert process._process.wait(10) == 0
+    with pytest.raises(GatewayUnavailable):
+        process.hand_over()
 
 
 def test_enclave_loads_no_framework(sealed_image: SealedImage) -> None:
@@ -224,9 +229,3 @@ def test_launcher_that_cannot_start_an_enclave_says_so(lab: Lab) -> None:
         broken.start(policy_for(lab.issuer))
     assert caught.value.code == Code.ENCLAVE_UNAVAILABLE
     os.close(broken.handle)
-
-
-def test_socket_is_handed_over_once(lab: Lab) -> None:
-    process: EnclaveProcess = lab.process
-    with pytest.raises(GatewayUnavailable):
-        process.hand_over()
