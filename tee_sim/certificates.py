@@ -68,13 +68,34 @@ def create_root(
     leaf = _certificate(
         platform_name, root_name, platform_key.public_key(), root_key, now, authority=False
     )
-    files = SimulatedRoot(
-        directory / "root.pem", directory / "platform.key", directory / "platform.pem"
-    )
+    files = _files_in(directory)
     disk.write_atomic(files.root, root.public_bytes(Encoding.PEM), 0o600)
     disk.write_atomic(files.platform_key, platform_key.private_bytes_raw(), 0o600)
     disk.write_atomic(files.platform_chain, leaf.public_bytes(Encoding.PEM), 0o600)
     return files
+
+
+def kept_root(
+    directory: Path, clock: Clock | None = None, disk: Disk | None = None
+) -> SimulatedRoot:
+    """Return the root that `create_root` made there before, or a new one if that has expired.
+
+    Whoever pinned it keeps believing the platform after a restart. Parameters are those of
+    `create_root`.
+    """
+    disk, clock = disk or LocalDisk(), clock or SystemClock()
+    files = _files_in(directory)
+    if all(disk.exists(path) for path in (files.root, files.platform_key, files.platform_chain)):
+        root = x509.load_pem_x509_certificate(disk.read(files.root))
+        if root.not_valid_after_utc.timestamp() > clock.now():
+            return files
+    return create_root(directory, clock, disk)
+
+
+def _files_in(directory: Path) -> SimulatedRoot:
+    return SimulatedRoot(
+        directory / "root.pem", directory / "platform.key", directory / "platform.pem"
+    )
 
 
 def verify_chain(chain: Sequence[str], root_pem: str, now: float) -> Ed25519PublicKey:

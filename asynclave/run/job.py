@@ -140,11 +140,8 @@ class _Job:
             )
         else:
             self._train_confidentially(federation)
-            self._console.print("The same run without the trust path, to see what it costs …")
-            twin = History(f"{self._config.strategy.name}, plain")
-            # The canary is part of the sealed run's training, so the twin plants it as well.
-            self._train(federation, federation.grid([canary_of(self._config)]), twin)
-            self.outcome.twin = twin
+            if not self.outcome.resumed:
+                self._run_twin(federation)
         if self._config.run.baseline:
             self._run_baseline(federation)
         self.outcome.status = "finished"
@@ -164,7 +161,7 @@ class _Job:
                 f"enclave process {stack.enclave_pid}: [yellow]SIMULATED TEE, opted in[/]",
                 highlight=False,
             )
-            grid = federation.grid(trust.mods(), trust.node_configs())
+            grid = federation.grid(trust.mods(), trust.node_configs(), start=self._began)
             server = trust.server_config()
             look_once = _Once(trust.look_into_processes)
 
@@ -173,7 +170,12 @@ class _Job:
                     look_once()
 
             self.outcome.arrays = self._train(
-                federation, grid, self.outcome.asynchronous, gateway=server, also=on_event
+                federation,
+                grid,
+                self.outcome.asynchronous,
+                gateway=server,
+                state_folder=self._directory.path,
+                also=on_event,
             )
             self._console.print("Searching files, wire and memory for the canary …")
             self.outcome.canary = trust.verdict()
@@ -214,6 +216,13 @@ class _Job:
         )
         with progress:
             return run_asynchronous(federation, grid, strategy, history, observe)
+
+    def _run_twin(self, federation: Federation) -> None:
+        self._console.print("The same run without the trust path, to see what it costs …")
+        twin = History(f"{self._config.strategy.name}, plain")
+        # The canary is part of the sealed run's training, so the twin plants it as well.
+        self._train(federation, federation.grid([canary_of(self._config)]), twin)
+        self.outcome.twin = twin
 
     def _run_baseline(self, federation: Federation) -> None:
         history = History("fedavg, synchronous")

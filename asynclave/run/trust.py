@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -72,13 +71,16 @@ class TrustPath:
     recipe : Recipe
         The recipe that the enclave is bound to.
     directory : RunDirectory
-        Receives the enclave's records, and logs.
+        Receives logs. Its state folder holds keys and sealed state while the run is not finished;
+        a stack that was begun there goes on.
     """
 
     def __init__(self, config: RunConfig, recipe: Recipe, directory: RunDirectory) -> None:
         self._config, self._directory = config, directory
-        self._state = Path(tempfile.mkdtemp(prefix="asynclave-"))
+        self._state = directory.state
+        self._state.mkdir(mode=0o700, exist_ok=True)
         self._wire = self._state / "wire"
+        shutil.rmtree(self._wire, ignore_errors=True)
         self._wire.mkdir()
         self._settings = StackSettings(
             recipe=recipe,
@@ -101,7 +103,7 @@ class TrustPath:
             self.stack.start()
             self._start_tap()
         except BaseException:
-            self.close()
+            self.close(finished=False)
             raise
         return self
 
@@ -111,10 +113,10 @@ class TrustPath:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(finished=kind is None)
 
-    def close(self) -> None:
-        """Stop every process, keep the logs, remove keys and recordings."""
+    def close(self, *, finished: bool) -> None:
+        """Stop every process, keep the logs, remove recordings and, when finished, all keys."""
         if self._tap is not None:
             self._tap.stop()
         self.stack.stop()
@@ -123,15 +125,15 @@ class TrustPath:
         for pattern in ("*.log", "audit.jsonl"):
             for log in self._state.rglob(pattern):
                 shutil.copy(log, logs / log.name)
-        shutil.rmtree(self._state, ignore_errors=True)
+        shutil.rmtree(self._state if finished else self._wire, ignore_errors=True)
 
     def mods(self) -> list[Mod]:
         """Return the mods of every client, outermost first."""
         return [sealed_uploads(), self.canary]
 
     def server_config(self) -> Path:
-        """Return the server's bundle; the enclave's records go to the run's directory."""
-        return self.stack.server_config(records=self._directory.path.parent)
+        """Return the server's bundle."""
+        return self.stack.server_config()
 
     def node_configs(self) -> dict[int, UserConfig]:
         """Return per client the path of its bundle, whose gateway is the recording wire."""

@@ -34,8 +34,7 @@ def open_saved(folder: Path) -> Iterator[Saved]:
     StorageFailed
         ``STATE_IN_USE``, ``JOURNAL_DAMAGED``, ``LEDGER_DAMAGED``, ``LEDGER_FAILED``.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         journal = Journal(folder / JOURNAL, LocalDisk(), SystemRng())
         ledger = Ledger(connect(folder / LEDGER))
         try:
@@ -69,14 +68,27 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process; it is created when missing, readable by its owner only.
+
+    Raises
+    ------
+    StorageFailed
+        ``STATE_IN_USE``.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(handle, folder)
         yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise StorageFailed(
             Code.STATE_IN_USE, f"Another process uses the saved run in {folder}."
         ) from None
-    finally:
-        os.close(handle)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 from fl_protocol.codes import Code, GatewayUnavailable, ReceiptRejected
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.receipts import Opening, verify_head, verify_record
+from fl_protocol.receipts import verify_head, verify_record
 from fl_protocol.session import Session
 from fl_protocol.signatures import Signed
 from fl_server.intake.records import CHAIN, RunRecords
@@ -27,30 +28,43 @@ class ChainKeeper:
     session : Session
         Connection to the gateway.
     folder : Path
-        Holds the folders of all runs.
+        The run's; created when missing.
     trust : TrustPolicy
         Written down beside the evidence it accepted.
     """
 
     def __init__(self, session: Session, folder: Path, trust: TrustPolicy) -> None:
-        self._session, self._folder, self._trust = session, folder, trust
+        self.folder = folder
+        self._session, self._trust = session, trust
         self._records: RunRecords | None = None
         self._attested: Attested
         self._witness: ChainWitness
         self._next = 0
 
-    def opened(
-        self, opening: Opening, layout: Layout, attested: Attested, witness: ChainWitness
-    ) -> None:
-        """Begin with a run's opening in an enclave; the first begins the run's records."""
-        if self._records is None:
-            self._records = RunRecords(self._free(opening.run_id), self._trust, layout)
-        self._attested, self._witness, self._next = attested, witness, opening.seq
+    def begin(self, layout: Layout, params: Vector) -> None:
+        """Begin the records of a run with its initial model, shape (P,)."""
+        self._records = RunRecords.create(self.folder, self._trust, layout, params)
+
+    def continue_(self) -> None:
+        """Go on with the records that the folder holds."""
+        self._records = RunRecords(self.folder)
+
+    def follow(self, attested: Attested, witness: ChainWitness, seq: int) -> None:
+        """Write down the records of an enclave from a number on."""
+        assert self._records is not None
+        self._attested, self._witness, self._next = attested, witness, seq
         self._records.attested(attested)
         self.fetch()
 
-    def fetch(self, params: Vector | None = None) -> None:
-        """Write down what the enclave has signed since, and the newest released model.
+    def model(self, params: Vector, server: dict[str, Any]) -> None:
+        """Keep a released model, shape (P,), and what the server would continue with from there."""
+        if self._records is not None:
+            # In this order: a state of another version than the model's is not used.
+            self._records.server(server)
+            self._records.model(params)
+
+    def fetch(self) -> None:
+        """Write down what the enclave has signed since.
 
         Raises
         ------
@@ -59,8 +73,6 @@ class ChainKeeper:
         """
         if self._records is None:
             return
-        if params is not None:
-            self._records.model(params)
         try:
             while self._fetch_some(self._records):
                 pass
@@ -93,13 +105,15 @@ class ChainKeeper:
         records.append(found, self._attested.epoch, head)
         return bool(found)
 
-    def _free(self, run_id: str) -> Path:
-        name = run_id if run_id.strip(".") else "_"
-        number, folder = 1, self._folder / name
-        while (folder / CHAIN).exists():
-            number += 1
-            folder = self._folder / f"{name}-{number}"
-        return folder
+
+def free_folder(parent: Path, run_id: str) -> Path:
+    """Return a folder for a run that no other has used: its name, or with a number behind it."""
+    name = run_id if run_id.strip(".") else "_"
+    number, folder = 1, parent / name
+    while (folder / CHAIN).exists():
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder
 
 
 def _signed(record: pb.SignedRecord) -> Signed:

@@ -27,6 +27,16 @@ class PublishedMean:
         self._mean: Vector | None = None
         self._scratch: Vector | None = None
 
+    def state(self) -> tuple[int, Vector | None]:
+        """Return the number of versions folded in, and their mean if there is one."""
+        return self._merges, self._mean
+
+    def restore(self, merges: int, mean: Vector | None) -> None:
+        """Go on from a `state`; the mean is taken over."""
+        self._merges = merges
+        if mean is not None:
+            self._mean, self._scratch = mean, np.empty_like(mean)
+
     def add(self, params: Vector, num_clients: int) -> Vector:
         """Fold a version in and return the model to publish, read-only.
 

@@ -7,7 +7,9 @@
     head-EPOCH.json       where that epoch's chain ended when the enclave was asked last
     trust.toml            what the server demanded of the evidence
     layout.json           the model's layout
-    released-model.bin    the newest released model: its SHA-256 is the record's ``model_digest``
+    released-model.bin    the newest released model, at first the initial one: its SHA-256 is the
+                          ``model_digest`` of a release's or the opening's record
+    server.npz            what else the server continues from: running mean, whose node is whose
 
 Nothing in it is secret. `asynclave verify-run` reads it.
 """
@@ -16,12 +18,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fl_protocol import canonical
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.ports import LocalDisk
 from fl_protocol.signatures import Signed
+from fl_server.durable.checkpoint import encode_state
 from strategies.layout import Layout
 from strategies.update import Vector
 from tee_sim.appraisal import Attested, TrustPolicy
@@ -31,6 +34,7 @@ CHAIN = "receipts.jsonl"
 TRUST = "trust.toml"
 LAYOUT = "layout.json"
 MODEL = "released-model.bin"
+SERVER = "server.npz"
 
 _MAX_LINE = 1 << 16
 _MODE = 0o644
@@ -42,24 +46,37 @@ class RunRecords:
     Parameters
     ----------
     folder : Path
-        Created when missing; must not hold a chain yet.
-    trust : TrustPolicy
-        What evidence is appraised by.
-    layout : Layout
-        The model's.
-
-    Raises
-    ------
-    OSError
-        The folder holds a chain, or cannot be written.
+        An existing folder; its chain is continued, cut behind its last whole line.
     """
 
-    def __init__(self, folder: Path, trust: TrustPolicy, layout: Layout) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder, self._disk = folder, LocalDisk()
+        chain = folder / CHAIN
+        if chain.exists():
+            os.truncate(chain, chain.read_bytes().rfind(b"\n") + 1)
+        self._chain: BinaryIO = chain.open("ab", buffering=0)
+
+    @classmethod
+    def create(cls, folder: Path, trust: TrustPolicy, layout: Layout, params: Vector) -> RunRecords:
+        """Begin the records of a run.
+
+        Parameters
+        ----------
+        folder : Path
+            Created when missing.
+        trust : TrustPolicy
+            What evidence is appraised by.
+        layout : Layout
+            The model's.
+        params : Vector
+            Initial model, shape (P,).
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self._chain: BinaryIO = (folder / CHAIN).open("xb", buffering=0)
-        self._write(LAYOUT, layout.to_json().encode())
+        records = cls(folder)
+        records.model(params)
+        records._write(LAYOUT, layout.to_json().encode())
         write_trust(folder / TRUST, trust)
+        return records
 
     def attested(self, attested: Attested) -> None:
         """Keep the evidence of an enclave that the run is about to be opened in."""
@@ -74,6 +91,10 @@ class RunRecords:
     def model(self, params: Vector) -> None:
         """Keep the newest released model, shape (P,)."""
         self._write(MODEL, params.astype("<f4", copy=False).tobytes())
+
+    def server(self, state: dict[str, Any]) -> None:
+        """Keep what the server continues from; arrays, and a JSON string ``"meta"``."""
+        self._write(SERVER, encode_state(state))
 
     def close(self) -> None:
         """Close the chain."""

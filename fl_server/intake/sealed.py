@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,20 @@ from flwr.app import ConfigRecord, RecordDict
 from fl_protocol.codes import AsynclaveError, Code, ReceiptRejected, RunRejected
 from fl_protocol.flower import RECEIPT
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
-from fl_protocol.receipts import ACCEPTED, Receipt, verify_opening, verify_receipt
+from fl_protocol.receipts import (
+    ACCEPTED,
+    Chained,
+    Receipt,
+    verify_opening,
+    verify_receipt,
+    verify_record,
+)
 from fl_protocol.signatures import Signed
+from fl_server.durable.folder import locked
 from fl_server.intake.base import Outcome
 from fl_server.intake.config import ServerConfig
-from fl_server.intake.keeper import ChainKeeper
+from fl_server.intake.continued import Continued, read_folder
+from fl_server.intake.keeper import ChainKeeper, free_folder
 from fl_server.intake.published import PublishedMean
 from fl_server.intake.releases import OpenedRun, fetch_release, open_messages
 from fl_server.intake.witness import ChainWitness
@@ -43,7 +54,8 @@ class SealedIntake:
     """An `Intake` whose engine runs in the attested enclave behind a gateway.
 
     When the enclave was replaced, the run is opened again there from the last released model; what
-    the old one had buffered is gone with its key.
+    the old one had buffered is gone with its key. With a folder, a server that was killed takes the
+    run up again: in the same enclave with all that this has buffered, or in its successor.
 
     Parameters
     ----------
@@ -51,6 +63,9 @@ class SealedIntake:
         The server's bundle.
     recipe : Recipe, optional
         Must equal the enclave policy's recipe, which is taken when omitted.
+    state_folder : Path, optional
+        Where the run is kept, instead of a folder in the bundle's `records_dir`; a run that was
+        begun there is continued.
     clock, rng : Clock, Rng, optional
         The system's by default.
     watch_interval : float
@@ -67,6 +82,7 @@ class SealedIntake:
         config: ServerConfig | Path | str,
         recipe: Recipe | None = None,
         *,
+        state_folder: Path | None = None,
         clock: Clock | None = None,
         rng: Rng | None = None,
         watch_interval: float = 1.0,
@@ -81,7 +97,9 @@ class SealedIntake:
         self._nodes: dict[str, str] = {}
         self._counted: set[str] = set()
         self._witness = ChainWitness()
-        self._keeper = self._make_keeper()
+        self._state_folder = state_folder
+        self._keeper: ChainKeeper | None = None
+        self._stack = ExitStack()
         self._version = 0
         self._recipe: Recipe
         self._run: OpenedRun
@@ -93,15 +111,20 @@ class SealedIntake:
     def open(self, run_id: str, layout: Layout, params: Vector) -> None:
         """Attest the enclave and open a run in it from initial parameters, shape (P,).
 
+        A run that the state folder holds is joined, or opened again at its newest model.
+
         Raises
         ------
         EvidenceRejected
             The enclave does not meet the bundle's demands.
         RunRejected
             RUN_RECIPE when the strategy differs from the enclave's policy, LEAKY_RECIPE when its
-            releases could be differenced, RUN_MANIFEST for a model that does not fit.
+            releases could be differenced, RUN_MANIFEST for a model that does not fit,
+            RUN_REGRESSED when a newer model has been handed out than this side has.
         GatewayUnavailable
             The gateway cannot be reached.
+        StorageFailed
+            The state folder holds another run, is damaged or in use.
         """
         with self._lock:
             self._run = OpenedRun(run_id, layout)
@@ -109,15 +132,15 @@ class SealedIntake:
             self._attested = self._connection.attestor.refresh()
             self._recipe = self._wanted or _recipe_of(self._attested)
             self._mean = PublishedMean(self._recipe.parts())
-            self._open_in_enclave()
+            self._open_in_enclave(self._begin_records())
         arguments = (weakref.ref(self), self._stopped, self._watch_interval)
         threading.Thread(target=_watch, args=arguments, name="enclave-watch", daemon=True).start()
 
     def close(self) -> None:
         """Stop watching, write down the last records and close the connection."""
         self._stopped.set()
-        if self._keeper is not None:
-            with self._lock:
+        with self._lock, self._stack:
+            if self._keeper is not None:
                 self._keeper.close()
         self._connection.session.close()
 
@@ -197,29 +220,70 @@ class SealedIntake:
             self._attested, self._witness = attested, ChainWitness()
             self._open_in_enclave()
 
-    def _open_in_enclave(self) -> None:
+    def _begin_records(self) -> Continued | None:
+        run_id, layout = self._run.run_id, self._run.layout
+        if self._state_folder is not None:
+            self._stack.enter_context(locked(self._state_folder))
+            folder = self._state_folder
+        elif self._config.records_dir:
+            folder = free_folder(Path(self._config.records_dir), run_id)
+        else:
+            return None
+        self._keeper = ChainKeeper(self._connection.session, folder, self._config.trust_policy())
+        continued = read_folder(folder, run_id, layout)
+        if continued is None:
+            self._keeper.begin(layout, self._params)
+            return None
+        self._keeper.continue_()
+        self._take_up(continued)
+        return continued
+
+    def _take_up(self, continued: Continued) -> None:
+        self._version, self._params = continued.version, continued.params
+        self._published, self._counted = continued.params, set(continued.counted)
+        if server := continued.server:
+            self._nodes = dict(server["nodes"])
+            self._mean.restore(server["merges"], server.get("mean"))
+
+    def _open_in_enclave(self, continued: Continued | None = None) -> None:
+        joins = continued is not None
         reply = self._connection.session.call(
             "OpenRun",
-            lambda: open_messages(self._run, self._recipe, self._params, self._version),
+            lambda: open_messages(self._run, self._recipe, self._params, self._version, join=joins),
         )
         if reply.epoch != self._attested.epoch:
             self.follow_enclave()
             return
         signed = Signed(reply.opening.payload, reply.opening.signature)
         opening = verify_opening(signed, self._attested.receipt_key)
+        known = self._known_records(continued, signed)
         opened = (opening.run_id, opening.version, opening.model_digest, opening.manifest_digest)
         layout = self._run.layout
-        if opened != (self._run.run_id, self._version, digest_of(self._params), layout.digest):
+        expected = (self._run.run_id, self._version, digest_of(self._params), layout.digest)
+        if opened != expected and not known:
             raise RunRejected(Code.RUN_MANIFEST)
         self._witness.observe(opening, signed)
         if self._keeper is not None:
-            self._keeper.opened(opening, layout, self._attested, self._witness)
+            seq = known[-1].seq + 1 if known else opening.seq
+            self._keeper.follow(self._attested, self._witness, seq)
+        if joins:
+            self._fetch_up_to(reply.version)
+            while self.take_merge():
+                # The run goes on from the newest; these were made while nobody was here.
+                pass
 
-    def _make_keeper(self) -> ChainKeeper | None:
-        if not self._config.records_dir:
-            return None
-        folder, trust = Path(self._config.records_dir), self._config.trust_policy()
-        return ChainKeeper(self._connection.session, folder, trust)
+    def _known_records(self, continued: Continued | None, opening: Signed) -> list[Chained]:
+        """Return the records this side has of the enclave that it joins, after checking them."""
+        if continued is None or continued.epoch != self._attested.epoch:
+            return []
+        links = [link for link in continued.links if link.record is not None]
+        if not any(link.signed == opening for link in links):
+            return []
+        for link in links:
+            self._witness.observe(
+                verify_record(link.signed, self._attested.receipt_key), link.signed
+            )
+        return [link.record for link in links if link.record is not None]
 
     def _verified(self, record: ConfigRecord | None, client: str, base_version: int) -> Receipt:
         signed = Signed(_member(record, "payload", bytes), _member(record, "signature", bytes))
@@ -246,12 +310,9 @@ class SealedIntake:
         return receipt
 
     def _fetch_up_to(self, version: int) -> None:
-        before = self._version
-        self._fetch_releases(version)
-        if self._version > before and self._keeper is not None:
-            self._keeper.fetch(self._params)
-
-    def _fetch_releases(self, version: int) -> None:
+        if self._version < version and self._keeper is not None:
+            # Before the model: what a server continues from is always named in its records.
+            self._keeper.fetch()
         while self._version < version:
             try:
                 merge = fetch_release(
@@ -269,6 +330,14 @@ class SealedIntake:
                 return
             self._merges.append(merge)
             self._version, self._params = merge.version, merge.params
+            if self._keeper is not None:
+                self._keeper.model(merge.params, self._server_state())
+
+    def _server_state(self) -> dict[str, Any]:
+        merges, mean = self._mean.state()
+        meta = {"version": self._version, "merges": merges, "nodes": self._nodes}
+        state: dict[str, Any] = {"meta": json.dumps(meta)}
+        return state if mean is None else {**state, "mean": mean}
 
 
 def _member(record: ConfigRecord | None, name: str, kind: type) -> Any:

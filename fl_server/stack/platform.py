@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fl_protocol.codes import Code, error_for
 from tee_sim import image
-from tee_sim.certificates import create_root
+from tee_sim.certificates import kept_root
 from tee_sim.launcher_config import LauncherConfig
 from tee_sim.policy import EnclavePolicy
 
@@ -20,8 +20,8 @@ class StackPlatform:
     Parameters
     ----------
     directory : Path
-        State of the launcher; created when missing. Its epoch counter goes on from an earlier
-        start.
+        State of the launcher; created when missing. Its root and its epoch counter go on from an
+        earlier start.
     policy : EnclavePolicy
         What every enclave enforces.
     hop_key : Path
@@ -33,7 +33,7 @@ class StackPlatform:
         self.measurement = image.measure()
         self.config_path = directory / "launcher.json"
         self._enclave_pid = directory / "enclave.pid"
-        root = create_root(directory)
+        root = kept_root(directory)
         self.root_pem = root.root.read_text()
         # A socket's path may have 107 bytes at most, which a state directory easily exceeds.
         self._sockets = Path(tempfile.mkdtemp(prefix="asynclave-"))

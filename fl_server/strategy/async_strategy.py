@@ -95,9 +95,10 @@ class AsyncStrategy(Strategy):
         Confidential mode: updates go sealed to this gateway's enclave, not through Flower. If
         unset, updates travel as plain arrays in Flower's messages.
     state_folder : path, optional
-        Where the run is kept, in plain mode: an update counts once it is on disk, and a run that
-        was begun there is continued from its newest version. If unset, the run dies with its
-        process.
+        Where the run is kept: one that was begun there is continued from its newest version, with
+        every update that counted. In plain mode an update counts once it is on disk; in
+        confidential mode the enclave has them, and the folder receives its records instead of the
+        bundle's `records_dir`. If unset, the run dies with its process.
     run_name : str, optional
         Name of the run at the gateway; "flower-" and Flower's run id if unset.
     callbacks : sequence of Observer, optional
@@ -184,10 +185,10 @@ class AsyncStrategy(Strategy):
         self._model: Model | None = None
         if gateway is not None:
             require_confidential(self.recipe(1))
-            if state_folder is not None:
+            if state_folder is not None and run_name is None:
                 raise ConfigInvalid(
                     Code.CONFIG_INVALID,
-                    "state_folder is for plain mode; leave it out with gateway.",
+                    "A confidential run that is kept in a state_folder needs a run_name.",
                 )
 
     @property
@@ -330,7 +331,7 @@ class AsyncStrategy(Strategy):
         clock: Clock = getattr(grid, "clock", None) or SystemClock()
         fleet = Fleet(self._rng, selector_for(self.selection, self.seed))
         begin = clock.now()
-        with opened(self.state_folder) as saved:
+        with opened(None if self.gateway else self.state_folder) as saved:
             wait_for_nodes(grid, clock, fleet, self.min_available_nodes, timeout)
             in_flight = saved_in_flight(saved) or self.in_flight(len(fleet.connected))
             name = self.run_name or f"flower-{grid.run.run_id}"

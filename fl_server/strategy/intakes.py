@@ -31,7 +31,7 @@ def make_intake(
         # Plain mode must not need what attestation and gateway calls need.
         from fl_server.intake.sealed import SealedIntake
 
-        return SealedIntake(strategy.gateway, recipe)
+        return SealedIntake(strategy.gateway, recipe, state_folder=strategy.state_folder)
     return PlainIntake(
         recipe,
         clock,

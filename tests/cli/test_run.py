@@ -169,6 +169,22 @@ def test_a_killed_plain_run_continues_from_its_newest_version(config: Path, tmp_
     assert again.returncode == 2 and b"has finished" in again.stderr
 
 
+def test_a_killed_confidential_run_continues_from_its_newest_version(
+    config: Path, tmp_path: Path
+) -> None:
+    config.write_text(SMALL.replace("merges = 6", "merges = 20"))
+    directory = killed_after(5, config, tmp_path)
+
+    summary = resumed(directory)
+
+    assert (summary["status"], summary["resumed"], summary["versions"]) == ("finished", True, 20)
+    assert summary["canary"]["passed"] and summary["same_digest_without_trust_path"] is None
+    found = audit(directory)
+    assert (found.flaw, found.version) == (None, 20)
+    assert len(found.enclaves) == 2
+    assert not (directory / "state").exists()
+
+
 def test_flags_change_the_run(config: Path, tmp_path: Path) -> None:
     summary = run(
         config, tmp_path, "--plain", "--merges", "2", "--clients", "4", "--strategy", "fedbuff"

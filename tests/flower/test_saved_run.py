@@ -142,6 +142,6 @@ def test_another_model_or_recipe_is_refused(tmp_path):
         )
 
 
-def test_a_folder_beside_a_gateway_is_refused(tmp_path):
-    with pytest.raises(ConfigInvalid, match="plain mode"):
+def test_a_confidential_run_that_is_kept_needs_a_name(tmp_path):
+    with pytest.raises(ConfigInvalid, match="needs a run_name"):
         AsyncWA(state_folder=tmp_path, gateway=tmp_path / "bundle.json")
