@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from fl_client.config import ClientConfig
-from fl_client.uploader import LocalUpdate, SealedUploader
+from fl_client.updates import LocalUpdate
+from fl_client.uploader import SealedUploader
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
 from strategies.layout import Layout

@@ -32,13 +32,14 @@ class _Memory:
     """Of one run: the last version contributed to and the enclave epoch it was sealed to.
 
     ``seen`` is the newest version that this enclave is known to have merged, ``models`` what was
-    contributed to.
+    contributed to, ``update`` the id of the last contribution.
     """
 
     base: int = -1
     epoch: int = 0
     seen: int = 0
     models: tuple[str, ...] = ()
+    update: str = ""
 
 
 class ContributionWitness:
@@ -97,15 +98,22 @@ class ContributionWitness:
                 "of runs that nobody can open again.",
             )
 
-    def claim(self, run_id: str, base_version: int, model_digest: str, epoch: int) -> None:
-        """Check and remember a contribution; to be called before its update leaves the node."""
+    def claim(
+        self, run_id: str, base_version: int, model_digest: str, epoch: int, update_id: str
+    ) -> None:
+        """Check and remember a contribution; to be called before its update leaves the node.
+
+        The last one may leave again under its id: an enclave takes an id in once.
+        """
         with self._turn():
-            self.check(run_id, base_version, model_digest, epoch)
             memory = self._read(run_id)
+            if epoch == memory.epoch and update_id == memory.update:
+                return
+            self.check(run_id, base_version, model_digest, epoch)
             models = [model for model in memory.models if model != model_digest]
             models = [*models, model_digest][-_MAX_MODELS:]
             seen = base_version if epoch > memory.epoch else max(memory.seen, base_version)
-            self._write(run_id, _Memory(base_version, epoch, seen, tuple(models)))
+            self._write(run_id, _Memory(base_version, epoch, seen, tuple(models), update_id))
 
     def observe(self, run_id: str, version: int) -> None:
         """Remember a version that the enclave last contributed to has merged."""
@@ -127,7 +135,8 @@ class ContributionWitness:
         try:
             members = canonical.decode_object(self._disk.read(path), _MAX_BYTES)
             base, epoch, seen = (int(members[name]) for name in ("base", "epoch", "seen"))
-            return _Memory(base, epoch, seen, tuple(str(model) for model in members["models"]))
+            models = tuple(str(model) for model in members["models"])
+            return _Memory(base, epoch, seen, models, str(members["update"]))
         except (CanonicalError, KeyError, TypeError, ValueError):
             raise ConfigInvalid(
                 Code.CONFIG_INVALID, f"{path} is damaged; restore it, or use a fresh run name"

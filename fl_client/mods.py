@@ -8,12 +8,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import (
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from fl_client.config import ClientConfig, find_config
+from fl_client.outbox import Metrics
 from fl_client.task import task_digest
-from fl_client.uploader import LocalUpdate, SealedUploader
+from fl_client.updates import LocalUpdate, Uploaded
+from fl_client.uploader import REFUSALS, SealedUploader, Settled
 from fl_protocol import flower
 from fl_protocol.codes import (
     AsynclaveError,
@@ -29,8 +39,6 @@ from strategies.reject import Reject
 from strategies.update import Vector, digest_of
 
 _ERROR_CODE = 1
-# Refusals of this update; anything else means that the node could not do its work.
-_REFUSALS = (EnvelopeRejected, UpdateRejected, RunRejected)
 
 
 def sealed_uploads(config: ClientConfig | Path | str | None = None) -> Mod:
@@ -60,22 +68,26 @@ def sealed_uploads(config: ClientConfig | Path | str | None = None) -> Mod:
             # Before training: a task that could not be delivered is not worth the work.
             task = _Task(message, context)
             uploader = uploaders.of(context)
-            task.check(uploader)
+            settled = task.settle(uploader)
+            if settled is None:
+                task.check(uploader)
         except RunRejected as error:
             return _answer(message, RecordDict(), error.code)
         except AsynclaveError as error:
             return _failed(message, error)
+        if settled is not None:
+            # Trained already, by a process whose reply may have been lost.
+            return _answered(message, _records(settled.metrics), settled.uploaded)
         reply = call_next(message, context)
         if reply.has_error():
             return reply
         try:
-            uploaded = uploader.upload(task.update_in(reply))
-        except _REFUSALS as error:
+            uploaded = uploader.upload(task.update_in(reply), _metrics(reply.content))
+        except REFUSALS as error:
             return _answer(message, reply.content, error.code)
         except AsynclaveError as error:
             return _failed(message, error)
-        signed, outcome = uploaded.signed, uploaded.receipt.outcome
-        return _answer(message, reply.content, outcome, signed.payload, signed.signature)
+        return _answered(message, reply.content, uploaded)
 
     return mod
 
@@ -120,6 +132,10 @@ class _Task:
         self._base_digest = digest_of(self._base)
         carried = {e.name: arrays[e.name] for e in self._layout.entries if not e.trained}
         self._digest = task_digest(message, carried, context.run_config)
+
+    def settle(self, uploader: SealedUploader) -> Settled | None:
+        """Return this node's update of this very model, if it was delivered and still waits."""
+        return uploader.settle(self._run_id, self._base_digest)
 
     def check(self, uploader: SealedUploader) -> None:
         """Raise RunRejected ``RUN_REPEATED`` if this node has contributed to this model."""
@@ -195,6 +211,19 @@ def _examples_in(content: RecordDict, key: str) -> int:
         Reject.BAD_NUM_EXAMPLES,
         f"the ClientApp must reply one MetricRecord with a whole number under {key!r}",
     )
+
+
+def _metrics(content: RecordDict) -> dict[str, dict[str, Any]]:
+    return {name: dict(record) for name, record in content.metric_records.items()}
+
+
+def _records(metrics: Metrics) -> RecordDict:
+    return RecordDict({name: MetricRecord(dict(values)) for name, values in metrics.items()})
+
+
+def _answered(message: Message, reply: RecordDict, uploaded: Uploaded) -> Message:
+    signed, outcome = uploaded.signed, uploaded.receipt.outcome
+    return _answer(message, reply, outcome, signed.payload, signed.signature)
 
 
 def _answer(

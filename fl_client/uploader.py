@@ -2,71 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fl_client.config import ClientConfig
 from fl_client.contributions import ContributionWitness
-from fl_protocol.codes import Code, EnvelopeRejected, ReceiptRejected, RunRejected
+from fl_client.outbox import Kept, Metrics, Outbox
+from fl_client.updates import LocalUpdate, Uploaded
+from fl_protocol.codes import (
+    Code,
+    EnvelopeRejected,
+    ReceiptRejected,
+    RunRejected,
+    UpdateRejected,
+)
 from fl_protocol.envelope import SEGMENT_BYTES, SealedUpdate, body_digest, key_id, seal
 from fl_protocol.header import SUITE, Header
 from fl_protocol.identity import Enrolment
 from fl_protocol.membership import verify_membership
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.receipts import Receipt, verify_receipt
+from fl_protocol.receipts import Receipt, Standing, verify_receipt, verify_status
 from fl_protocol.signatures import Signed
-from strategies.update import Vector
 from tee_sim.appraisal import Attested
 from tee_sim.node_config import connect
 
+_logger = getLogger(__name__)
+
 # The enclave was replaced, or speaks under another policy than the one sealed to.
 _SEAL_AGAIN = frozenset({Code.ENV_EPOCH, Code.ENV_KEY_ID, Code.ENV_POLICY})
+# Refusals of an update; anything else means that the node could not do its work.
+REFUSALS = (EnvelopeRejected, UpdateRejected, RunRejected)
+# Of these, what another attempt may find changed.
+_MAY_CHANGE = _SEAL_AGAIN | {Code.RUN_UNKNOWN, Code.ENV_EXPIRED, Code.OVERLOADED, Code.TOO_LARGE}
 _MAX_ATTEMPTS = 4
 _VALID_SECONDS = 600
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 2.0
 
 
-@dataclass(frozen=True, eq=False)
-class LocalUpdate:
-    """What a client has trained.
-
-    Attributes
-    ----------
-    run_id : str
-        The run.
-    base_version : int
-        Version of the model trained from.
-    base_digest : str
-        Hex SHA-256 of that model's little-endian float32 bytes.
-    manifest_digest : str
-        Digest of the model's `Layout`.
-    task_digest : str
-        `fl_client.task.task_digest` of the training task.
-    delta : ndarray of float32, shape (P,)
-        Trained minus base model.
-    num_examples : int
-        Examples behind the update.
-    """
-
-    run_id: str
-    base_version: int
-    base_digest: str
-    manifest_digest: str
-    task_digest: str
-    delta: Vector
-    num_examples: int
-
-
 @dataclass(frozen=True)
-class Uploaded:
-    """The enclave's verified answer and its signed form, for whoever wants to check it again."""
+class Settled:
+    """An update delivered before: its receipt, and what was kept beside it."""
 
-    receipt: Receipt
-    signed: Signed
+    uploaded: Uploaded
+    metrics: Metrics
 
 
 @dataclass(frozen=True)
@@ -93,7 +77,9 @@ class SealedUploader:
         self._clock, self._rng = clock or SystemClock(), rng or SystemRng()
         self._connection = connect(config, self._clock, self._rng)
         self._session = self._connection.session
-        self._contributions = ContributionWitness(Path(config.identity_dir) / "contributions")
+        folder = Path(config.identity_dir)
+        self._contributions = ContributionWitness(folder / "contributions")
+        self._outbox = Outbox(folder / "outbox")
         self._identity = self._connection.store.load_or_create(self._rng)
 
     def close(self) -> None:
@@ -109,11 +95,12 @@ class SealedUploader:
             epoch = self._connection.attestor.refresh().epoch
             self._contributions.check(run_id, base_version, base_digest, epoch)
 
-    def upload(self, update: LocalUpdate) -> Uploaded:
+    def upload(self, update: LocalUpdate, metrics: Metrics | None = None) -> Uploaded:
         """Seal an update to the enclave attested just now and submit it.
 
-        An update that has left may be in a release even if no receipt comes back, so each model of
-        a run is contributed to once in each enclave. When the enclave was replaced, the update is
+        It is kept until the enclave has it in a release that was handed out; see `settle`. An
+        update that has left may be in a release even if no receipt comes back, so each model of a
+        run is contributed to once in each enclave. When the enclave was replaced, the update is
         sealed to its successor under the same id: that one remembers what was handed out, and
         refuses what was among it as DUPLICATE_UPDATE.
 
@@ -121,6 +108,8 @@ class SealedUploader:
         ----------
         update : LocalUpdate
             What was trained.
+        metrics : Metrics, optional
+            Kept beside it.
 
         Returns
         -------
@@ -131,60 +120,149 @@ class SealedUploader:
         ------
         AsynclaveError
             `EvidenceRejected`, `TokenRejected`, `EnvelopeRejected`, `RunRejected`,
-            `ReceiptRejected` or `GatewayUnavailable`.
+            `ReceiptRejected` or `GatewayUnavailable`. Whatever is no refusal of this update leaves
+            it in the outbox.
         """
-        enrolment = self._session.enrol()
-        update_id = self._rng.bytes(16).hex()
+        with self._outbox.turn(update.run_id):
+            kept = Kept(self._rng.bytes(16).hex(), update, metrics or {})
+            self._outbox.put(kept)
+            return self._delivered(kept)
+
+    def settle(self, run_id: str, base_digest: str) -> Settled | None:
+        """Ask what became of the updates kept of a run, and deliver again what an enclave lost.
+
+        To be called before a task is worked on, by whichever process of the node that is.
+
+        Parameters
+        ----------
+        run_id : str
+            The run.
+        base_digest : str
+            Hex SHA-256 of the model that the task is about.
+
+        Returns
+        -------
+        Settled or None
+            This node's update of that very model, if it counts and is in no release yet.
+
+        Raises
+        ------
+        AsynclaveError
+            As for `upload`; what is not settled stays in the outbox.
+        """
+        found = None
+        with self._outbox.turn(run_id):
+            for kept in self._outbox.of(run_id):
+                uploaded = self._settled(kept)
+                if uploaded is not None and kept.update.base_digest == base_digest:
+                    found = Settled(uploaded, kept.metrics)
+        return found
+
+    def _settled(self, kept: Kept) -> Uploaded | None:
+        """Return the receipt of an update that waits for its release, None if it is done with."""
+        standing, uploaded = self._ask_about(kept)
+        if standing == Standing.RELEASED:
+            self._outbox.remove(kept)
+            return None
+        if standing == Standing.BUFFERED:
+            return uploaded
+        try:
+            return self._delivered(kept)
+        except REFUSALS as error:
+            _logger.warning("Update %s was not taken again: %s", kept.update_id, error)
+            return None
+
+    def _ask_about(self, kept: Kept) -> tuple[str, Uploaded | None]:
+        nonce, run_id = self._rng.bytes(16), kept.update.run_id
+        request = pb.UpdateStatusRequest(run_id=run_id, update_id=kept.update_id, nonce=nonce)
+        reply = self._while_unopened(lambda: self._session.call("GetUpdateStatus", request))
+        try:
+            return self._answer(kept, nonce, reply, self._connection.attestor.current())
+        except ReceiptRejected:
+            # Perhaps signed by an enclave that this side has not met yet.
+            return self._answer(kept, nonce, reply, self._connection.attestor.refresh())
+
+    def _answer(
+        self, kept: Kept, nonce: bytes, reply: pb.UpdateStatusReply, attested: Attested
+    ) -> tuple[str, Uploaded | None]:
+        client_id, key = self._session.enrol().client_id, attested.receipt_key
+        status = verify_status(_signed(reply.status), key)
+        asked = (kept.update.run_id, client_id, kept.update_id, nonce.hex(), attested.epoch)
+        if (status.run_id, status.client_id, status.update_id, status.nonce, status.epoch) != asked:
+            raise ReceiptRejected(Code.RECEIPT_INVALID)
+        if not reply.HasField("receipt"):
+            return status.state, None
+        receipt = verify_receipt(_signed(reply.receipt), key)
+        if (receipt.client_id, receipt.update_id) != (client_id, kept.update_id):
+            raise ReceiptRejected(Code.RECEIPT_INVALID)
+        return status.state, Uploaded(receipt, _signed(reply.receipt))
+
+    def _delivered(self, kept: Kept) -> Uploaded:
+        """Deliver an update; one that is refused for good is kept no longer."""
+        try:
+            uploaded = self._seal_and_submit(kept)
+        except REFUSALS as error:
+            if error.code not in _MAY_CHANGE:
+                self._outbox.remove(kept)
+            raise
+        self._contributions.observe(kept.update.run_id, uploaded.receipt.version)
+        return uploaded
+
+    def _seal_and_submit(self, kept: Kept) -> Uploaded:
+        enrolment, update = self._session.enrol(), kept.update
         attempts_left = _MAX_ATTEMPTS
         outgoing, attested = None, None
         while True:
             # Asked anew each time: what is sealed to an enclave that has ended is lost.
             latest = self._connection.attestor.refresh()
             if outgoing is None or attested is None or latest.epoch != attested.epoch:
-                outgoing, attested = self._sealed(update, update_id, enrolment, latest), latest
+                outgoing, attested = self._sealed(kept, enrolment, latest), latest
                 self._contributions.claim(
-                    update.run_id, update.base_version, update.base_digest, attested.epoch
+                    update.run_id,
+                    update.base_version,
+                    update.base_digest,
+                    attested.epoch,
+                    kept.update_id,
                 )
             attempts_left -= 1
             try:
-                uploaded = self._submitted(outgoing, enrolment, attested)
+                return self._submitted(outgoing, enrolment, attested)
             except EnvelopeRejected as error:
                 if error.code not in _SEAL_AGAIN or not attempts_left:
                     raise
-            else:
-                self._contributions.observe(update.run_id, uploaded.receipt.version)
-                return uploaded
 
-    def _sealed(
-        self, update: LocalUpdate, update_id: str, enrolment: Enrolment, attested: Attested
-    ) -> _Outgoing:
+    def _sealed(self, kept: Kept, enrolment: Enrolment, attested: Attested) -> _Outgoing:
         # An enclave that believes another issuer would count whomever its host makes up.
         verify_membership(enrolment.membership, attested.policy.issuer_public_key())
-        header = self._header(update, update_id, enrolment, attested)
-        delta = np.ascontiguousarray(update.delta, dtype="<f4").data
+        header = self._header(kept.update, kept.update_id, enrolment, attested)
+        delta = np.ascontiguousarray(kept.update.delta, dtype="<f4").data
         key = self._identity.identity_key
         return _Outgoing(header, seal(header, delta, attested.hpke_key, key, self._rng))
 
     def _submitted(self, outgoing: _Outgoing, enrolment: Enrolment, attested: Attested) -> Uploaded:
-        give_up, wait = self._clock.now() + self._config.run_patience, _FIRST_WAIT
-        while True:
-            try:
-                reply = self._session.call(
-                    "SubmitUpdate",
-                    lambda: submit_messages(outgoing.sealed, enrolment.membership),
-                    trace_id=outgoing.header.trace_id,
-                )
-                break
-            except RunRejected as error:
-                # A fresh enclave knows no run until the server has opened it there again.
-                if error.code != Code.RUN_UNKNOWN or self._clock.now() + wait > give_up:
-                    raise
-                self._clock.sleep(wait)
-                wait = min(2 * wait, _LONGEST_WAIT)
+        reply = self._while_unopened(
+            lambda: self._session.call(
+                "SubmitUpdate",
+                lambda: submit_messages(outgoing.sealed, enrolment.membership),
+                trace_id=outgoing.header.trace_id,
+            )
+        )
         signed = Signed(reply.payload, reply.signature)
         receipt = verify_receipt(signed, attested.receipt_key)
         _check_fits(receipt, outgoing.header, outgoing.sealed)
         return Uploaded(receipt, signed)
+
+    def _while_unopened(self, call: Callable[[], Any]) -> Any:
+        """Make a call; a fresh enclave knows no run until the server has opened it there again."""
+        give_up, wait = self._clock.now() + self._config.run_patience, _FIRST_WAIT
+        while True:
+            try:
+                return call()
+            except RunRejected as error:
+                if error.code != Code.RUN_UNKNOWN or self._clock.now() + wait > give_up:
+                    raise
+            self._clock.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
 
     def _header(
         self, update: LocalUpdate, update_id: str, enrolment: Enrolment, attested: Attested
@@ -229,6 +307,10 @@ def submit_messages(sealed: SealedUpdate, membership: bytes) -> Iterator[pb.Subm
     )
     for segment in sealed.segments:
         yield pb.SubmitRequest(segment=bytes(segment))
+
+
+def _signed(record: pb.SignedRecord) -> Signed:
+    return Signed(record.payload, record.signature)
 
 
 def _check_fits(receipt: Receipt, header: Header, sealed: SealedUpdate) -> None:

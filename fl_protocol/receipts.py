@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
@@ -113,8 +114,37 @@ class Head:
     iat: Count
 
 
+class Standing(StrEnum):
+    """What became of an update.
+
+    ``RELEASED``: it is in a release that was handed out. ``BUFFERED``: this enclave has accepted
+    it, and it is in no such release yet. ``UNKNOWN``: neither, as far back as an update may lie.
+    """
+
+    RELEASED = "released"
+    BUFFERED = "buffered"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class UpdateStatus:
+    """The enclave's answer to a client that asks what became of its update.
+
+    ``state`` is a `Standing`, ``nonce`` the question's. A status is not part of the chain.
+    """
+
+    v: Version1
+    run_id: Name
+    client_id: Name
+    update_id: Name
+    state: Word
+    nonce: Hex16
+    epoch: Count
+    iat: Count
+
+
 Chained: TypeAlias = Opening | Receipt | Release
-_Signable: TypeAlias = Chained | Head
+_Signable: TypeAlias = Chained | Head | UpdateStatus
 
 _DOMAINS: Mapping[type[_Signable], bytes] = MappingProxyType(
     {
@@ -122,10 +152,11 @@ _DOMAINS: Mapping[type[_Signable], bytes] = MappingProxyType(
         Receipt: b"asynclave/receipt/v1\0",
         Release: b"asynclave/release/v1\0",
         Head: b"asynclave/head/v1\0",
+        UpdateStatus: b"asynclave/status/v1\0",
     }
 )
 _KINDS: tuple[type[Chained], ...] = (Opening, Receipt, Release)
-_Kind = TypeVar("_Kind", Opening, Receipt, Release, Head)
+_Kind = TypeVar("_Kind", Opening, Receipt, Release, Head, UpdateStatus)
 
 
 def sign(record: _Signable, key: Ed25519PrivateKey) -> Signed:
@@ -173,6 +204,11 @@ def verify_release(signed: Signed, receipt_key: bytes) -> Release:
 def verify_head(signed: Signed, receipt_key: bytes) -> Head:
     """Read a signed head; parameters and errors are those of `verify_opening`."""
     return _verify(Head, signed, receipt_key)
+
+
+def verify_status(signed: Signed, receipt_key: bytes) -> UpdateStatus:
+    """Read a signed status; parameters and errors are those of `verify_opening`."""
+    return _verify(UpdateStatus, signed, receipt_key)
 
 
 def verify_record(signed: Signed, receipt_key: bytes) -> Chained:

@@ -178,6 +178,27 @@ class EnclaveClient:
         reply, _ = await self.request({"op": "GET_RECORDS", "from_seq": from_seq})
         return Records(tuple(map(_signed, reply["records"])), _signed(reply["head"]))
 
+    async def update_status(
+        self, run_id: str, client_id: str, update_id: str, nonce: bytes
+    ) -> tuple[Signed, Signed | None]:
+        """Ask what became of a client's update.
+
+        Returns
+        -------
+        tuple
+            The signed status, and the receipt if this enclave accepted the update.
+        """
+        header = {
+            "op": "UPDATE_STATUS",
+            "run_id": run_id,
+            "client_id": client_id,
+            "update_id": update_id,
+            "nonce": nonce.hex(),
+        }
+        reply, _ = await self.request(header)
+        receipt = reply.get("receipt")
+        return _signed(reply), None if receipt is None else _signed(receipt)
+
     async def status(self) -> dict[str, Any]:
         """Return the epoch, and run id, version, updates pending and bytes of the open run."""
         reply, _ = await self.request({"op": "STATUS"})

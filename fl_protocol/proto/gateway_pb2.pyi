@@ -156,6 +156,24 @@ class SubmitReply(_message.Message):
     signature: bytes
     def __init__(self, payload: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
+class UpdateStatusRequest(_message.Message):
+    __slots__ = ("run_id", "update_id", "nonce")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    update_id: str
+    nonce: bytes
+    def __init__(self, run_id: _Optional[str] = ..., update_id: _Optional[str] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class UpdateStatusReply(_message.Message):
+    __slots__ = ("status", "receipt")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    status: SignedRecord
+    receipt: SignedRecord
+    def __init__(self, status: _Optional[_Union[SignedRecord, _Mapping]] = ..., receipt: _Optional[_Union[SignedRecord, _Mapping]] = ...) -> None: ...
+
 class GetReleaseRequest(_message.Message):
     __slots__ = ("run_id", "version")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]

@@ -64,6 +64,11 @@ class GatewayStub:
                 request_serializer=fl__protocol_dot_proto_dot_gateway__pb2.SubmitRequest.SerializeToString,
                 response_deserializer=fl__protocol_dot_proto_dot_gateway__pb2.SubmitReply.FromString,
                 _registered_method=True)
+        self.GetUpdateStatus = channel.unary_unary(
+                '/asynclave.v1.Gateway/GetUpdateStatus',
+                request_serializer=fl__protocol_dot_proto_dot_gateway__pb2.UpdateStatusRequest.SerializeToString,
+                response_deserializer=fl__protocol_dot_proto_dot_gateway__pb2.UpdateStatusReply.FromString,
+                _registered_method=True)
         self.GetRelease = channel.unary_stream(
                 '/asynclave.v1.Gateway/GetRelease',
                 request_serializer=fl__protocol_dot_proto_dot_gateway__pb2.GetReleaseRequest.SerializeToString,
@@ -121,6 +126,13 @@ class GatewayServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUpdateStatus(self, request, context):
+        """Scope update:submit. What became of an update of the caller's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRelease(self, request, context):
         """Scope model:read. The header first, then the parameters in chunks.
         """
@@ -167,6 +179,11 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.SubmitUpdate,
                     request_deserializer=fl__protocol_dot_proto_dot_gateway__pb2.SubmitRequest.FromString,
                     response_serializer=fl__protocol_dot_proto_dot_gateway__pb2.SubmitReply.SerializeToString,
+            ),
+            'GetUpdateStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpdateStatus,
+                    request_deserializer=fl__protocol_dot_proto_dot_gateway__pb2.UpdateStatusRequest.FromString,
+                    response_serializer=fl__protocol_dot_proto_dot_gateway__pb2.UpdateStatusReply.SerializeToString,
             ),
             'GetRelease': grpc.unary_stream_rpc_method_handler(
                     servicer.GetRelease,
@@ -341,6 +358,33 @@ class Gateway:
             '/asynclave.v1.Gateway/SubmitUpdate',
             fl__protocol_dot_proto_dot_gateway__pb2.SubmitRequest.SerializeToString,
             fl__protocol_dot_proto_dot_gateway__pb2.SubmitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpdateStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asynclave.v1.Gateway/GetUpdateStatus',
+            fl__protocol_dot_proto_dot_gateway__pb2.UpdateStatusRequest.SerializeToString,
+            fl__protocol_dot_proto_dot_gateway__pb2.UpdateStatusReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,7 @@ REQUIRED_SCOPES: dict[str, str | None] = {
     "GetEvidence": "attest:read",
     "OpenRun": "run:manage",
     "SubmitUpdate": "update:submit",
+    "GetUpdateStatus": "update:submit",
     "GetRelease": "model:read",
     "GetRecords": "run:manage",
 }

@@ -117,6 +117,19 @@ class EnclaveLink:
         )
         return pb.SubmitReply(payload=signed.payload, signature=signed.signature)
 
+    async def update_status(
+        self, request: pb.UpdateStatusRequest, client_id: str
+    ) -> pb.UpdateStatusReply:
+        """Ask what became of a client's update; raises RunRejected."""
+        status, receipt = await self._ask(
+            lambda enclave: enclave.update_status(
+                request.run_id, client_id, request.update_id, request.nonce
+            )
+        )
+        return pb.UpdateStatusReply(
+            status=_record(status), receipt=None if receipt is None else _record(receipt)
+        )
+
     async def get_release(self, run_id: str, version: int) -> tuple[pb.ReleaseHeader, bytes]:
         """Fetch a signed release and its parameters; raises RunRejected."""
         kept = self._releases.get(run_id, version)

@@ -74,6 +74,12 @@ class GatewayService(GatewayServicer):
             reply = await self._link.submit(envelope, body)
         return reply
 
+    async def GetUpdateStatus(
+        self, request: pb.UpdateStatusRequest, context: Any
+    ) -> pb.UpdateStatusReply:
+        """Tell a client what became of its update."""
+        return await self._link.update_status(request, current_call().client_id)
+
     async def GetRelease(
         self, request: pb.GetReleaseRequest, context: Any
     ) -> AsyncIterator[pb.ReleaseChunk]:

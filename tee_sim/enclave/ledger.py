@@ -15,6 +15,7 @@ from fl_protocol.receipts import (
     Opening,
     Receipt,
     Release,
+    UpdateStatus,
     record_digest,
     sign,
 )
@@ -26,6 +27,7 @@ _KEPT_RECORDS = 8192
 
 @dataclass(frozen=True)
 class _Entry:
+    client: str
     body_digest: str
     expires: int
     receipt: Signed
@@ -68,10 +70,21 @@ class ReceiptLedger:
             raise EnvelopeRejected(Code.ENV_REPLAY_MISMATCH)
         return entry.receipt
 
+    def receipt(self, client: str, update_id: str) -> Signed | None:
+        """Return the receipt of a client's accepted update while it is remembered."""
+        entry = self._entries.get(update_id)
+        return entry.receipt if entry is not None and entry.client == client else None
+
+    def status(self, status: UpdateStatus) -> Signed:
+        """Sign what became of an update; that is no part of the chain."""
+        return sign(replace(status, epoch=self._epoch), self._key)
+
     def accept(self, receipt: Receipt, expires: int) -> Signed:
         """Sign the receipt of an accepted update and remember it until the update expires."""
         signed = self._chain(receipt)
-        self._entries[receipt.update_id] = _Entry(receipt.body_digest, expires, signed)
+        self._entries[receipt.update_id] = _Entry(
+            receipt.client_id, receipt.body_digest, expires, signed
+        )
         self._unreleased.add(receipt.update_id)
         return signed
 

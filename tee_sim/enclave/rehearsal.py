@@ -87,6 +87,8 @@ class _Rehearsal:
         self._expect(self._ask({"op": "GET_RECORDS", "from_seq": 0}), True)
         # Recalls what the release above made it remember.
         self._expect(self._open(), False)
+        asked = {"run_id": _RUN, "client_id": "a", "update_id": "u", "nonce": "0" * 32}
+        self._expect(self._ask({"op": "UPDATE_STATUS", **asked}), True)
         self._expect(self._ask({"op": "STATUS"}), True)
         self._expect(self._ask({"op": "SUBMIT"}), False)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, RunRejected
-from fl_protocol.receipts import GENESIS, record_digest
+from fl_protocol.receipts import GENESIS, Standing, record_digest
 from fl_protocol.signatures import Signed
 from strategies.catalog import recipe_from
 from strategies.confidential import refuse_leaky
@@ -131,6 +131,15 @@ class Run:
     def had(self, layout: Layout, version: int, digest: str) -> bool:
         """Say whether a version of this run that updates may start from is this very model."""
         return layout.digest == self.layout.digest and self._digests.get(version) == digest
+
+    def standing(self, client: str, update_id: str) -> Standing:
+        """Return what became of a client's update."""
+        for version, (_, owner, name) in self._contributions:
+            if (owner, name) == (client, update_id):
+                handed_out = version <= self._handed_out
+                return Standing.RELEASED if handed_out else Standing.BUFFERED
+        waiting = {(update.client, update.update_id) for update in self.engine.waiting}
+        return Standing.BUFFERED if (client, update_id) in waiting else Standing.UNKNOWN
 
     def merge_if_ready(self, now: float) -> Merged | None:
         """Merge a full buffer; a merge that cannot be made now is tried again later."""

@@ -34,7 +34,7 @@ from tee_sim.enclave.ledger import ReceiptLedger
 from tee_sim.enclave.memory import ReleaseMemory
 from tee_sim.enclave.replies import Reply, members_of, refusal, signed_refusal, signed_reply
 from tee_sim.enclave.run import Merged, Released, Run, agreed_recipe, read_layout
-from tee_sim.enclave.statements import opening_of, receipt_of, release_of
+from tee_sim.enclave.statements import opening_of, receipt_of, release_of, status_of
 from tee_sim.evidence import EnclaveKeys
 from tee_sim.hop import HopVerifier, check_body
 from tee_sim.policy import EnclavePolicy
@@ -100,6 +100,7 @@ class EnclaveService:
             "SUBMIT": self._submit,
             "GET_RELEASE": self._get_release,
             "GET_RECORDS": self._get_records,
+            "UPDATE_STATUS": self._update_status,
             "STATUS": self._status,
         }
 
@@ -257,6 +258,19 @@ class EnclaveService:
         head = self._ledger.head(self._now())
         records = [members_of(record) for record in kept]
         return Reply({"ok": True, "records": records, "head": members_of(head)})
+
+    def _update_status(self, header: dict[str, Any], body: Body) -> Reply:
+        run = self._open()
+        if header.get("run_id") != run.run_id:
+            raise RunRejected(Code.RUN_UNKNOWN)
+        client, update_id, nonce = (_text(header, n) for n in ("client_id", "update_id", "nonce"))
+        try:
+            signed = self._ledger.status(status_of(run, client, update_id, nonce, self._now()))
+        except CanonicalError as error:
+            raise EnvelopeRejected(Code.ENV_MALFORMED) from error
+        receipt = self._ledger.receipt(client, update_id)
+        more = {} if receipt is None else {"receipt": members_of(receipt)}
+        return Reply({"ok": True, **members_of(signed), **more})
 
     def _status(self, header: dict[str, Any], body: Body) -> Reply:
         run = self._run

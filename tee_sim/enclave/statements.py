@@ -6,7 +6,14 @@ from types import MappingProxyType
 from typing import Any
 
 from fl_protocol.header import Header
-from fl_protocol.receipts import GENESIS, Opening, Receipt, Release, updates_digest
+from fl_protocol.receipts import (
+    GENESIS,
+    Opening,
+    Receipt,
+    Release,
+    UpdateStatus,
+    updates_digest,
+)
 from tee_sim.enclave.run import Merged, Run
 from tee_sim.policy import EnclavePolicy
 
@@ -64,4 +71,18 @@ def release_of(run: Run, merged: Merged, policy: EnclavePolicy, now: float) -> R
         iat=int(now),
         policy_digest=policy.digest,
         **_UNPLACED,
+    )
+
+
+def status_of(run: Run, client: str, update_id: str, nonce: str, now: float) -> UpdateStatus:
+    """Return what became of a client's update, for whoever asked with this nonce."""
+    return UpdateStatus(
+        v=1,
+        run_id=run.run_id,
+        client_id=client,
+        update_id=update_id,
+        state=run.standing(client, update_id).value,
+        nonce=nonce,
+        epoch=0,
+        iat=int(now),
     )

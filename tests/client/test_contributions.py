@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,10 @@ def witness(tmp_path: Path) -> ContributionWitness:
     return ContributionWitness(tmp_path / "contributions")
 
 
+def fresh() -> str:
+    return uuid.uuid4().hex
+
+
 def refused(claim: Callable[[], object]) -> bool:
     try:
         claim()
@@ -51,20 +56,20 @@ def refused(claim: Callable[[], object]) -> bool:
 
 def test_contributes_to_one_version_after_the_other(witness: ContributionWitness) -> None:
     for version in (0, 1, 5):
-        witness.claim("run", version, MODELS[version], 1)
-    witness.claim("another", 0, MODELS[0], 1)
+        witness.claim("run", version, MODELS[version], 1, fresh())
+    witness.claim("another", 0, MODELS[0], 1, fresh())
 
 
 @pytest.mark.parametrize(("version", "model"), [(3, 3), (3, 9), (2, 9), (4, 3)])
 def test_refuses_a_version_or_model_it_has_contributed_to(
     witness: ContributionWitness, version: int, model: int
 ) -> None:
-    witness.claim("run", 3, MODELS[3], 1)
-    assert refused(lambda: witness.claim("run", version, MODELS[model], 1))
+    witness.claim("run", 3, MODELS[3], 1, fresh())
+    assert refused(lambda: witness.claim("run", version, MODELS[model], 1, fresh()))
 
 
 def test_refuses_a_run_that_went_back_behind_a_release(witness: ContributionWitness) -> None:
-    witness.claim("run", 3, MODELS[3], 1)
+    witness.claim("run", 3, MODELS[3], 1, fresh())
     witness.observe("run", 6)
     witness.observe("run", 5)
     assert refused(lambda: witness.check("run", 5, MODELS[5]))
@@ -74,7 +79,7 @@ def test_refuses_a_run_that_went_back_behind_a_release(witness: ContributionWitn
 def test_remembers_across_restarts_in_small_private_files(tmp_path: Path) -> None:
     folder = tmp_path / "contributions"
     for version, model in enumerate(MODELS):
-        ContributionWitness(folder).claim("run", version, model, 1)
+        ContributionWitness(folder).claim("run", version, model, 1, fresh())
     assert refused(lambda: ContributionWitness(folder).check("run", 599, "f" * 64))
     assert refused(lambda: ContributionWitness(folder).check("run", 600, MODELS[599]))
     (path,) = folder.glob("*.json")
@@ -84,22 +89,34 @@ def test_remembers_across_restarts_in_small_private_files(tmp_path: Path) -> Non
 
 def test_of_many_claims_at_once_one_succeeds(tmp_path: Path) -> None:
     def claim(_: int) -> bool:
-        return refused(lambda: ContributionWitness(tmp_path).claim("run", 0, MODELS[0], 1))
+        return refused(lambda: ContributionWitness(tmp_path).claim("run", 0, MODELS[0], 1, fresh()))
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(not lost for lost in pool.map(claim, range(40))) == 1
 
 
+def test_the_last_contribution_may_leave_again_under_its_id_only(
+    witness: ContributionWitness,
+) -> None:
+    witness.claim("run", 3, MODELS[3], 1, "mine")
+    witness.claim("run", 3, MODELS[3], 1, "mine")
+    assert refused(lambda: witness.claim("run", 3, MODELS[3], 1, "other"))
+    # A successor may be given it once more, by whichever id: it knows what was handed out.
+    witness.claim("run", 3, MODELS[3], 2, "mine")
+    assert refused(lambda: witness.claim("run", 3, MODELS[3], 2, "other"))
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b'{"base":1}', b'{"base":"x","epoch":0,"models":[],"seen":0}']
+    "content",
+    [b"", b"{}", b'{"base":1}', b'{"base":"x","epoch":0,"models":[],"seen":0,"update":""}'],
 )
 def test_a_damaged_memory_is_named_and_not_forgotten(tmp_path: Path, content: bytes) -> None:
     witness = ContributionWitness(tmp_path)
-    witness.claim("run", 0, MODELS[0], 1)
+    witness.claim("run", 0, MODELS[0], 1, fresh())
     (path,) = tmp_path.glob("*.json")
     path.write_bytes(content)
     with pytest.raises(ConfigInvalid, match=path.name):
-        witness.claim("run", 1, MODELS[1], 1)
+        witness.claim("run", 1, MODELS[1], 1, fresh())
 
 
 def test_a_run_opened_again_gets_no_second_update_of_a_node(stack: LocalStack) -> None:
@@ -228,28 +245,30 @@ def test_a_federation_of_k_goes_on_after_its_enclave_died(stack: LocalStack) -> 
 def test_contributes_again_to_the_last_model_in_a_newer_enclave_only(
     witness: ContributionWitness,
 ) -> None:
-    witness.claim("run", 3, MODELS[3], 1)
+    witness.claim("run", 3, MODELS[3], 1, fresh())
     witness.observe("run", 4)
-    assert refused(lambda: witness.claim("run", 3, MODELS[3], 1))
-    assert refused(lambda: witness.claim("run", 3, MODELS[9], 2))
-    assert refused(lambda: witness.claim("run", 2, MODELS[2], 2))
-    witness.claim("run", 3, MODELS[3], 2)
-    assert refused(lambda: witness.claim("run", 3, MODELS[3], 2))
+    assert refused(lambda: witness.claim("run", 3, MODELS[3], 1, fresh()))
+    assert refused(lambda: witness.claim("run", 3, MODELS[9], 2, fresh()))
+    assert refused(lambda: witness.claim("run", 2, MODELS[2], 2, fresh()))
+    witness.claim("run", 3, MODELS[3], 2, fresh())
+    assert refused(lambda: witness.claim("run", 3, MODELS[3], 2, fresh()))
 
 
 def test_refuses_a_model_behind_its_last_whatever_the_enclave(witness: ContributionWitness) -> None:
     # what a platform that turned sealed state back would ask for
-    witness.claim("run", 3, MODELS[3], 1)
-    witness.claim("run", 5, MODELS[5], 1)
+    witness.claim("run", 3, MODELS[3], 1, fresh())
+    witness.claim("run", 5, MODELS[5], 1, fresh())
     for version in (2, 3, 4):
-        assert refused(lambda version=version: witness.claim("run", version, MODELS[version], 2))
+        assert refused(
+            lambda version=version: witness.claim("run", version, MODELS[version], 2, fresh())
+        )
 
 
 def test_versions_merged_and_never_handed_out_do_not_bind_in_a_newer_enclave(
     witness: ContributionWitness,
 ) -> None:
-    witness.claim("run", 3, MODELS[3], 1)
+    witness.claim("run", 3, MODELS[3], 1, fresh())
     witness.observe("run", 5)
-    assert refused(lambda: witness.claim("run", 4, MODELS[4], 1))
-    witness.claim("run", 4, MODELS[4], 2)
-    witness.claim("run", 5, MODELS[5], 2)
+    assert refused(lambda: witness.claim("run", 4, MODELS[4], 1, fresh()))
+    witness.claim("run", 4, MODELS[4], 2, fresh())
+    witness.claim("run", 5, MODELS[5], 2, fresh())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,17 +126,20 @@ def must_not_train(message: Message, context: Context) -> Message:
     raise AssertionError("trained although the update could not be sent")
 
 
-def test_a_task_of_a_run_opened_again_is_refused_before_training(
+def test_a_run_opened_again_gets_the_update_that_was_discarded_and_no_second_one(
     stack: LocalStack, config: Path
 ) -> None:
     first = open_run(stack, "mod")
-    sealed_uploads(config)(task(), context(None), app())
+    before = receipt_in(sealed_uploads(config)(task(), context(None), app()))
     first.close()
     again = open_run(stack, "mod")
     reply = sealed_uploads(config)(task(), context(None), must_not_train)
-    assert receipt_in(reply)["code"] == "RUN_REPEATED"
-    outcome = again.offer(reply.content, "node", 0, np.zeros(16, np.float32), 0.0)
-    assert (outcome.accepted, outcome.code) == (False, "RUN_REPEATED")
+    record = receipt_in(reply)
+    assert record["code"] == "accepted"
+    ids = [json.loads(receipt["payload"])["update_id"] for receipt in (before, record)]
+    assert ids[0] == ids[1]
+    assert reply.content.metric_records["metrics"]["num-examples"] == 10
+    assert again.offer(reply.content, "node", 0, np.zeros(16, np.float32), 0.0).accepted
     again.close()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_client.uploader import LocalUpdate
+from fl_client.updates import LocalUpdate
 from fl_protocol.codes import RunRejected
 from fl_protocol.ports import SystemClock
 from fl_protocol.proto import gateway_pb2 as pb

@@ -15,7 +15,8 @@ import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
 from fl_client.config import ClientConfig
-from fl_client.uploader import LocalUpdate, SealedUploader, Uploaded, submit_messages
+from fl_client.updates import LocalUpdate, Uploaded
+from fl_client.uploader import SealedUploader, submit_messages
 from fl_protocol.envelope import SealedUpdate, seal
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng

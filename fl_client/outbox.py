@@ -1,0 +1,159 @@
+"""Updates that have not been seen in a release yet, kept in the node's own folder.
+
+An enclave that ends takes what it had buffered along. Whoever trained it still has it: an update is
+written down before it leaves the node, and removed once the enclave says that it is in a release
+that was handed out, or refuses it for good. What could not be delivered waits here, too, across
+restarts. The files hold updates in the clear, as the node's training data beside them do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl_client.updates import LocalUpdate
+from fl_protocol.codes import Code, ConfigInvalid, StorageFailed
+from fl_protocol.ports import Disk, LocalDisk
+
+# Of one run, and runs: beyond it the updates of the run begun first are given up.
+MAX_UPDATES, MAX_RUNS = 64, 8
+_SUFFIX = ".update"
+
+_logger = getLogger(__name__)
+
+Metrics = Mapping[str, Mapping[str, Any]]
+"""Values of metric records by name, as a task's reply holds them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """An update that was kept.
+
+    Attributes
+    ----------
+    update_id : str
+        The same on every delivery.
+    update : LocalUpdate
+        What was trained.
+    metrics : Metrics
+        What the reply to its task says beside it.
+    """
+
+    update_id: str
+    update: LocalUpdate
+    metrics: Metrics
+
+
+class Outbox:
+    """One file per update, mode 0600, replaced atomically.
+
+    Parameters
+    ----------
+    folder : Path
+        Created when first written.
+    disk : Disk, optional
+        The local disk by default.
+    """
+
+    def __init__(self, folder: Path, *, disk: Disk | None = None) -> None:
+        self._folder, self._disk = folder, disk or LocalDisk()
+
+    def put(self, kept: Kept) -> None:
+        """Keep an update.
+
+        Raises
+        ------
+        StorageFailed
+            ``JOURNAL_FULL`` or ``JOURNAL_FAILED``: the outbox or the disk is full, or fails.
+        """
+        path = self._path(kept)
+        if len(self._disk.list(path.parent)) >= MAX_UPDATES:
+            raise StorageFailed(
+                Code.JOURNAL_FULL,
+                f"{path.parent} holds {MAX_UPDATES} updates that could not be delivered.",
+            )
+        self._note_run(kept.update.run_id)
+        delta = np.ascontiguousarray(kept.update.delta, "<f4")
+        members = {
+            "update_id": kept.update_id,
+            "metrics": {name: dict(values) for name, values in kept.metrics.items()},
+            "update": _described(kept.update),
+        }
+        try:
+            self._disk.write_atomic(path, json.dumps(members).encode() + b"\n" + delta.tobytes())
+        except OSError as error:
+            raise StorageFailed(Code.JOURNAL_FAILED, f"{path}: {error.strerror}.") from error
+
+    def remove(self, kept: Kept) -> None:
+        """Forget an update."""
+        self._disk.remove(self._path(kept))
+
+    def of(self, run_id: str) -> list[Kept]:
+        """Return what was kept of a run, the oldest base version first.
+
+        Raises
+        ------
+        ConfigInvalid
+            A file is damaged; it is named, and nothing is removed.
+        """
+        folder = self._folder / _name(run_id)
+        found = [
+            self._read(folder / name) for name in self._disk.list(folder) if name.endswith(_SUFFIX)
+        ]
+        return sorted(found, key=lambda kept: kept.update.base_version)
+
+    @contextmanager
+    def turn(self, run_id: str) -> Iterator[None]:
+        """Keep other processes of this node from delivering the same run's updates meanwhile."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(self._folder / f"{_name(run_id)}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _note_run(self, run_id: str) -> None:
+        index, name = self._folder / "runs.json", _name(run_id)
+        runs = json.loads(self._disk.read(index)) if self._disk.exists(index) else []
+        if name in runs:
+            return
+        for old in runs[: max(0, len(runs) + 1 - MAX_RUNS)]:
+            for left in self._disk.list(self._folder / old):
+                _logger.warning("Gave up an update of a run long past: %s", left)
+                self._disk.remove(self._folder / old / left)
+        self._disk.write_atomic(index, json.dumps([*runs, name][-MAX_RUNS:]).encode())
+
+    def _path(self, kept: Kept) -> Path:
+        return self._folder / _name(kept.update.run_id) / f"{_name(kept.update_id)}{_SUFFIX}"
+
+    def _read(self, path: Path) -> Kept:
+        head, _, body = self._disk.read(path).partition(b"\n")
+        try:
+            members = json.loads(head)
+            delta = np.frombuffer(body, "<f4").astype(np.float32)
+            update = LocalUpdate(delta=delta, **members["update"])
+            return Kept(members["update_id"], update, members["metrics"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID, f"{path} is damaged; restore or remove it"
+            ) from error
+
+
+def _described(update: LocalUpdate) -> dict[str, Any]:
+    names = (field.name for field in fields(update) if field.name != "delta")
+    return {name: getattr(update, name) for name in names}
+
+
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fl_client.outbox import MAX_RUNS, MAX_UPDATES, Kept, Outbox
+from fl_client.updates import LocalUpdate
+from fl_protocol.codes import ConfigInvalid, StorageFailed
+from tests.support.disk import MemoryDisk
+
+METRICS = {"train": {"num-examples": 10, "loss": 0.25, "per-class": [0.5, 1.5]}}
+
+
+def kept(number: int, run_id: str = "run", version: int = 0) -> Kept:
+    delta = np.arange(5, dtype=np.float32) + number
+    update = LocalUpdate(run_id, version, "a" * 64, "b" * 64, "c" * 64, delta, 10)
+    return Kept(f"update-{number}", update, METRICS)
+
+
+def test_what_was_kept_comes_back_in_another_process(tmp_path: Path) -> None:
+    Outbox(tmp_path / "outbox").put(kept(2, version=3))
+    Outbox(tmp_path / "outbox").put(kept(1, version=1))
+    found = Outbox(tmp_path / "outbox").of("run")
+    assert [k.update_id for k in found] == ["update-1", "update-2"]
+    assert found[1].metrics == METRICS
+    np.testing.assert_array_equal(found[1].update.delta, kept(2).update.delta)
+    assert found[1].update.delta.flags.writeable
+    assert found[1].update.base_version == 3
+    files = [path for path in tmp_path.rglob("*.update")]
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in files) and len(files) == 2
+    Outbox(tmp_path / "outbox").remove(kept(1))
+    assert [k.update_id for k in Outbox(tmp_path / "outbox").of("run")] == ["update-2"]
+    assert Outbox(tmp_path / "outbox").of("another") == []
+
+
+def test_a_full_outbox_refuses_and_drops_nothing(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    for number in range(MAX_UPDATES):
+        outbox.put(kept(number))
+    with pytest.raises(StorageFailed, match="JOURNAL_FULL"):
+        outbox.put(kept(MAX_UPDATES))
+    assert len(outbox.of("run")) == MAX_UPDATES
+
+
+def test_without_room_nothing_is_half_kept(tmp_path: Path) -> None:
+    disk = MemoryDisk()
+    outbox = Outbox(Path("/outbox"), disk=disk)
+    outbox.put(kept(1))
+    disk.room = 10
+    with pytest.raises(StorageFailed, match="JOURNAL_FAILED"):
+        outbox.put(kept(2))
+    assert [k.update_id for k in outbox.of("run")] == ["update-1"]
+
+
+def test_a_failing_disk_is_a_typed_error(tmp_path: Path) -> None:
+    disk = MemoryDisk()
+
+    def fail(path: Path, data: bytes, mode: int = 0o600) -> None:
+        if path.suffix == ".update":
+            raise OSError(errno.EIO, "Input/output error")
+
+    disk.write_atomic = fail  # type: ignore[method-assign]
+    with pytest.raises(StorageFailed, match="Input/output error"):
+        Outbox(Path("/outbox"), disk=disk).put(kept(1))
+
+
+def test_runs_long_past_are_given_up(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    for number in range(MAX_RUNS + 2):
+        outbox.put(kept(number, run_id=f"run-{number}"))
+    left = [n for n in range(MAX_RUNS + 2) if outbox.of(f"run-{n}")]
+    assert left == list(range(2, MAX_RUNS + 2))
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"update_id":"x"}\n', b"\xff\xfe\n\0\0\0\0"])
+def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.put(kept(1))
+    (path,) = tmp_path.rglob("*.update")
+    path.write_bytes(content)
+    with pytest.raises(ConfigInvalid, match=path.name):
+        outbox.of("run")
+    assert path.exists()
