@@ -65,6 +65,7 @@ class Code(StrEnum):
     RECEIPT_INVALID = "RECEIPT_INVALID"
     GATEWAY_UNAVAILABLE = "GATEWAY_UNAVAILABLE"
     ENCLAVE_UNAVAILABLE = "ENCLAVE_UNAVAILABLE"
+    CIRCUIT_OPEN = "CIRCUIT_OPEN"
     OVERLOADED = "OVERLOADED"
     DEADLINE = "DEADLINE"
     TOO_LARGE = "TOO_LARGE"
@@ -155,6 +156,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "match what was sent.",
         Code.GATEWAY_UNAVAILABLE: "The gateway could not be reached.",
         Code.ENCLAVE_UNAVAILABLE: "The enclave is not running; it is being started again.",
+        Code.CIRCUIT_OPEN: "The gateway could not be reached several times in a row; it is left "
+        "alone for a while.",
         Code.OVERLOADED: "The gateway is busy; try again a little later.",
         Code.DEADLINE: "The call took longer than its deadline.",
         Code.TOO_LARGE: "The message is larger than the gateway accepts.",
@@ -233,7 +236,22 @@ class ReceiptRejected(AsynclaveError):
 
 
 class GatewayUnavailable(AsynclaveError):
-    """The gateway or the enclave behind it cannot answer now."""
+    """The gateway or the enclave behind it cannot answer now.
+
+    Parameters
+    ----------
+    code, sentence
+        See `AsynclaveError`.
+    retry_after : float
+        Seconds after which asking again makes sense, 0 if nobody said.
+    """
+
+    def __init__(self, code: str, sentence: str | None = None, retry_after: float = 0.0) -> None:
+        super().__init__(code, sentence)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[AsynclaveError], tuple[str, str, float]]:  # type: ignore[override]
+        return type(self), (self.code, self.sentence, self.retry_after)
 
 
 class HopRejected(AsynclaveError):
@@ -263,6 +281,7 @@ _FAMILIES: tuple[tuple[str, type[AsynclaveError]], ...] = (
     ("RECEIPT_", ReceiptRejected),
     ("GATEWAY_", GatewayUnavailable),
     ("ENCLAVE_", GatewayUnavailable),
+    ("CIRCUIT_", GatewayUnavailable),
     ("OVERLOADED", GatewayUnavailable),
     ("DEADLINE", GatewayUnavailable),
     ("HOP_", HopRejected),

@@ -9,24 +9,28 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import stamina
-
 from fl_protocol.access import Credentials
+from fl_protocol.breaker import CircuitBreaker
 from fl_protocol.codes import Code, GatewayUnavailable, TokenRejected
 from fl_protocol.identity import Enrolment, Identity, IdentityStore
 from fl_protocol.ports import Clock, Rng, Transport
+from fl_protocol.retry import retried
 from fl_protocol.wire import Wire
 
 _RENEWABLE = {Code.TOKEN_EXPIRED, Code.TOKEN_UNKNOWN_KEY}
-_FIRST_WAIT = 0.1
-_LONGEST_WAIT = 2.0
+# Failures that say nothing about whether the gateway can be reached.
+_ANSWERS = {Code.OVERLOADED, Code.ENCLAVE_UNAVAILABLE}
 _Reply = TypeVar("_Reply")
 
 
 class Session:
     """Authenticated calls to one gateway.
 
-    Safe to share between threads.
+    Safe to share between threads. A call that failed because the gateway could not be reached is
+    made again until `patience` runs out; `fl_protocol.retry` has the schedule. All calls are safe
+    to repeat: the enclave takes an update in once, and a run that is open can be joined. A gateway
+    that cannot be reached several times in a row is left alone for a while by all threads; see
+    `fl_protocol.breaker`.
 
     Parameters
     ----------
@@ -65,8 +69,9 @@ class Session:
         transport: Transport | None = None,
     ) -> None:
         self.address = address
-        self._clock = clock
+        self._clock, self._rng = clock, rng
         self._patience = patience
+        self._breaker = CircuitBreaker(clock, _is_out_of_reach)
         self._wire = transport or Wire(address, ca_pem, identity, clock, rng, timeout)
         self._credentials = Credentials(self._wire, identity, ticket, clock, rng, store)
 
@@ -149,19 +154,15 @@ class Session:
     def _patiently(self, attempt: Callable[[], _Reply]) -> _Reply:
         started = self._clock.now()
         try:
-            for trial in stamina.retry_context(
-                on=_is_temporary,
-                attempts=None,
-                timeout=self._patience,
-                wait_initial=_FIRST_WAIT,
-                wait_max=_LONGEST_WAIT,
-                wait_jitter=_FIRST_WAIT,
-            ):
-                with trial:
-                    return attempt()
+            return retried(
+                lambda: self._breaker.call(attempt),
+                _is_temporary,
+                self._patience,
+                self._clock,
+                self._rng,
+            )
         except GatewayUnavailable as error:
             raise self._gave_up(error, self._clock.now() - started) from error
-        raise AssertionError("the retry loop ends by returning or raising")
 
     def _gave_up(self, error: GatewayUnavailable, elapsed: float) -> GatewayUnavailable:
         return GatewayUnavailable(
@@ -190,5 +191,9 @@ class Session:
         )
 
 
-def _is_temporary(error: Exception) -> bool:
-    return isinstance(error, GatewayUnavailable) and error.code != Code.DEADLINE
+def _is_temporary(error: GatewayUnavailable) -> bool:
+    return error.code != Code.DEADLINE
+
+
+def _is_out_of_reach(error: Exception) -> bool:
+    return isinstance(error, GatewayUnavailable) and error.code not in _ANSWERS

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from fl_protocol.codes import AsynclaveError, Code, error_for
+from fl_protocol.codes import AsynclaveError, Code, GatewayUnavailable, error_for
 from fl_protocol.identity import Identity
 from fl_protocol.ports import Clock, Rng
 from fl_protocol.proof import make_proof
@@ -15,6 +15,7 @@ from fl_protocol.proto import gateway_pb2_grpc
 
 SERVICE = "/asynclave.v1.Gateway/"
 CODE_METADATA = "asynclave-code"
+RETRY_METADATA = "asynclave-retry-after"
 
 _STATUS_CODES = {
     grpc.StatusCode.UNAVAILABLE: Code.GATEWAY_UNAVAILABLE,
@@ -32,6 +33,8 @@ _CHANNEL_OPTIONS = [
 _LOOPBACK = ("localhost:", "127.0.0.1:", "[::1]:")
 
 _MAX_DETAILS = 300
+# A gateway that asks for more is not believed.
+_LONGEST_RETRY = 60.0
 
 _Reply = TypeVar("_Reply")
 
@@ -115,7 +118,16 @@ def _typed(error: grpc.RpcError) -> AsynclaveError:
     trailing = dict(error.trailing_metadata() or ())
     code = trailing.get(CODE_METADATA)
     if isinstance(code, str):
-        return error_for(code, details or None)
+        typed = error_for(code, details or None)
+        if isinstance(typed, GatewayUnavailable):
+            typed.retry_after = _seconds(trailing.get(RETRY_METADATA))
+        return typed
     if status is grpc.StatusCode.UNIMPLEMENTED:
         return error_for(Code.CONFIG_INVALID, "The address does not serve an Asynclave gateway.")
     return error_for(_STATUS_CODES.get(status, Code.INTERNAL), details or None)
+
+
+def _seconds(milliseconds: str | bytes | None) -> float:
+    if isinstance(milliseconds, str) and milliseconds.isdigit():
+        return min(int(milliseconds[:9]) / 1000, _LONGEST_RETRY)
+    return 0.0

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-import stamina
 from flwr.app import ArrayRecord
 from rich.console import Console
 
@@ -260,16 +259,14 @@ def _limits(config: RunConfig) -> Limits:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Silence the log lines of Flower and of retries, which would tear the live view apart."""
+    """Silence the log lines of Flower, which would tear the live view apart."""
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    stamina.instrumentation.set_on_retry_hooks([])
     try:
         yield
     finally:
         logger.setLevel(level)
-        stamina.instrumentation.set_on_retry_hooks(None)
 
 
 @contextmanager

@@ -18,11 +18,18 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from fl_protocol.codes import AsynclaveError, Code, ProofRejected, TokenRejected, error_for
+from fl_protocol.codes import (
+    AsynclaveError,
+    Code,
+    GatewayUnavailable,
+    ProofRejected,
+    TokenRejected,
+    error_for,
+)
 from fl_protocol.jws import parse_token
 from fl_protocol.proof import ProofVerifier, thumbprint
 from fl_protocol.tokens import Claims
-from fl_protocol.wire import CODE_METADATA, SERVICE
+from fl_protocol.wire import CODE_METADATA, RETRY_METADATA, SERVICE
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.call import Call, begin_call
 from fl_server.gateway.issuer import family_of
@@ -52,6 +59,8 @@ _REFUSED = "/grpc.health.v1.Health/Watch"
 _logger = logging.getLogger(__name__)
 # A refusal may quote its caller, who must not fill the log or a reply's trailing metadata.
 _MAX_SENTENCE = 500
+# Seconds, where whoever refuses does not say.
+_RETRY_AFTER = 0.25
 
 
 class Authenticator:
@@ -268,8 +277,12 @@ async def _only(requests: AsyncIterator[Any]) -> Any:
 
 
 async def _abort(context: Any, refusal: AsynclaveError) -> None:
+    trailing = [(CODE_METADATA, refusal.code)]
+    if isinstance(refusal, GatewayUnavailable):
+        milliseconds = round(1000 * (refusal.retry_after or _RETRY_AFTER))
+        trailing.append((RETRY_METADATA, str(milliseconds)))
     sentence = refusal.sentence[:_MAX_SENTENCE]
-    await context.abort(status_for(refusal.code), sentence, ((CODE_METADATA, refusal.code),))
+    await context.abort(status_for(refusal.code), sentence, tuple(trailing))
 
 
 def _metadata_of(context: Any) -> dict[str, str]:

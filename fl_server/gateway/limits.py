@@ -69,7 +69,11 @@ class RateLimiter:
         if len(self._buckets) > self._max_keys:
             self._buckets.popitem(last=False)
         if not allowed:
-            raise GatewayUnavailable(Code.OVERLOADED, "too many calls; slow down and try again")
+            raise GatewayUnavailable(
+                Code.OVERLOADED,
+                "too many calls; slow down and try again",
+                retry_after=(1.0 - tokens) / self._rate,
+            )
 
 
 class TransferSlots:

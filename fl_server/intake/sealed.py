@@ -132,7 +132,8 @@ class SealedIntake:
             self._attested = self._connection.attestor.refresh()
             self._recipe = self._wanted or _recipe_of(self._attested)
             self._mean = PublishedMean(self._recipe.parts())
-            self._open_in_enclave(self._begin_records())
+            continued = self._begin_records()
+            self._open_in_enclave(continued, join=continued is not None)
         arguments = (weakref.ref(self), self._stopped, self._watch_interval)
         threading.Thread(target=_watch, args=arguments, name="enclave-watch", daemon=True).start()
 
@@ -218,7 +219,8 @@ class SealedIntake:
                 self._version,
             )
             self._attested, self._witness = attested, ChainWitness()
-            self._open_in_enclave()
+            # Joined if the answer to an earlier attempt was lost: somebody may be in its buffer.
+            self._open_in_enclave(join=True)
 
     def _begin_records(self) -> Continued | None:
         run_id, layout = self._run.run_id, self._run.layout
@@ -245,11 +247,10 @@ class SealedIntake:
             self._nodes = dict(server["nodes"])
             self._mean.restore(server["merges"], server.get("mean"))
 
-    def _open_in_enclave(self, continued: Continued | None = None) -> None:
-        joins = continued is not None
+    def _open_in_enclave(self, continued: Continued | None = None, *, join: bool) -> None:
         reply = self._connection.session.call(
             "OpenRun",
-            lambda: open_messages(self._run, self._recipe, self._params, self._version, join=joins),
+            lambda: open_messages(self._run, self._recipe, self._params, self._version, join=join),
         )
         if reply.epoch != self._attested.epoch:
             self.follow_enclave()
@@ -266,7 +267,7 @@ class SealedIntake:
         if self._keeper is not None:
             seq = known[-1].seq + 1 if known else opening.seq
             self._keeper.follow(self._attested, self._witness, seq)
-        if joins:
+        if continued is not None:
             self._fetch_up_to(reply.version)
             while self.take_merge():
                 # The run goes on from the newest; these were made while nobody was here.

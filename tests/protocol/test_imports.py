@@ -7,7 +7,7 @@ ENCLAVE_MODULES = "canonical, codes, envelope, membership, ports, receipts, reco
 def test_enclave_modules_load_neither_grpc_nor_jose():
     script = (
         f"import sys; from fl_protocol import {ENCLAVE_MODULES}; "
-        "print([name for name in ('grpc', 'google.protobuf', 'joserfc', 'stamina', 'numpy') "
+        "print([name for name in ('grpc', 'google.protobuf', 'joserfc', 'numpy') "
         "if name in sys.modules])"
     )
     done = subprocess.run(

@@ -1,9 +1,9 @@
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-import stamina.instrumentation
 import trustme
 
 from fl_protocol.codes import (
@@ -28,14 +28,6 @@ EXPIRED = (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
 @pytest.fixture(scope="module")
 def authority():
     return trustme.CA()
-
-
-@pytest.fixture(autouse=True)
-def quiet_retries():
-    hooks = stamina.instrumentation.get_on_retry_hooks()
-    stamina.instrumentation.set_on_retry_hooks([])
-    yield
-    stamina.instrumentation.set_on_retry_hooks(hooks)
 
 
 @pytest.fixture
@@ -187,9 +179,12 @@ def test_retries_while_the_gateway_or_its_enclave_is_away(gateway, connect):
     assert gateway.calls["GetEvidence"] == 3
 
 
-def test_calls_again_after_the_gateway_was_restarted_on_its_port(gateway, connect):
+def test_calls_again_after_the_gateway_was_restarted_on_its_port(gateway, connect, clock):
     session = connect()
     ask(session)
+    jump = clock.sleep
+    # The gateway needs real time to come back.
+    clock.sleep = lambda seconds: (time.sleep(seconds), jump(seconds))
     gateway.stop()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(ask, session)
