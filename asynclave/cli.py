@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from asynclave._version import __version__
+from asynclave.chaos.command import app as chaos_app
 from asynclave.deployment.commands import down_command, up_command
 from asynclave.doctor.command import doctor_command
 from asynclave.evidence import app as evidence_app
@@ -96,6 +97,7 @@ app.command("doctor")(doctor_command)
 app.command("verify-run")(verify_run_command)
 app.add_typer(evidence_app, name="evidence")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(chaos_app, name="chaos")
 
 
 def main() -> None:

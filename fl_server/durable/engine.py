@@ -29,12 +29,17 @@ _logger = getLogger(__name__)
 
 @dataclass(frozen=True)
 class Saved:
-    """Where a run is kept: its folder on a disk, the journal and the ledger in it."""
+    """Where a run is kept: its folder on a disk, the journal and the ledger in it.
+
+    When the journal has grown by ``checkpoint_bytes``, and by four times a checkpoint's size, so
+    that writing these costs less than the journal, a checkpoint is made and what it covers goes.
+    """
 
     folder: Path
     disk: Disk
     journal: Journal
     ledger: Ledger
+    checkpoint_bytes: int = 64 << 20
 
 
 class DurableEngine:
@@ -49,9 +54,6 @@ class DurableEngine:
     about : dict
         What must not differ when the run is continued, as canonical JSON data by name; of
         several differences the first is named.
-    checkpoint_bytes : int
-        Growth of the journal after which a checkpoint is made and what it covers is removed; at
-        least four times the checkpoint's size, so that writing them costs less than the journal.
 
     Raises
     ------
@@ -60,17 +62,9 @@ class DurableEngine:
         not fit together, or gives another model. ``JOURNAL_DAMAGED``: an update is unreadable.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        saved: Saved,
-        about: dict[str, Any],
-        *,
-        checkpoint_bytes: int = 64 << 20,
-    ) -> None:
+    def __init__(self, engine: Engine, saved: Saved, about: dict[str, Any]) -> None:
         self._engine, self._saved = engine, saved
         self._journal, self._ledger = saved.journal, saved.ledger
-        self._checkpoint_bytes = checkpoint_bytes
         self._account = Account()
         self._due: tuple[Row, Merge] | None = None
         self._checkpoint_size = 0
@@ -165,7 +159,7 @@ class DurableEngine:
             self._due = self._merged(now)
         row, merge = self._due
         grown = self._journal.size - self._covered
-        self._append(row, grown >= max(self._checkpoint_bytes, 4 * self._checkpoint_size))
+        self._append(row, grown >= max(self._saved.checkpoint_bytes, 4 * self._checkpoint_size))
         self._due = None
         return merge
 
@@ -185,8 +179,11 @@ class DurableEngine:
             raise StorageFailed(
                 Code.STATE_MISMATCH, f"{self._saved.folder} has a journal but no ledger."
             )
+        checkpoint = self._checkpointed(0)
+        if checkpoint is None:
+            raise StorageFailed(Code.LEDGER_FAILED, "The run's first model could not be saved.")
         version, digest = self._engine.version, digest_of(self._engine.params)
-        self._ledger.append(Row(0, version, digest, 0.0, 0, (), about), self._write_checkpoint(0))
+        self._ledger.append(Row(0, version, digest, 0.0, 0, (), about), checkpoint)
 
     def _continue(self) -> None:
         checkpoint = self._ledger.checkpoint()

@@ -47,6 +47,11 @@ class _Segment:
     size: int
     synced: int
 
+    @property
+    def known_synced(self) -> bool:
+        """Whether all entries were synced, the marks between and behind them left aside."""
+        return not self.entries or self.synced >= self.entries[-1].frame.end
+
 
 class Journal:
     """Append-only segments in a folder; one writer.
@@ -160,6 +165,8 @@ class Journal:
         try:
             self._log.sync()
         except OSError as error:
+            # The mark behind the last sync is lost with the rest.
+            segment.size = segment.synced
             self._give_up(error)
         segment.entries += self._appended
         segment.size = segment.synced = self._appended[-1].frame.end
@@ -183,53 +190,65 @@ class Journal:
             self._log = None
 
     def _open(self) -> None:
+        """Read all segments, and change something only when everything synced is found whole."""
         names = [name for name in self._disk.list(self._folder) if name.endswith(_SUFFIX)]
-        for position, name in enumerate(names):
-            last = position == len(names) - 1
-            segment = self._load(self._folder / name, last)
-            if segment is None:
-                continue
+        paths = [self._folder / name for name in names]
+        interrupted = [path for path in paths[-1:] if self._was_interrupted(path)]
+        for path in paths[: len(paths) - len(interrupted)]:
+            segment = self._load(path)
             if self._segments and segment.head.first != self.next_number:
                 raise _damaged(f"entries {self.next_number} to {segment.head.first - 1} are gone")
             self._segments.append(segment)
+        for path in interrupted:
+            self.cut += self._disk.size(path)
+            self._disk.remove(path)
         if self._segments:
-            # What was read back may be in the machine's memory only, and is relied on from now on.
             newest = self._segments[-1]
-            self._log = self._disk.open_log(newest.path)
-            self._log.sync()
-            newest.synced = newest.size
-            self._mark(newest, self._log)
+            self._cut_tail(newest)
+            if not newest.known_synced:
+                self._rewrite(newest)
 
-    def _load(self, path: Path, last: bool) -> _Segment | None:
+    def _was_interrupted(self, path: Path) -> bool:
+        """Whether a segment was being made when it ended, before there could be an entry in it."""
+        size = self._disk.size(path)
+        whole = frames.decode_segment_head(self._disk.read_at(path, 0, frames.SEGMENT_HEAD_BYTES))
+        return whole is None and size <= frames.SEGMENT_HEAD_BYTES
+
+    def _rewrite(self, segment: _Segment) -> None:
+        """Make durable what was read back; it may be in the machine's memory only.
+
+        Another sync would not do: after one that failed, the kernel takes for written what is not.
+        """
+        mark = self._mark_of(segment, segment.size)
+        content = self._disk.read_at(segment.path, 0, segment.size)
+        self._disk.write_atomic(segment.path, content + mark.head(segment.head.salt))
+        segment.size = segment.synced = mark.end
+
+    def _load(self, path: Path) -> _Segment:
         size, read = self._disk.size(path), partial(self._disk.read_at, path)
         head = frames.decode_segment_head(read(0, frames.SEGMENT_HEAD_BYTES))
         if head is None:
-            if not last or size > frames.SEGMENT_HEAD_BYTES:
-                raise _damaged(f"the head of {path}")
-            # It ended while the segment was made, before there could be an entry in it.
-            self._disk.remove(path)
-            self.cut += size
-            return None
+            raise _damaged(f"the head of {path}")
         segment = _Segment(path, head, [], *2 * (frames.SEGMENT_HEAD_BYTES,))
         for frame in frames.scan(read, size, head.salt):
             if frame.kind == ENTRY:
                 number = head.first + len(segment.entries)
                 segment.entries.append(Entry(number, self._meta(path, frame), path, frame))
             segment.size = frame.end
-        if segment.size < size:
-            self._cut_tail(segment, size)
+            segment.synced = max(segment.synced, frame.synced)
+        if segment.size < size and frames.was_synced(read, segment.size, size, head.salt):
+            raise _damaged(f"{path} at byte {segment.size}")
         return segment
 
     def _meta(self, path: Path, frame: Frame) -> dict[str, Any]:
         data = self._disk.read_at(path, frame.offset + frames.FRAME_HEAD_BYTES, frame.meta_length)
         return canonical.decode_object(data, frames.MAX_META_BYTES)
 
-    def _cut_tail(self, segment: _Segment, size: int) -> None:
-        read = partial(self._disk.read_at, segment.path)
-        if frames.was_synced(read, segment.size, size, segment.head.salt):
-            raise _damaged(f"{segment.path} at byte {segment.size}")
-        self._disk.truncate(segment.path, segment.size)
-        self.cut += size - segment.size
+    def _cut_tail(self, segment: _Segment) -> None:
+        torn = self._disk.size(segment.path) - segment.size
+        if torn > 0:
+            self._disk.truncate(segment.path, segment.size)
+            self.cut += torn
 
     def _writable(self) -> tuple[_Segment, LogFile]:
         full = self._segments and self._segments[-1].size >= self._segment_bytes
@@ -259,13 +278,17 @@ class Journal:
         self._segments.append(_Segment(path, head, [], *2 * (frames.SEGMENT_HEAD_BYTES,)))
 
     def _mark(self, segment: _Segment, log: LogFile) -> None:
-        mark = Frame(MARK, segment.size, 0, 0, segment.synced, frames.content_crc(()))
+        mark = self._mark_of(segment, segment.synced)
         try:
             log.append([mark.head(segment.head.salt)])
         except OSError:
             self._cut_back()
         else:
             segment.size = mark.end
+
+    @staticmethod
+    def _mark_of(segment: _Segment, synced: int) -> Frame:
+        return Frame(MARK, segment.size, 0, 0, synced, frames.content_crc(()))
 
     def _give_up(self, error: OSError) -> Never:
         """Forget what was not synced: after a failed write or sync nobody knows what is on disk."""

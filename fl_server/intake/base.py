@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from flwr.app import RecordDict
 
+from strategies.batch import Pending
 from strategies.layout import Layout
 from strategies.update import Merge, Vector
 
@@ -49,8 +50,8 @@ class Intake(Protocol):
         ...
 
     @property
-    def waiting(self) -> Sequence[tuple[str, int]]:
-        """Client and base version of the updates that a continued run begins with."""
+    def waiting(self) -> Sequence[Pending]:
+        """The updates that count and are in no version yet, as far as this side may know them."""
         ...
 
     def offer(

@@ -14,6 +14,7 @@ from fl_protocol.ports import Clock
 from fl_protocol.receipts import ACCEPTED
 from fl_server.durable.engine import DurableEngine, Saved
 from fl_server.intake.base import Outcome
+from strategies.batch import Pending
 from strategies.cached_rows import RowSpace
 from strategies.engine import Engine
 from strategies.errors import ManifestMismatch
@@ -115,9 +116,9 @@ class PlainIntake:
         return self._engine.published
 
     @property
-    def waiting(self) -> Sequence[tuple[str, int]]:
-        """Client and base version of every update that counts but is in no version yet."""
-        return [(update.client, update.base_version) for update in self._engine.waiting]
+    def waiting(self) -> Sequence[Pending]:
+        """The updates that count and are in no version yet."""
+        return self._engine.waiting
 
     def offer(
         self, reply: RecordDict, client: str, base_version: int, base: Vector, now: float

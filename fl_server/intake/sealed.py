@@ -35,6 +35,7 @@ from fl_server.intake.keeper import ChainKeeper, free_folder
 from fl_server.intake.published import PublishedMean
 from fl_server.intake.releases import OpenedRun, fetch_release, open_messages
 from fl_server.intake.witness import ChainWitness
+from strategies.batch import Pending
 from strategies.catalog import recipe_from
 from strategies.errors import StrategyError
 from strategies.layout import Layout
@@ -156,7 +157,7 @@ class SealedIntake:
         return self._params
 
     @property
-    def waiting(self) -> Sequence[tuple[str, int]]:
+    def waiting(self) -> Sequence[Pending]:
         """None: what waits is the enclave's secret."""
         return ()
 

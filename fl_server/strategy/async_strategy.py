@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from flwr.serverapp.strategy import Result, Strategy
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.flower import REPLIES, RUN_ID, WEIGHTED_BY
 from fl_protocol.ports import Clock, SystemClock
+from fl_server.durable.engine import Saved
+from fl_server.intake.base import Intake
 from fl_server.intake.plain import Replies
 from fl_server.strategy.dispatch import Fleet
 from fl_server.strategy.events import Event, Observer
@@ -331,7 +334,7 @@ class AsyncStrategy(Strategy):
         clock: Clock = getattr(grid, "clock", None) or SystemClock()
         fleet = Fleet(self._rng, selector_for(self.selection, self.seed))
         begin = clock.now()
-        with opened(None if self.gateway else self.state_folder) as saved:
+        with self._opened() as saved:
             wait_for_nodes(grid, clock, fleet, self.min_available_nodes, timeout)
             in_flight = saved_in_flight(saved) or self.in_flight(len(fleet.connected))
             name = self.run_name or f"flower-{grid.run.run_id}"
@@ -351,7 +354,7 @@ class AsyncStrategy(Strategy):
                 cohort=self.recipe(in_flight).parts().cohort,
             )
             self._model = Model(initial_arrays)
-            intake = make_intake(self, in_flight, clock, saved)
+            intake = self._make_intake(in_flight, clock, saved)
             try:
                 intake.open(name, self._model.layout, self._model.params)
                 AsyncRun(self, grid, clock, intake, self._model, fleet, config, self.result).run()
@@ -366,6 +369,12 @@ class AsyncStrategy(Strategy):
         for line in io.StringIO(str(self.result)):
             log(INFO, "\t%s", line.strip("\n"))
         return self.result
+
+    def _opened(self) -> AbstractContextManager[Saved | None]:
+        return opened(None if self.gateway else self.state_folder)
+
+    def _make_intake(self, in_flight: int, clock: Clock, saved: Saved | None) -> Intake:
+        return make_intake(self, in_flight, clock, saved)
 
     def _aggregate(
         self, aggregate: MetricsAggregation, contents: list[RecordDict], what: str

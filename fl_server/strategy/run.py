@@ -103,8 +103,8 @@ class AsyncRun:
             self._model.adopt(self._intake.params, self._intake)
             self._result.arrays = self._model.published
             log(INFO, "Continuing at version %d", self._version)
-        for client, base_version in self._intake.waiting:
-            self._fleet.accepted(int(client), self._counted(base_version))
+        for update in self._intake.waiting:
+            self._fleet.accepted(int(update.client), self._counted(update.base_version))
 
     def _step(self) -> None:
         now = self._clock.now()

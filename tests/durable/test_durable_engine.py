@@ -44,9 +44,9 @@ class Machine:
         self.disk = MemoryDisk()
         self.database = sqlite3.connect(":memory:", isolation_level=None)
 
-    def saved(self) -> Saved:
+    def saved(self, **more) -> Saved:
         journal = Journal(FOLDER / "journal", self.disk, SystemRng(), segment_bytes=700)
-        return Saved(FOLDER, self.disk, journal, Ledger(self.database))
+        return Saved(FOLDER, self.disk, journal, Ledger(self.database), **more)
 
     def boot(self, name="fedbuff", options=None, *, about=None, rule=None, **more):
         engine = Engine(
@@ -55,7 +55,7 @@ class Machine:
             limits=Limits(max_staleness=20),
             release_rule=rule,
         )
-        return DurableEngine(engine, self.saved(), about or ABOUT, **more)
+        return DurableEngine(engine, self.saved(**more), about or ABOUT)
 
 
 def update_of(rng, number, version, client=None):

@@ -100,7 +100,7 @@ def test_garbage_behind_the_last_entry_is_cut_and_counted():
     again = journal_on(disk)
     assert contents(again) == expected
     assert again.cut == 500
-    assert len(file) == size + frames.FRAME_HEAD_BYTES  # the mark of the opening
+    assert len(file) == size
 
 
 def test_a_missing_segment_is_damage():
@@ -113,6 +113,21 @@ def test_a_missing_segment_is_damage():
     del disk.files[FOLDER / names[1]]
     with pytest.raises(StorageFailed, match="are gone"):
         journal_on(disk, segment_bytes=300)
+
+
+def test_nothing_is_cut_from_a_journal_that_is_damaged():
+    disk = MemoryDisk()
+    journal = journal_on(disk, segment_bytes=300)
+    for number in range(1, 5):
+        fill(journal, 1, size=200, start=number)
+    # The mark of an older segment is lost with the power, and a bit of its last entry flips.
+    disk.lose_power()
+    oldest = FOLDER / disk.list(FOLDER)[0]
+    disk.files[oldest][-5] ^= 1
+    before = {path: bytes(data) for path, data in disk.files.items()}
+    with pytest.raises(StorageFailed, match="are gone"):
+        journal_on(disk, segment_bytes=300)
+    assert {path: bytes(data) for path, data in disk.files.items()} == before
 
 
 def test_a_segment_whose_making_was_interrupted_is_removed():
@@ -159,6 +174,35 @@ def test_a_failed_sync_acknowledges_nothing_and_the_journal_goes_on():
     disk.fail_sync = False
     expected += fill(journal, 2, start=3)
     assert contents(journal) == expected
+    assert contents(journal_on(disk)) == expected
+
+
+def test_what_was_never_known_to_be_synced_is_written_anew_before_it_is_relied_on():
+    disk = MemoryDisk()
+    journal = journal_on(disk)
+    expected = fill(journal, 1)
+    body = os.urandom(50)
+    journal.append({"id": "u2"}, [body])
+    # The process is killed: what it wrote is there, in the machine's memory only.
+    expected.append((2, "u2", body))
+    assert contents(journal_on(disk)) == expected
+    disk.lose_power()
+    assert contents(journal_on(disk)) == expected
+
+
+def test_a_failed_sync_does_not_leave_its_mark_behind():
+    disk = MemoryDisk()
+    journal = journal_on(disk)
+    expected = fill(journal, 1)
+    durable = len(only_file(disk)) - frames.FRAME_HEAD_BYTES
+    journal.append({"id": "lost"}, [b"x"])
+    disk.fail_sync = True
+    with pytest.raises(StorageFailed):
+        journal.sync()
+    # The kernel takes the pages of a failed sync for written: nothing of them may stay.
+    assert len(only_file(disk)) == durable
+    disk.fail_sync = False
+    expected += fill(journal, 1, start=2)
     assert contents(journal_on(disk)) == expected
 
 
