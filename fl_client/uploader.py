@@ -68,6 +68,11 @@ class SealedUploader:
         The node's bundle.
     clock, rng : Clock, Rng, optional
         The system's by default.
+
+    Attributes
+    ----------
+    outbox : Outbox
+        What has not been seen in a release yet.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class SealedUploader:
         self._session = self._connection.session
         folder = Path(config.identity_dir)
         self._contributions = ContributionWitness(folder / "contributions")
-        self._outbox = Outbox(folder / "outbox")
+        self.outbox = Outbox(folder / "outbox")
         self._identity = self._connection.store.load_or_create(self._rng)
 
     def close(self) -> None:
@@ -123,9 +128,9 @@ class SealedUploader:
             `ReceiptRejected` or `GatewayUnavailable`. Whatever is no refusal of this update leaves
             it in the outbox.
         """
-        with self._outbox.turn(update.run_id):
+        with self.outbox.turn(update.run_id):
             kept = Kept(self._rng.bytes(16).hex(), update, metrics or {})
-            self._outbox.put(kept)
+            self.outbox.put(kept)
             return self._delivered(kept)
 
     def settle(self, run_id: str, base_digest: str) -> Settled | None:
@@ -151,8 +156,8 @@ class SealedUploader:
             As for `upload`; what is not settled stays in the outbox.
         """
         found = None
-        with self._outbox.turn(run_id):
-            for kept in self._outbox.of(run_id):
+        with self.outbox.turn(run_id):
+            for kept in self.outbox.of(run_id):
                 uploaded = self._settled(kept)
                 if uploaded is not None and kept.update.base_digest == base_digest:
                     found = Settled(uploaded, kept.metrics)
@@ -162,7 +167,7 @@ class SealedUploader:
         """Return the receipt of an update that waits for its release, None if it is done with."""
         standing, uploaded = self._ask_about(kept)
         if standing == Standing.RELEASED:
-            self._outbox.remove(kept)
+            self.outbox.remove(kept)
             return None
         if standing == Standing.BUFFERED:
             return uploaded
@@ -203,7 +208,7 @@ class SealedUploader:
             uploaded = self._seal_and_submit(kept)
         except REFUSALS as error:
             if error.code not in _MAY_CHANGE:
-                self._outbox.remove(kept)
+                self.outbox.remove(kept)
             raise
         self._contributions.observe(kept.update.run_id, uploaded.receipt.version)
         return uploaded

@@ -1,10 +1,12 @@
-"""The command ``asynclave chaos sim``."""
+"""The commands ``asynclave chaos sim`` and ``asynclave chaos real``."""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,14 +17,13 @@ from rich.table import Table
 from fl_protocol.codes import Code, ConfigInvalid
 
 if TYPE_CHECKING:
+    from asynclave.chaos.real.history import Verdict
+    from asynclave.chaos.real.run import Outcome
     from asynclave.chaos.simulation import Summary
 
+_QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+
 app = typer.Typer(help="Break everything on purpose, and count what is lost.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    pass
 
 
 @app.command()
@@ -60,6 +61,71 @@ def sim(
     _show(summary, minutes, mutant, console)
     _keep(summary, output)
     raise typer.Exit(1 if summary.broken else 0)
+
+
+@app.command()
+def real(
+    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes under faults.")] = 2.0,
+    clients: Annotated[int, typer.Option(min=4, help="Client processes.")] = 5,
+    params: Annotated[int, typer.Option(min=1, help="Size of the model.")] = 50_000,
+    seed: Annotated[int, typer.Option(help="Of the choice of faults.")] = 0,
+    folder: Annotated[
+        Path | None, typer.Option(help="Receives all state and logs; a temporary one if unset.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Kill, stop and cut off real processes; exit code 1 if anything is lost or counts twice."""
+    from asynclave.chaos.real.run import torment
+
+    console = Console(stderr=as_json, highlight=False)
+    with ExitStack() as stack:
+        where = folder or Path(stack.enter_context(TemporaryDirectory(prefix="asynclave-chaos-")))
+        progress = stack.enter_context(Progress(console=console, transient=True))
+        task = progress.add_task("starting", total=1.0)
+        outcome = torment(
+            where.resolve(),
+            60 * minutes,
+            num_clients=clients,
+            num_params=params,
+            seed=seed,
+            progress=lambda what, share: progress.update(task, description=what, completed=share),
+        )
+    verdict = outcome.verdict
+    assert verdict is not None
+    broken = bool(verdict.lost or verdict.flaw)
+    if as_json:
+        quantiles = {name: outcome.recovery(q) for name, q in _QUANTILES.items()}
+        print(
+            json.dumps(
+                {
+                    "minutes": outcome.seconds / 60,
+                    "faults": dict(sorted(outcome.faults.items())),
+                    "recovery_seconds": quantiles,
+                    "acknowledged_per_second": outcome.rate,
+                    **vars(verdict),
+                }
+            )
+        )
+    _show_real(outcome, verdict, console)
+    raise typer.Exit(1 if broken else 0)
+
+
+def _show_real(outcome: Outcome, verdict: Verdict, console: Console) -> None:
+    table = Table(box=None, show_header=False)
+    quantiles = ", ".join(f"{n} {outcome.recovery(q):.2f} s" for n, q in _QUANTILES.items())
+    for name, value in (
+        ("under faults", f"{outcome.seconds / 60:.1f} min"),
+        ("faults", ", ".join(f"{kind} {n}" for kind, n in sorted(outcome.faults.items()))),
+        ("to the next acknowledgement", quantiles),
+        ("acknowledged", f"{verdict.acknowledged:,}, {outcome.rate:.1f} per second"),
+        ("in a release", f"{verdict.released:,}, in {verdict.versions:,} versions"),
+        ("waiting in the buffer", f"{verdict.waiting}"),
+        ("lost", f"{len(verdict.lost)} {' '.join(verdict.lost[:3])}"),
+        ("enclaves", f"{verdict.enclaves}"),
+        ("verify-run", verdict.flaw or "no objection: nothing is in two releases"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
 
 
 def _show(summary: Summary, minutes: float, mutant: str | None, console: Console) -> None:

@@ -50,6 +50,8 @@ class Audit:
         The newest released version; -1 before the run was opened.
     enclaves : dict of int to Attested
         Appraised enclaves by epoch.
+    released : dict of str to int
+        Version by the id of every update that is in a release.
     notes : list of str
         What holds, and what is not covered, in words.
     flaw : Flaw, optional
@@ -62,6 +64,7 @@ class Audit:
     releases: int = 0
     version: int = -1
     enclaves: dict[int, Attested] = field(default_factory=dict)
+    released: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     flaw: Flaw | None = None
 
@@ -146,6 +149,7 @@ def _check_rules(folder: Path, links: list[Link], layout: bytes, found: Audit) -
     found.flaw = ledger.follow(links)
     found.accepted, found.refused = ledger.accepted, ledger.refused
     found.releases, found.version = ledger.releases, ledger.version
+    found.released = ledger.consumed
     if ledger.taken_back:
         found.notes.append(
             f"{ledger.taken_back} of the releases were taken back: their enclave ended before it "

@@ -53,9 +53,9 @@ class Ledger:
     refused: int = 0
     releases: int = 0
     taken_back: int = 0
+    consumed: dict[str, int] = field(default_factory=dict)
     _buffer: list[Receipt] = field(default_factory=list)
     _models: dict[str, tuple[int, str]] = field(default_factory=dict)
-    _consumed: dict[str, int] = field(default_factory=dict)
 
     def follow(self, links: Sequence[Link]) -> Flaw | None:
         """Take in a whole chain of readable records; return the first that breaks a rule."""
@@ -103,7 +103,7 @@ class Ledger:
         self.taken_back += max(0, self.version - version)
         self.released = {known: at for known, at in self.released.items() if at <= version}
         self._models = {link: model for link, model in self._models.items() if model[0] <= version}
-        self._consumed = {update: at for update, at in self._consumed.items() if at <= version}
+        self.consumed = {update: at for update, at in self.consumed.items() if at <= version}
 
     def _receive(self, receipt: Receipt) -> None:
         policy = self._policy(receipt)
@@ -116,7 +116,7 @@ class Ledger:
             return
         update, client = receipt.update_id, receipt.client_id
         buffered = {waiting.update_id for waiting in self._buffer}
-        _require(update not in self._consumed, f"update {update} is in an earlier release")
+        _require(update not in self.consumed, f"update {update} is in an earlier release")
         _require(update not in buffered, f"update {update} was accepted twice")
         quota = sum(waiting.client_id == client for waiting in self._buffer)
         _require(quota < policy.max_per_client, f"{client} is in the buffer already")
@@ -145,7 +145,7 @@ class Ledger:
         self.released[release.model_digest] = release.version
         self._models[link] = (release.version, release.model_digest)
         self.releases += 1
-        self._consumed.update(dict.fromkeys(updates, release.version))
+        self.consumed.update(dict.fromkeys(updates, release.version))
         self._buffer = []
 
     def _policy(self, record: Chained) -> EnclavePolicy:

@@ -18,6 +18,7 @@ from flwr.app import ConfigRecord, RecordDict
 from fl_protocol.codes import AsynclaveError, Code, ReceiptRejected, RunRejected
 from fl_protocol.flower import RECEIPT
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
+from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import (
     ACCEPTED,
     Chained,
@@ -249,10 +250,7 @@ class SealedIntake:
             self._mean.restore(server["merges"], server.get("mean"))
 
     def _open_in_enclave(self, continued: Continued | None = None, *, join: bool) -> None:
-        reply = self._connection.session.call(
-            "OpenRun",
-            lambda: open_messages(self._run, self._recipe, self._params, self._version, join=join),
-        )
+        reply = self._ask_to_open(join=join)
         if reply.epoch != self._attested.epoch:
             self.follow_enclave()
             return
@@ -273,6 +271,22 @@ class SealedIntake:
             while self.take_merge():
                 # The run goes on from the newest; these were made while nobody was here.
                 pass
+
+    def catch_up(self) -> None:
+        """Fetch every release that there is, although no receipt has named it yet."""
+        with self._lock:
+            reply = self._ask_to_open(join=True)
+            if reply.epoch == self._attested.epoch:
+                self._fetch_up_to(reply.version)
+            else:
+                self.follow_enclave()
+
+    def _ask_to_open(self, *, join: bool) -> pb.OpenRunReply:
+        reply: pb.OpenRunReply = self._connection.session.call(
+            "OpenRun",
+            lambda: open_messages(self._run, self._recipe, self._params, self._version, join=join),
+        )
+        return reply
 
     def _known_records(self, continued: Continued | None, opening: Signed) -> list[Chained]:
         """Return the records this side has of the enclave that it joins, after checking them."""

@@ -120,6 +120,12 @@ class LocalStack:
         _running(self._gateway).stop()
         self._start_gateway()
 
+    def restart_launcher(self) -> None:
+        """Start the launcher again, ending it and its enclave first if they still run."""
+        _running(self._launcher).stop()
+        self._files.socket_path.unlink(missing_ok=True)
+        self._start_launcher()
+
     @property
     def address(self) -> str:
         """The gateway's "host:port"."""

@@ -54,7 +54,7 @@ def intake(stack: LocalStack, tmp_path: Path) -> Iterator[SealedIntake]:
 
 
 def kept(uploader: SealedUploader) -> list[str]:
-    return [k.update_id for k in uploader._outbox.of(RUN)]
+    return [k.update_id for k in uploader.outbox.of(RUN)]
 
 
 def accepted(folder: Path) -> list[str]:
