@@ -42,10 +42,12 @@ class FaultProxy:
         self.mood = Mood.CLEAR
         self.port = 0
         self._target = target
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop
+        self._stopping: asyncio.Event
         self._ready = threading.Event()
         self._open: set[asyncio.StreamWriter] = set()
-        self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
+        # `asyncio.run` cancels whatever is under way in the end.
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._listen()), daemon=True)
 
     def start(self) -> None:
         """Listen; returns when the port is known."""
@@ -53,8 +55,8 @@ class FaultProxy:
         self._ready.wait(10)
 
     def stop(self) -> None:
-        """Stop listening."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Stop listening, and cut off every connection."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(10)
 
     def hang_up(self) -> None:
@@ -65,12 +67,14 @@ class FaultProxy:
         for writer in list(self._open):
             writer.transport.abort()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+    async def _listen(self) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
-        self._loop.run_forever()
+        async with server:
+            await self._stopping.wait()
+            self._abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
