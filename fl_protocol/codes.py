@@ -76,6 +76,7 @@ class Code(StrEnum):
     JOURNAL_FULL = "JOURNAL_FULL"
     JOURNAL_FAILED = "JOURNAL_FAILED"
     JOURNAL_DAMAGED = "JOURNAL_DAMAGED"
+    JOURNAL_EPOCH_GONE = "JOURNAL_EPOCH_GONE"
     LEDGER_FAILED = "LEDGER_FAILED"
     LEDGER_DAMAGED = "LEDGER_DAMAGED"
     STATE_MISMATCH = "STATE_MISMATCH"
@@ -170,6 +171,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.JOURNAL_FULL: "There is no room on disk for what must be kept.",
         Code.JOURNAL_FAILED: "What must be kept could not be written to disk.",
         Code.JOURNAL_DAMAGED: "The journal is damaged.",
+        Code.JOURNAL_EPOCH_GONE: "The enclave this update was sealed to has ended, so it was "
+        "dropped; its node delivers it again.",
         Code.LEDGER_FAILED: "The ledger could not be written.",
         Code.LEDGER_DAMAGED: "The ledger is damaged.",
         Code.STATE_MISMATCH: "The saved state belongs to another run or does not fit its ledger.",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from fl_protocol.ports import LocalDisk, SystemRng
 from fl_server.durable.engine import Saved
 from fl_server.durable.journal import Journal
 from fl_server.durable.ledger import Ledger
+from fl_server.durable.lock import locked
 
 LEDGER = "ledger.sqlite"
 JOURNAL = "journal"
@@ -65,30 +64,3 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         raise StorageFailed(Code.LEDGER_DAMAGED, f"{path} is no ledger: {error}.") from error
     return connection
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a folder to this process; it is created when missing, readable by its owner only.
-
-    Raises
-    ------
-    StorageFailed
-        ``STATE_IN_USE``.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        _lock(handle, folder)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StorageFailed(
-            Code.STATE_IN_USE, f"Another process uses the saved run in {folder}."
-        ) from None

@@ -30,6 +30,8 @@ class GatewayConfig:
         Unix socket of the TEE launcher.
     hop_key : str
         File with the key shared with the launcher, 32 bytes.
+    journal_dir : str
+        Folder that keeps updates the enclave has not answered yet; none are kept if empty.
     port_file : str
         Receives the port once the gateway serves.
     token_ttl : int
@@ -54,6 +56,7 @@ class GatewayConfig:
     launcher_socket: str
     hop_key: str
     port_file: str
+    journal_dir: str = ""
     token_ttl: int = 300
     refresh_ttl: int = 7 * 24 * 3600
     limits: LoadLimits = field(default_factory=LoadLimits)

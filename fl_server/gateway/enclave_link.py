@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fl_protocol.codes import Code, GatewayUnavailable, RunRejected
 from fl_protocol.header import body_size
+from fl_protocol.ports import Chunk
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.signatures import Signed
 from fl_server.gateway.releases import Release, ReleaseCache
+from fl_server.gateway.undisturbed import Undisturbed
 from tee_sim.client import EnclaveClient, Opened
 from tee_sim.control import LauncherClient
 from tee_sim.hop import HopSigner
 
 # A request that takes longer means a hung enclave, which is replaced.
 _REQUEST_SECONDS = 60.0
-# Bodies of callers that hung up wait here, too, so their number is bounded.
-_MAX_REQUESTS = 64
 
 _Result = TypeVar("_Result")
 
@@ -43,11 +43,18 @@ class EnclaveLink:
         self._launcher = LauncherClient(launcher_socket, signer)
         self._client: EnclaveClient | None = None
         self._turn = asyncio.Lock()
-        self._requests: set[asyncio.Task[Any]] = set()
+        # A caller that hangs up must not tear an exchange apart: the half-read channel would have
+        # to be given up, and there is no endless number of them.
+        self._requests = Undisturbed()
         self._releases = ReleaseCache()
         # Bytes of the open run's model; None while no run is open in the attached enclave.
         self._model_bytes: int | None = None
         self._epoch, self._hung = 0, False
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the enclave attached last."""
+        return self._epoch
 
     async def attach(self) -> None:
         """Attach to an enclave unless one is attached.
@@ -62,7 +69,7 @@ class EnclaveLink:
 
     async def evidence(self, nonce: bytes) -> bytes:
         """Have the platform answer a challenge about the running enclave."""
-        return await self._undisturbed(self._evidence(nonce))
+        return await self._requests.run(self._evidence(nonce))
 
     async def open_run(self, header: pb.OpenRunHeader, body: list[bytes]) -> pb.OpenRunReply:
         """Open a run from its parameters; raises RunRejected."""
@@ -103,7 +110,7 @@ class EnclaveLink:
             raise RunRejected(Code.RUN_UNKNOWN)
         return body_size(self._model_bytes)[0]
 
-    async def submit(self, header: pb.SubmitHeader, body: list[bytes]) -> pb.SubmitReply:
+    async def submit(self, header: pb.SubmitHeader, body: Sequence[Chunk]) -> pb.SubmitReply:
         """Hand a sealed update in; raises EnvelopeRejected or UpdateRejected."""
         signed = await self._ask(
             lambda enclave: enclave.submit(
@@ -158,7 +165,7 @@ class EnclaveLink:
         self._launcher.close()
 
     async def _ask(self, request: Callable[[EnclaveClient], Awaitable[_Result]]) -> _Result:
-        return await self._undisturbed(self._exchange(request))
+        return await self._requests.run(self._exchange(request))
 
     async def _exchange(self, request: Callable[[EnclaveClient], Awaitable[_Result]]) -> _Result:
         async with self._turn, self._in_time():
@@ -191,17 +198,6 @@ class EnclaveLink:
             status = await self._client.status()
             self._model_bytes = status["model_bytes"] or None
         return self._client
-
-    async def _undisturbed(self, request: Coroutine[Any, Any, _Result]) -> _Result:
-        # A caller that hangs up must not tear an exchange apart: the half-read channel would
-        # have to be given up, and there is no endless number of them.
-        if len(self._requests) >= _MAX_REQUESTS:
-            request.close()
-            raise GatewayUnavailable(Code.OVERLOADED)
-        task = asyncio.get_running_loop().create_task(request)
-        self._requests.add(task)
-        task.add_done_callback(self._requests.discard)
-        return await asyncio.shield(task)
 
 
 def _record(signed: Signed) -> pb.SignedRecord:

@@ -21,6 +21,7 @@ from fl_server.gateway.issuer import Issuer
 from fl_server.gateway.limits import RateLimiter
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.service import GatewayService
+from fl_server.gateway.submissions import open_submissions
 from fl_server.gateway.token_keys import TokenKeys
 from tee_sim.hop import HopSigner
 from tee_sim.lifetime import stop_event
@@ -61,29 +62,22 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
         audit,
         config.limits,
     )
-    server = aio.server(
-        interceptors=(gatekeeper,),
-        maximum_concurrent_rpcs=1024,
-        options=(
-            ("grpc.max_receive_message_length", _MAX_MESSAGE),
-            ("grpc.max_metadata_size", _MAX_METADATA),
-            ("grpc.so_reuseport", 0),
-        ),
-    )
-    service = GatewayService(issuer, link, config.limits)
-    add_GatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    status = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    port = _listen(server, config)
-    stopped = stop_event(config.parent_pid)
-    await link.attach()
-    await server.start()
-    await status.set("", health_pb2.HealthCheckResponse.SERVING)
-    LocalDisk().write_atomic(Path(config.port_file), str(port).encode())
     try:
-        await stopped.wait()
-        await status.enter_graceful_shutdown()
-        await server.stop(_STOP_GRACE)
+        async with open_submissions(link, config.journal_dir, LocalDisk(), rng) as submissions:
+            service = GatewayService(issuer, link, submissions, config.limits)
+            status = health.aio.HealthServicer()
+            server = _server(service, gatekeeper, status)
+            port = _listen(server, config)
+            stopped = stop_event(config.parent_pid)
+            await link.attach()
+            # Before anybody is served, so that a repeated update finds its first receipt.
+            await submissions.finish_left_over(audit)
+            await server.start()
+            await status.set("", health_pb2.HealthCheckResponse.SERVING)
+            LocalDisk().write_atomic(Path(config.port_file), str(port).encode())
+            await stopped.wait()
+            await status.enter_graceful_shutdown()
+            await server.stop(_STOP_GRACE)
     finally:
         await link.close()
         audit.close()
@@ -93,6 +87,23 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
 def run(path: Path) -> None:
     """Run the gateway a configuration file describes until it is told to stop."""
     asyncio.run(serve(GatewayConfig.load(path), SystemClock(), SystemRng()))
+
+
+def _server(
+    service: GatewayService, gatekeeper: Gatekeeper, status: health.aio.HealthServicer
+) -> aio.Server:
+    server = aio.server(
+        interceptors=(gatekeeper,),
+        maximum_concurrent_rpcs=1024,
+        options=(
+            ("grpc.max_receive_message_length", _MAX_MESSAGE),
+            ("grpc.max_metadata_size", _MAX_METADATA),
+            ("grpc.so_reuseport", 0),
+        ),
+    )
+    add_GatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    return server
 
 
 def _listen(server: aio.Server, config: GatewayConfig) -> int:

@@ -13,6 +13,7 @@ from fl_server.gateway.call import current_call
 from fl_server.gateway.enclave_link import EnclaveLink
 from fl_server.gateway.issuer import Issuer
 from fl_server.gateway.limits import LoadLimits, TransferSlots, read_body
+from fl_server.gateway.submissions import Submissions
 
 _CHUNK = 1 << 20
 
@@ -20,8 +21,11 @@ _CHUNK = 1 << 20
 class GatewayService(GatewayServicer):
     """Implements ``asynclave.v1.Gateway``; `Gatekeeper` has admitted the caller already."""
 
-    def __init__(self, issuer: Issuer, link: EnclaveLink, limits: LoadLimits) -> None:
+    def __init__(
+        self, issuer: Issuer, link: EnclaveLink, submissions: Submissions, limits: LoadLimits
+    ) -> None:
         self._issuer, self._link, self._limits = issuer, link, limits
+        self._submissions = submissions
         self._uploads, self._downloads = (
             TransferSlots(limits.max_uploads, limits.max_transfers_per_client) for _ in range(2)
         )
@@ -71,8 +75,7 @@ class GatewayService(GatewayServicer):
             )
         with self._uploads.take(call.client_id):
             body = await read_body(_parts(requests, "segment"), header.ct_len, self._limits)
-            reply = await self._link.submit(envelope, body)
-        return reply
+            return await self._submissions.submit(envelope, header, body)
 
     async def GetUpdateStatus(
         self, request: pb.UpdateStatusRequest, context: Any

@@ -28,7 +28,7 @@ from fl_protocol.receipts import (
     verify_record,
 )
 from fl_protocol.signatures import Signed
-from fl_server.durable.folder import locked
+from fl_server.durable.lock import locked
 from fl_server.intake.base import Outcome
 from fl_server.intake.config import ServerConfig
 from fl_server.intake.continued import Continued, read_folder

@@ -138,6 +138,11 @@ class LocalStack:
         return self._certificate.ca.read_bytes()
 
     @property
+    def journal_dir(self) -> Path:
+        """Folder of the gateway's journal."""
+        return self.state_dir / "journal"
+
+    @property
     def gateway_pid(self) -> int:
         """Process id of the gateway."""
         return _running(self._gateway).pid
@@ -266,6 +271,7 @@ class LocalStack:
             launcher_socket=str(self._files.socket_path),
             hop_key=str(self.state_dir / _HOP_KEY),
             port_file=str(port_file),
+            journal_dir=str(self.journal_dir) if self.settings.journal else "",
             token_ttl=self.settings.token_ttl,
             limits=self.settings.limits,
             parent_pid=os.getpid(),

@@ -36,6 +36,8 @@ class StackSettings:
         Life of access tokens, seconds.
     limits : LoadLimits
         Load bounds of the gateway.
+    journal : bool
+        Whether the gateway keeps updates on disk until the enclave has answered.
     node_patience, run_patience : float
         Written into the bundles; see `NodeConfig`.
     """
@@ -52,6 +54,7 @@ class StackSettings:
     max_examples: int = 1_000_000
     token_ttl: int = 300
     limits: LoadLimits = field(default_factory=LoadLimits)
+    journal: bool = True
     node_patience: float = 30.0
     run_patience: float = 10.0
 
