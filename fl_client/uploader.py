@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fl_client.config import ClientConfig
 from fl_client.contributions import ContributionWitness
 from fl_client.outbox import Kept, Metrics, Outbox
+from fl_client.sealing import Outgoing, Sealer
 from fl_client.updates import LocalUpdate, Uploaded
 from fl_protocol.codes import (
     Code,
@@ -21,13 +20,9 @@ from fl_protocol.codes import (
     RunRejected,
     UpdateRejected,
 )
-from fl_protocol.envelope import SEGMENT_BYTES, SealedUpdate, body_digest, key_id, seal
-from fl_protocol.header import SUITE, Header
-from fl_protocol.identity import Enrolment
-from fl_protocol.membership import verify_membership
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.receipts import Receipt, Standing, verify_receipt, verify_status
+from fl_protocol.receipts import Standing, verify_receipt, verify_status
 from fl_protocol.signatures import Signed
 from tee_sim.appraisal import Attested
 from tee_sim.node_config import connect
@@ -41,7 +36,6 @@ REFUSALS = (EnvelopeRejected, UpdateRejected, RunRejected)
 # Of these, what another attempt may find changed.
 _MAY_CHANGE = _SEAL_AGAIN | {Code.RUN_UNKNOWN, Code.ENV_EXPIRED, Code.OVERLOADED, Code.TOO_LARGE}
 _MAX_ATTEMPTS = 4
-_VALID_SECONDS = 600
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 2.0
 
 
@@ -51,12 +45,6 @@ class Settled:
 
     uploaded: Uploaded
     metrics: Metrics
-
-
-@dataclass(frozen=True)
-class _Outgoing:
-    header: Header
-    sealed: SealedUpdate
 
 
 class SealedUploader:
@@ -85,7 +73,8 @@ class SealedUploader:
         folder = Path(config.identity_dir)
         self._contributions = ContributionWitness(folder / "contributions")
         self.outbox = Outbox(folder / "outbox")
-        self._identity = self._connection.store.load_or_create(self._rng)
+        identity = self._connection.store.load_or_create(self._rng)
+        self._sealer = Sealer(config.federation, identity, self._clock, self._rng)
 
     def close(self) -> None:
         """Close the connection to the gateway."""
@@ -221,7 +210,7 @@ class SealedUploader:
             # Asked anew each time: what is sealed to an enclave that has ended is lost.
             latest = self._connection.attestor.refresh()
             if outgoing is None or attested is None or latest.epoch != attested.epoch:
-                outgoing, attested = self._sealed(kept, enrolment, latest), latest
+                outgoing, attested = self._sealer.seal(kept, enrolment, latest), latest
                 self._contributions.claim(
                     update.run_id,
                     update.base_version,
@@ -231,30 +220,20 @@ class SealedUploader:
                 )
             attempts_left -= 1
             try:
-                return self._submitted(outgoing, enrolment, attested)
+                return self._submitted(outgoing, attested)
             except EnvelopeRejected as error:
                 if error.code not in _SEAL_AGAIN or not attempts_left:
                     raise
 
-    def _sealed(self, kept: Kept, enrolment: Enrolment, attested: Attested) -> _Outgoing:
-        # An enclave that believes another issuer would count whomever its host makes up.
-        verify_membership(enrolment.membership, attested.policy.issuer_public_key())
-        header = self._header(kept.update, kept.update_id, enrolment, attested)
-        delta = np.ascontiguousarray(kept.update.delta, dtype="<f4").data
-        key = self._identity.identity_key
-        return _Outgoing(header, seal(header, delta, attested.hpke_key, key, self._rng))
-
-    def _submitted(self, outgoing: _Outgoing, enrolment: Enrolment, attested: Attested) -> Uploaded:
+    def _submitted(self, outgoing: Outgoing, attested: Attested) -> Uploaded:
         reply = self._while_unopened(
             lambda: self._session.call(
-                "SubmitUpdate",
-                lambda: submit_messages(outgoing.sealed, enrolment.membership),
-                trace_id=outgoing.header.trace_id,
+                "SubmitUpdate", outgoing.messages, trace_id=outgoing.header.trace_id
             )
         )
         signed = Signed(reply.payload, reply.signature)
         receipt = verify_receipt(signed, attested.receipt_key)
-        _check_fits(receipt, outgoing.header, outgoing.sealed)
+        outgoing.check(receipt)
         return Uploaded(receipt, signed)
 
     def _while_unopened(self, call: Callable[[], Any]) -> Any:
@@ -269,74 +248,6 @@ class SealedUploader:
             self._clock.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 
-    def _header(
-        self, update: LocalUpdate, update_id: str, enrolment: Enrolment, attested: Attested
-    ) -> Header:
-        now = int(self._clock.now())
-        return Header(
-            v=1,
-            suite=SUITE,
-            federation=self._config.federation,
-            run_id=update.run_id,
-            epoch=attested.epoch,
-            key_id=key_id(attested.hpke_key),
-            policy_digest=attested.policy_digest,
-            client_id=enrolment.client_id,
-            base_version=update.base_version,
-            base_model_digest=update.base_digest,
-            num_examples=update.num_examples,
-            manifest_digest=update.manifest_digest,
-            task_digest=update.task_digest,
-            # `seal` sets the three sizes.
-            ct_len=0,
-            seg_size=SEGMENT_BYTES,
-            n_segs=0,
-            nonce=self._rng.bytes(16).hex(),
-            update_id=update_id,
-            iat=now,
-            exp=now + _VALID_SECONDS,
-            trace_id=self._rng.bytes(16).hex(),
-        )
-
-
-def submit_messages(sealed: SealedUpdate, membership: bytes) -> Iterator[pb.SubmitRequest]:
-    """Yield the messages of one SubmitUpdate call."""
-    yield pb.SubmitRequest(
-        header=pb.SubmitHeader(
-            protected=sealed.protected,
-            wrap=sealed.wrap,
-            tags=sealed.tags,
-            signature=sealed.signature,
-            membership=membership,
-        )
-    )
-    for segment in sealed.segments:
-        yield pb.SubmitRequest(segment=bytes(segment))
-
 
 def _signed(record: pb.SignedRecord) -> Signed:
     return Signed(record.payload, record.signature)
-
-
-def _check_fits(receipt: Receipt, header: Header, sealed: SealedUpdate) -> None:
-    digest = body_digest(sealed.protected, sealed.wrap, sealed.tags)
-    expected = (
-        header.federation,
-        header.run_id,
-        header.client_id,
-        header.update_id,
-        header.base_version,
-        header.epoch,
-        digest,
-    )
-    answered = (
-        receipt.federation,
-        receipt.run_id,
-        receipt.client_id,
-        receipt.update_id,
-        receipt.base_version,
-        receipt.epoch,
-        receipt.body_digest,
-    )
-    if answered != expected:
-        raise ReceiptRejected(Code.RECEIPT_INVALID)

@@ -15,34 +15,27 @@ from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
-from fl_protocol.codes import AsynclaveError, Code, ReceiptRejected, RunRejected
+from fl_protocol.codes import AsynclaveError, Code, ReceiptRejected
 from fl_protocol.flower import RECEIPT
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
-from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import (
     ACCEPTED,
-    Chained,
     Receipt,
-    verify_opening,
-    verify_receipt,
-    verify_record,
 )
 from fl_protocol.signatures import Signed
 from fl_server.durable.lock import locked
 from fl_server.intake.base import Outcome
 from fl_server.intake.config import ServerConfig
 from fl_server.intake.continued import Continued, read_folder
+from fl_server.intake.enclave_run import EnclaveRun
 from fl_server.intake.keeper import ChainKeeper, free_folder
 from fl_server.intake.published import PublishedMean
-from fl_server.intake.releases import OpenedRun, fetch_release, open_messages
-from fl_server.intake.witness import ChainWitness
+from fl_server.intake.releases import OpenedRun
 from strategies.batch import Pending
-from strategies.catalog import recipe_from
-from strategies.errors import StrategyError
 from strategies.layout import Layout
 from strategies.recipe import Recipe
 from strategies.reject import Reject
-from strategies.update import Merge, Vector, digest_of
+from strategies.update import Merge, Vector
 from tee_sim.appraisal import Attested
 from tee_sim.node_config import connect
 
@@ -98,17 +91,11 @@ class SealedIntake:
         self._merges: deque[Merge] = deque()
         self._nodes: dict[str, str] = {}
         self._counted: set[str] = set()
-        self._witness = ChainWitness()
         self._state_folder = state_folder
-        self._keeper: ChainKeeper | None = None
         self._stack = ExitStack()
-        self._version = 0
-        self._recipe: Recipe
-        self._run: OpenedRun
-        self._params: Vector
+        self._run: EnclaveRun | None = None
         self._published: Vector
         self._mean: PublishedMean
-        self._attested: Attested
 
     def open(self, run_id: str, layout: Layout, params: Vector) -> None:
         """Attest the enclave and open a run in it from initial parameters, shape (P,).
@@ -129,13 +116,16 @@ class SealedIntake:
             The state folder holds another run, is damaged or in use.
         """
         with self._lock:
-            self._run = OpenedRun(run_id, layout)
-            self._params = self._published = params
-            self._attested = self._connection.attestor.refresh()
-            self._recipe = self._wanted or _recipe_of(self._attested)
-            self._mean = PublishedMean(self._recipe.parts())
-            continued = self._begin_records()
-            self._open_in_enclave(continued, join=continued is not None)
+            run = OpenedRun(run_id, layout)
+            self._run = EnclaveRun(self._connection, run, params, self._wanted)
+            self._published, self._mean = params, PublishedMean(self._run.recipe.parts())
+            continued = self._begin_records(run)
+            newest = self._run.open(continued, join=continued is not None)
+            if continued is not None:
+                self._fetch_up_to(newest)
+                while self.take_merge():
+                    # The run goes on from the newest; these were made while nobody was here.
+                    pass
         arguments = (weakref.ref(self), self._stopped, self._watch_interval)
         threading.Thread(target=_watch, args=arguments, name="enclave-watch", daemon=True).start()
 
@@ -143,19 +133,19 @@ class SealedIntake:
         """Stop watching, write down the last records and close the connection."""
         self._stopped.set()
         with self._lock, self._stack:
-            if self._keeper is not None:
-                self._keeper.close()
+            if self._run is not None and self._run.keeper is not None:
+                self._run.keeper.close()
         self._connection.session.close()
 
     @property
     def version(self) -> int:
         """The newest released version."""
-        return self._version
+        return 0 if self._run is None else self._run.version
 
     @property
     def params(self) -> Vector:
         """The parameters of the newest released version, shape (P,)."""
-        return self._params
+        return self._opened.params
 
     @property
     def waiting(self) -> Sequence[Pending]:
@@ -170,7 +160,7 @@ class SealedIntake:
     @property
     def attested(self) -> Attested:
         """The enclave the run is open in."""
-        return self._attested
+        return self._opened.attested
 
     def offer(
         self, reply: RecordDict, client: str, base_version: int, base: Vector, now: float
@@ -180,7 +170,7 @@ class SealedIntake:
         A node is bound to the first client id it presents a receipt for; no id serves two nodes.
         """
         with self._lock:
-            staleness = max(0, self._version - base_version)
+            staleness = max(0, self.version - base_version)
             record = reply.config_records.get(RECEIPT)
             code = _member(record, "code", str)
             if code != ACCEPTED:
@@ -210,148 +200,75 @@ class SealedIntake:
     def follow_enclave(self) -> None:
         """Attest the enclave now and, if it is a new one, open the run there again."""
         with self._lock:
-            attested = self._connection.attestor.refresh()
-            if attested.epoch == self._attested.epoch:
-                return
-            _logger.warning(
-                "The enclave was replaced (epoch %d, now %d); opening run %s at version %d again",
-                self._attested.epoch,
-                attested.epoch,
-                self._run.run_id,
-                self._version,
-            )
-            self._attested, self._witness = attested, ChainWitness()
-            # Joined if the answer to an earlier attempt was lost: somebody may be in its buffer.
-            self._open_in_enclave(join=True)
+            self._opened.follow()
 
-    def _begin_records(self) -> Continued | None:
-        run_id, layout = self._run.run_id, self._run.layout
+    def catch_up(self) -> None:
+        """Fetch every release that there is, although no receipt has named it yet."""
+        with self._lock:
+            self._fetch_up_to(self._opened.newest())
+
+    @property
+    def _opened(self) -> EnclaveRun:
+        assert self._run is not None
+        return self._run
+
+    def _begin_records(self, run: OpenedRun) -> Continued | None:
         if self._state_folder is not None:
             self._stack.enter_context(locked(self._state_folder))
             folder = self._state_folder
         elif self._config.records_dir:
-            folder = free_folder(Path(self._config.records_dir), run_id)
+            folder = free_folder(Path(self._config.records_dir), run.run_id)
         else:
             return None
-        self._keeper = ChainKeeper(self._connection.session, folder, self._config.trust_policy())
-        continued = read_folder(folder, run_id, layout)
+        keeper = ChainKeeper(self._connection.session, folder, self._config.trust_policy())
+        self._opened.keeper = keeper
+        continued = read_folder(folder, run.run_id, run.layout)
         if continued is None:
-            self._keeper.begin(layout, self._params)
+            keeper.begin(run.layout, self._opened.params)
             return None
-        self._keeper.continue_()
+        keeper.continue_()
         self._take_up(continued)
         return continued
 
     def _take_up(self, continued: Continued) -> None:
-        self._version, self._params = continued.version, continued.params
+        self._opened.version, self._opened.params = continued.version, continued.params
         self._published, self._counted = continued.params, set(continued.counted)
         if server := continued.server:
             self._nodes = dict(server["nodes"])
             self._mean.restore(server["merges"], server.get("mean"))
 
-    def _open_in_enclave(self, continued: Continued | None = None, *, join: bool) -> None:
-        reply = self._ask_to_open(join=join)
-        if reply.epoch != self._attested.epoch:
-            self.follow_enclave()
-            return
-        signed = Signed(reply.opening.payload, reply.opening.signature)
-        opening = verify_opening(signed, self._attested.receipt_key)
-        known = self._known_records(continued, signed)
-        opened = (opening.run_id, opening.version, opening.model_digest, opening.manifest_digest)
-        layout = self._run.layout
-        expected = (self._run.run_id, self._version, digest_of(self._params), layout.digest)
-        if opened != expected and not known:
-            raise RunRejected(Code.RUN_MANIFEST)
-        self._witness.observe(opening, signed)
-        if self._keeper is not None:
-            seq = known[-1].seq + 1 if known else opening.seq
-            self._keeper.follow(self._attested, self._witness, seq)
-        if continued is not None:
-            self._fetch_up_to(reply.version)
-            while self.take_merge():
-                # The run goes on from the newest; these were made while nobody was here.
-                pass
-
-    def catch_up(self) -> None:
-        """Fetch every release that there is, although no receipt has named it yet."""
-        with self._lock:
-            reply = self._ask_to_open(join=True)
-            if reply.epoch == self._attested.epoch:
-                self._fetch_up_to(reply.version)
-            else:
-                self.follow_enclave()
-
-    def _ask_to_open(self, *, join: bool) -> pb.OpenRunReply:
-        reply: pb.OpenRunReply = self._connection.session.call(
-            "OpenRun",
-            lambda: open_messages(self._run, self._recipe, self._params, self._version, join=join),
-        )
-        return reply
-
-    def _known_records(self, continued: Continued | None, opening: Signed) -> list[Chained]:
-        """Return the records this side has of the enclave that it joins, after checking them."""
-        if continued is None or continued.epoch != self._attested.epoch:
-            return []
-        links = [link for link in continued.links if link.record is not None]
-        if not any(link.signed == opening for link in links):
-            return []
-        for link in links:
-            self._witness.observe(
-                verify_record(link.signed, self._attested.receipt_key), link.signed
-            )
-        return [link.record for link in links if link.record is not None]
-
     def _verified(self, record: ConfigRecord | None, client: str, base_version: int) -> Receipt:
         signed = Signed(_member(record, "payload", bytes), _member(record, "signature", bytes))
-        try:
-            receipt = verify_receipt(signed, self._attested.receipt_key)
-        except ReceiptRejected:
-            # Perhaps signed by a successor that this side has not met yet.
-            self.follow_enclave()
-            receipt = verify_receipt(signed, self._attested.receipt_key)
+        receipt = self._opened.receipt(signed)
         owner = self._nodes.get(client, receipt.client_id)
         taken = receipt.client_id in self._nodes.values() and client not in self._nodes
         if (
             receipt.federation != self._config.federation
-            or receipt.run_id != self._run.run_id
-            or receipt.epoch != self._attested.epoch
+            or receipt.run_id != self._opened.run_id
+            or receipt.epoch != self.attested.epoch
             or receipt.base_version != base_version
             or receipt.outcome != ACCEPTED
             or receipt.client_id != owner
             or taken
         ):
             raise ReceiptRejected(Code.RECEIPT_INVALID)
-        self._witness.observe(receipt, signed)
+        self._opened.observe(receipt, signed)
         self._nodes[client] = receipt.client_id
         return receipt
 
     def _fetch_up_to(self, version: int) -> None:
-        if self._version < version and self._keeper is not None:
+        run = self._opened
+        if run.version < version and run.keeper is not None:
             # Before the model: what a server continues from is always named in its records.
-            self._keeper.fetch()
-        while self._version < version:
-            try:
-                merge = fetch_release(
-                    self._connection.session,
-                    self._run,
-                    self._version + 1,
-                    self._attested,
-                    self._witness,
-                )
-            except RunRejected as error:
-                if error.code != Code.RUN_UNKNOWN:
-                    raise
-                # The enclave died between the receipt and this call; its release is lost.
-                self.follow_enclave()
-                return
+            run.keeper.fetch()
+        while run.version < version and (merge := run.fetch()) is not None:
             self._merges.append(merge)
-            self._version, self._params = merge.version, merge.params
-            if self._keeper is not None:
-                self._keeper.model(merge.params, self._server_state())
+            if run.keeper is not None:
+                run.keeper.model(merge.params, self._server_state())
 
     def _server_state(self) -> dict[str, Any]:
         merges, mean = self._mean.state()
-        meta = {"version": self._version, "merges": merges, "nodes": self._nodes}
+        meta = {"version": self.version, "merges": merges, "nodes": self._nodes}
         state: dict[str, Any] = {"meta": json.dumps(meta)}
         return state if mean is None else {**state, "mean": mean}
 
@@ -359,14 +276,6 @@ class SealedIntake:
 def _member(record: ConfigRecord | None, name: str, kind: type) -> Any:
     value = None if record is None else record.get(name)
     return value if isinstance(value, kind) else kind()
-
-
-def _recipe_of(attested: Attested) -> Recipe:
-    recipe = attested.policy.recipe
-    try:
-        return recipe_from(recipe["name"], **recipe["options"])
-    except StrategyError as error:
-        raise RunRejected(Code.RUN_RECIPE, error.sentence) from error
 
 
 def _watch(reference: weakref.ref[SealedIntake], stopped: threading.Event, interval: float) -> None:

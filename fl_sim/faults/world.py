@@ -6,26 +6,21 @@ import hashlib
 import logging
 import sqlite3
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
 
 from fl_protocol.codes import Code, StorageFailed
-from fl_protocol.ports import Clock
 from fl_server.durable import frames
 from fl_server.durable.engine import Saved
 from fl_server.durable.journal import Journal
 from fl_server.durable.ledger import Ledger
-from fl_server.intake.base import Intake
-from fl_server.intake.plain import PlainIntake
-from fl_server.strategy import AsyncStrategy, NoProgress
+from fl_server.strategy import NoProgress
 from fl_server.strategy.events import Event, MergeEvent, UpdateEvent
 from fl_sim.faults.chance import Chance, Crash, Rates, Violation
 from fl_sim.faults.database import SimulatedDatabase
@@ -33,15 +28,13 @@ from fl_sim.faults.disk import SimulatedDisk
 from fl_sim.faults.invariants import (
     Shadow,
     check_acknowledged,
-    check_fairness,
     check_served,
 )
 from fl_sim.faults.network import SIZE, FaultyGrid, Trainers
+from fl_sim.faults.server import LIMITS, Server
 from strategies.catalog import recipe_from
 from strategies.engine import Engine
-from strategies.layout import Layout
 from strategies.recipe import Recipe
-from strategies.screening import Limits
 from strategies.update import Vector, digest_of
 
 _FOLDER = Path("/run")
@@ -50,7 +43,6 @@ _SEGMENT_BYTES, _CHECKPOINT_BYTES = 2_000, 4_000
 _LARGEST_JOURNAL = 200_000
 _PATIENCE = 300.0
 _RECOVERY_SECONDS = 1_200.0
-_LIMITS = Limits(max_staleness=12)
 # Refused while the disk is in trouble; anything else is damage.
 _PASSING = {Code.JOURNAL_FULL, Code.JOURNAL_FAILED, Code.LEDGER_FAILED}
 _RECIPES: tuple[Recipe, ...] = (
@@ -120,7 +112,7 @@ class World:
         self._grid = FaultyGrid(self._trainers, _NODES, self._chance, self._disk)
         self._recipe = _RECIPES[seed % len(_RECIPES)]
         initial = np.zeros(SIZE, np.float32)
-        engine = Engine(self._recipe, initial, limits=_LIMITS)
+        engine = Engine(self._recipe, initial, limits=LIMITS)
         self._shadow = Shadow(self._database, engine, self._trainers.deltas)
         self._acknowledged: set[str] = set()
         self._events = hashlib.sha256()
@@ -155,10 +147,10 @@ class World:
         """One life of the server, from its start to its death."""
         if self.over:
             self._chance.active = False
-        server: _Server | None = None
+        server: Server | None = None
         try:
-            server = _Server(self, self._saved())
-            server.serve(self._grid)
+            server = Server(self._recipe, self._saved(), self)
+            server.serve(self._grid, self._patience())
             self._recovered = not self._chance.active
         except Crash:
             self._die()
@@ -228,7 +220,7 @@ class World:
         self._shadow.follow()
         check_served(version, digest_of(params), self._shadow)
 
-    def observed(self, server: _Server, event: Event) -> None:
+    def observed(self, server: Server, event: Event) -> None:
         """Look at what a server has done."""
         self._events.update(repr((type(event).__name__, event.time)).encode())
         if isinstance(event, UpdateEvent) and event.accepted:
@@ -246,88 +238,8 @@ class World:
             return self.over
         return isinstance(event, MergeEvent)
 
-    @property
-    def nodes(self) -> list[int]:
-        """The nodes."""
-        return self._grid.get_node_ids()
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe of this world's run."""
-        return self._recipe
-
-    def patience(self) -> float:
-        """Return how long a server waits for a version, in seconds."""
+    def _patience(self) -> float:
         return _PATIENCE if self._chance.active else _RECOVERY_SECONDS
-
-
-class _Server(AsyncStrategy):
-    """The strategy as users run it, kept on the simulated disk."""
-
-    def __init__(self, world: World, saved: Saved) -> None:
-        super().__init__(
-            world.recipe,
-            fraction_evaluate=0.0,
-            limits=_LIMITS,
-            callbacks=[self._observe],
-            seed=saved.ledger.next_number,
-        )
-        self._world, self._saved = world, saved
-        self._counts: dict[int, int] = {}
-        self._open = False
-
-    @property
-    def newest_update(self) -> str:
-        """Id of the update received last."""
-        return f"update-{self._saved.journal.next_number - 1}"
-
-    @property
-    def journal_bytes(self) -> int:
-        """Bytes of the journal."""
-        return self._saved.journal.size
-
-    def serve(self, grid: FaultyGrid) -> None:
-        """Run until told to stop."""
-        initial = ArrayRecord({"w": Array(np.zeros(SIZE, np.float32))})
-        self.start(grid, initial, num_rounds=10**9, timeout=self._world.patience())
-
-    def check_fairness(self) -> None:
-        """I11, for a life in which the run was open."""
-        if self._open:
-            check_fairness(self.fairness, self._counts, self._world.nodes)
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Build the messages of a version."""
-        self._world.served(server_round - 1, arrays["w"].numpy())
-        return super().configure_train(server_round, arrays, config, grid)
-
-    def _observe(self, event: Event) -> None:
-        if isinstance(event, UpdateEvent) and event.accepted:
-            self._count(event.client)
-        self._world.observed(self, event)
-
-    def _count(self, client: str) -> None:
-        self._counts[int(client)] = self._counts.get(int(client), 0) + 1
-
-    def _opened(self) -> AbstractContextManager[Saved | None]:
-        return nullcontext(self._saved)
-
-    def _make_intake(self, in_flight: int, clock: Clock, saved: Saved | None) -> Intake:
-        intake = super()._make_intake(in_flight, clock, saved)
-        assert isinstance(intake, PlainIntake)
-        begin = intake.open
-
-        def opened(run_id: str, layout: Layout, params: Vector) -> None:
-            begin(run_id, layout, params)
-            self._open = True
-            for update in intake.waiting:
-                self._count(update.client)
-            self._world.opened({update.update_id for update in intake.waiting})
-
-        intake.open = opened  # type: ignore[method-assign]
-        return intake
 
 
 @contextmanager

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from fl_client.config import ClientConfig
+from fl_client.sealing import submit_messages
 from fl_client.updates import LocalUpdate
-from fl_client.uploader import SealedUploader, submit_messages
+from fl_client.uploader import SealedUploader
 from fl_protocol.codes import AsynclaveError, GatewayUnavailable, StorageFailed
 from fl_protocol.envelope import SealedUpdate
 from fl_protocol.ports import LocalDisk, SystemClock, SystemRng

@@ -15,8 +15,10 @@ import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
 from fl_client.config import ClientConfig
+from fl_client.outbox import Kept
+from fl_client.sealing import submit_messages
 from fl_client.updates import LocalUpdate, Uploaded
-from fl_client.uploader import SealedUploader, submit_messages
+from fl_client.uploader import SealedUploader
 from fl_protocol.envelope import SealedUpdate, seal
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
@@ -86,10 +88,11 @@ def sealed_by(uploader: SealedUploader, update: Any, **changes: Any) -> tuple[Se
     """Seal as the uploader does, with header members changed before signing."""
     enrolment = uploader._session.enrol()
     attested = uploader._connection.attestor.current()
-    header = uploader._header(update, uploader._rng.bytes(8).hex(), enrolment, attested)
+    kept = Kept(uploader._rng.bytes(8).hex(), update, {})
+    header = uploader._sealer.header(kept, enrolment, attested)
     header = dataclasses.replace(header, **changes)
     delta = memoryview(update.delta)
-    key = uploader._identity.identity_key
+    key = uploader._sealer._identity.identity_key
     return seal(header, delta, attested.hpke_key, key, uploader._rng), enrolment.membership
 
 

@@ -1,0 +1,149 @@
+"""Many clients at once: ``python -m benchmarks.load`` prints one JSON object.
+
+Clients are threads with identities of their own; each makes, keeps, seals and uploads an update of
+every version, as nodes do, through a real gateway, which syncs it to its journal, into a real
+enclave. They share the machine's cores with both, so the figures are those of the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, RecordDict
+
+from fl_client.config import ClientConfig
+from fl_client.updates import LocalUpdate, Uploaded
+from fl_client.uploader import SealedUploader
+from fl_protocol.flower import RECEIPT
+from fl_server.intake.sealed import SealedIntake
+from fl_server.stack import LocalStack, StackSettings
+from strategies.layout import Layout
+from strategies.recipes.fedbuff import FedBuff
+from strategies.update import digest_of
+
+_RUN, _TASK = "load", "0" * 64
+_FEWEST = 2
+_MEGABYTE = 250_000
+
+
+def measure(clients: int, megabytes: int, versions: int) -> dict[str, float]:
+    """Return the figures of one load.
+
+    Parameters
+    ----------
+    clients : int
+        Uploads at a time.
+    megabytes : int
+        Size of an update.
+    versions : int
+        Models released; the first is not counted.
+    """
+    identities = max(clients, _FEWEST)
+    recipe = FedBuff(buffer_size=identities)
+    settings = StackSettings(recipe=recipe, k=_FEWEST, node_patience=120.0)
+    with tempfile.TemporaryDirectory() as folder, LocalStack(Path(folder), settings) as stack:
+        load = _Load(stack, identities, megabytes * _MEGABYTE)
+        load.version(clients)
+        began, seconds = load.busy, len(load.seconds)
+        for _ in range(versions):
+            load.version(clients)
+        measured, busy = np.array(load.seconds[seconds:]), load.busy - began
+        pids = {"gateway": stack.gateway_pid, "enclave": stack.enclave_pid}
+        return {
+            "clients": clients,
+            "megabytes": megabytes,
+            "accepted": measured.size,
+            "accepted_per_second": measured.size / busy,
+            "p50_ms": 1e3 * float(np.quantile(measured, 0.5)),
+            "p99_ms": 1e3 * float(np.quantile(measured, 0.99)),
+            **{f"{name}_peak_mib": _peak(pid) for name, pid in pids.items()},
+        }
+
+
+class _Load:
+    """A run, and the clients that upload into it version by version."""
+
+    def __init__(self, stack: LocalStack, identities: int, num_params: int) -> None:
+        zeros = np.zeros(num_params, np.float32)
+        self._layout = Layout.of({"weights": zeros})
+        self._intake = SealedIntake(stack.server_config())
+        self._intake.open(_RUN, self._layout, zeros)
+        self._uploaders = [
+            SealedUploader(ClientConfig.load(stack.client_config(f"client-{number}")))
+            for number in range(identities)
+        ]
+        self._delta = np.random.default_rng(1).normal(size=num_params).astype(np.float32)
+        self.seconds: list[float] = []
+        self.busy = 0.0
+
+    def version(self, at_once: int) -> None:
+        """Have every client upload once, so many at a time, and fetch what they made."""
+        version, params = self._intake.version, self._intake.params
+        digest = digest_of(params)
+
+        def upload(uploader: SealedUploader) -> tuple[Uploaded, float]:
+            began = time.perf_counter()
+            update = LocalUpdate(_RUN, version, digest, self._layout.digest, _TASK, self._delta, 10)
+            uploader.settle(_RUN, digest)
+            uploaded = uploader.upload(update)
+            return uploaded, time.perf_counter() - began
+
+        began = time.perf_counter()
+        with ThreadPoolExecutor(at_once) as pool:
+            finished = list(pool.map(upload, self._uploaders))
+        self.busy += time.perf_counter() - began
+        self.seconds += [seconds for _, seconds in finished]
+        self._hand_over([uploaded for uploaded, _ in finished], version)
+
+    def _hand_over(self, uploads: Sequence[Uploaded], version: int) -> None:
+        for number, uploaded in enumerate(uploads):
+            entries: dict[str, Any] = {
+                "payload": uploaded.signed.payload,
+                "signature": uploaded.signed.signature,
+                "code": uploaded.receipt.outcome,
+            }
+            reply = RecordDict({RECEIPT: ConfigRecord(entries)})
+            outcome = self._intake.offer(reply, str(number), version, self._intake.params, 0.0)
+            if not outcome.accepted:
+                raise RuntimeError(f"an update of the benchmark was refused: {outcome.code}")
+        while self._intake.take_merge():
+            pass
+        if self._intake.version != version + 1:
+            raise RuntimeError("the benchmark's updates made no version")
+
+
+def _peak(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"process {pid} has no VmHWM")
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--megabytes", type=int, nargs="+", default=[1])
+    parser.add_argument("--versions", type=int, default=10)
+    options = parser.parse_args()
+    figures = [
+        measure(clients, size, options.versions)
+        for size in options.megabytes
+        for clients in options.clients
+    ]
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rounded = [{k: round(v, 1) for k, v in figure.items()} for figure in figures]
+    print(json.dumps({"loads": rounded, "clients_peak_mib": round(own, 1)}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
