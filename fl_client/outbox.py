@@ -3,7 +3,13 @@
 An enclave that ends takes what it had buffered along. Whoever trained it still has it: an update is
 written down before it leaves the node, and removed once the enclave says that it is in a release
 that was handed out, or refuses it for good. What could not be delivered waits here, too, across
-restarts. The files hold updates in the clear, as the node's training data beside them do.
+restarts. On disk an update is encrypted under a key derived from the node's identity key, which
+lies beside it: that keeps it from whatever reads files without knowing what they are, not more.
+
+::
+
+    file = head (one line of JSON) || nonce (12 bytes) || AES-256-GCM(update, aad = head)
+    key  = HKDF-SHA256(identity key, info = "asynclave/outbox/v1" 0x00)
 """
 
 from __future__ import annotations
@@ -20,14 +26,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fl_client.updates import LocalUpdate
 from fl_protocol.codes import Code, ConfigInvalid, StorageFailed
-from fl_protocol.ports import Disk, LocalDisk
+from fl_protocol.identity import Identity
+from fl_protocol.ports import Disk, LocalDisk, Rng
 
 # Of one run, and runs: beyond it the updates of the run begun first are given up.
 MAX_UPDATES, MAX_RUNS = 64, 8
 _SUFFIX = ".update"
+_INFO = b"asynclave/outbox/v1\0"
+_NONCE_BYTES = 12
 
 _logger = getLogger(__name__)
 
@@ -61,12 +74,20 @@ class Outbox:
     ----------
     folder : Path
         Created when first written.
+    identity : Identity
+        The node's keys; updates kept under others cannot be read.
+    rng : Rng
+        Source of nonces.
     disk : Disk, optional
         The local disk by default.
     """
 
-    def __init__(self, folder: Path, *, disk: Disk | None = None) -> None:
-        self._folder, self._disk = folder, disk or LocalDisk()
+    def __init__(
+        self, folder: Path, identity: Identity, rng: Rng, *, disk: Disk | None = None
+    ) -> None:
+        self._folder, self._disk, self._rng = folder, disk or LocalDisk(), rng
+        secret = identity.identity_key.private_bytes_raw()
+        self._cipher = AESGCM(HKDF(SHA256(), 32, salt=None, info=_INFO).derive(secret))
 
     def put(self, kept: Kept) -> None:
         """Keep an update.
@@ -89,8 +110,11 @@ class Outbox:
             "metrics": {name: dict(values) for name, values in kept.metrics.items()},
             "update": _described(kept.update),
         }
+        head = json.dumps(members).encode() + b"\n"
+        nonce = self._rng.bytes(_NONCE_BYTES)
+        sealed = self._cipher.encrypt(nonce, delta.tobytes(), head)
         try:
-            self._disk.write_atomic(path, json.dumps(members).encode() + b"\n" + delta.tobytes())
+            self._disk.write_atomic(path, head + nonce + sealed)
         except OSError as error:
             raise StorageFailed(Code.JOURNAL_FAILED, f"{path}: {error.strerror}.") from error
 
@@ -138,13 +162,16 @@ class Outbox:
         return self._folder / _name(kept.update.run_id) / f"{_name(kept.update_id)}{_SUFFIX}"
 
     def _read(self, path: Path) -> Kept:
-        head, _, body = self._disk.read(path).partition(b"\n")
+        content = self._disk.read(path)
+        head = content[: content.find(b"\n") + 1]
+        nonce, sealed = content[len(head) :][:_NONCE_BYTES], content[len(head) + _NONCE_BYTES :]
         try:
             members = json.loads(head)
-            delta = np.frombuffer(body, "<f4").astype(np.float32)
+            plain = self._cipher.decrypt(nonce, sealed, head)
+            delta = np.frombuffer(plain, "<f4").astype(np.float32)
             update = LocalUpdate(delta=delta, **members["update"])
             return Kept(members["update_id"], update, members["metrics"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, InvalidTag) as error:
             raise ConfigInvalid(
                 Code.CONFIG_INVALID, f"{path} is damaged; restore or remove it"
             ) from error

@@ -72,8 +72,8 @@ class SealedUploader:
         self._session = self._connection.session
         folder = Path(config.identity_dir)
         self._contributions = ContributionWitness(folder / "contributions")
-        self.outbox = Outbox(folder / "outbox")
         identity = self._connection.store.load_or_create(self._rng)
+        self.outbox = Outbox(folder / "outbox", identity, self._rng)
         self._sealer = Sealer(config.federation, identity, self._clock, self._rng)
 
     def close(self) -> None:

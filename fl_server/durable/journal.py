@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from fl_protocol import canonical
 from fl_protocol.codes import Code, StorageFailed
 from fl_protocol.ports import Chunk, Disk, LogFile, Rng
 from fl_server.durable import frames
+from fl_server.durable.failure import failure
 from fl_server.durable.frames import ENTRY, MARK, Frame, SegmentHead
 
 _SUFFIX = ".journal"
 _SALT_BYTES = 4
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -317,8 +316,7 @@ class Journal:
 
 
 def _failure(error: OSError) -> StorageFailed:
-    code = Code.JOURNAL_FULL if error.errno in _NO_SPACE else Code.JOURNAL_FAILED
-    return StorageFailed(code, f"The journal could not be used: {error.strerror or error}.")
+    return failure("the journal", error)
 
 
 def _damaged(where: str) -> StorageFailed:

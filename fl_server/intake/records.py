@@ -16,15 +16,15 @@ Nothing in it is secret. `asynclave verify-run` reads it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fl_protocol import canonical
 from fl_protocol.encoding import b64url, b64url_decode
-from fl_protocol.ports import LocalDisk
+from fl_protocol.ports import Disk, LocalDisk
 from fl_protocol.signatures import Signed
 from fl_server.durable.checkpoint import encode_state
+from fl_server.durable.failure import stored
 from strategies.layout import Layout
 from strategies.update import Vector
 from tee_sim.appraisal import Attested, TrustPolicy
@@ -47,14 +47,24 @@ class RunRecords:
     ----------
     folder : Path
         An existing folder; its chain is continued, cut behind its last whole line.
+    disk : Disk, optional
+        The local disk by default.
+
+    Raises
+    ------
+    StorageFailed
+        ``JOURNAL_FULL`` or ``JOURNAL_FAILED``, here and from every method that writes: what was to
+        be written is not there, not even in part.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._disk = folder, LocalDisk()
-        chain = folder / CHAIN
-        if chain.exists():
-            os.truncate(chain, chain.read_bytes().rfind(b"\n") + 1)
-        self._chain: BinaryIO = chain.open("ab", buffering=0)
+    def __init__(self, folder: Path, *, disk: Disk | None = None) -> None:
+        self._folder, self._disk = folder, disk or LocalDisk()
+        path = folder / CHAIN
+        with stored("the records"):
+            if self._disk.exists(path):
+                self._disk.truncate(path, self._disk.read(path).rfind(b"\n") + 1)
+            self._chain = self._disk.open_log(path)
+            self._size = self._disk.size(path)
 
     @classmethod
     def create(cls, folder: Path, trust: TrustPolicy, layout: Layout, params: Vector) -> RunRecords:
@@ -84,8 +94,16 @@ class RunRecords:
 
     def append(self, records: list[Signed], epoch: int, head: Signed) -> None:
         """Append verified records and keep the head that covers them."""
-        self._chain.write(b"".join(encode_record(signed) + b"\n" for signed in records))
-        os.fsync(self._chain.fileno())
+        lines = b"".join(encode_record(signed) + b"\n" for signed in records)
+        with stored("the records"):
+            try:
+                self._chain.append([lines])
+                self._chain.sync()
+            except OSError:
+                # A part of a line would make all that follow unreadable.
+                self._disk.truncate(self._folder / CHAIN, self._size)
+                raise
+        self._size += len(lines)
         self._write(head_name(epoch), encode_record(head))
 
     def model(self, params: Vector) -> None:
@@ -101,7 +119,8 @@ class RunRecords:
         self._chain.close()
 
     def _write(self, name: str, data: bytes) -> None:
-        self._disk.write_atomic(self._folder / name, data, _MODE)
+        with stored(name):
+            self._disk.write_atomic(self._folder / name, data, _MODE)
 
 
 def evidence_name(epoch: int) -> str:

@@ -9,9 +9,20 @@ import pytest
 from fl_client.outbox import MAX_RUNS, MAX_UPDATES, Kept, Outbox
 from fl_client.updates import LocalUpdate
 from fl_protocol.codes import ConfigInvalid, StorageFailed
+from fl_protocol.identity import Identity
+from fl_protocol.ports import SystemRng
 from tests.support.disk import MemoryDisk
 
 METRICS = {"train": {"num-examples": 10, "loss": 0.25, "per-class": [0.5, 1.5]}}
+
+
+IDENTITY = Identity.generate(SystemRng())
+
+
+def outbox_in(
+    folder: Path, disk: MemoryDisk | None = None, identity: Identity = IDENTITY
+) -> Outbox:
+    return Outbox(folder, identity, SystemRng(), disk=disk)
 
 
 def kept(number: int, run_id: str = "run", version: int = 0) -> Kept:
@@ -21,9 +32,9 @@ def kept(number: int, run_id: str = "run", version: int = 0) -> Kept:
 
 
 def test_what_was_kept_comes_back_in_another_process(tmp_path: Path) -> None:
-    Outbox(tmp_path / "outbox").put(kept(2, version=3))
-    Outbox(tmp_path / "outbox").put(kept(1, version=1))
-    found = Outbox(tmp_path / "outbox").of("run")
+    outbox_in(tmp_path / "outbox").put(kept(2, version=3))
+    outbox_in(tmp_path / "outbox").put(kept(1, version=1))
+    found = outbox_in(tmp_path / "outbox").of("run")
     assert [k.update_id for k in found] == ["update-1", "update-2"]
     assert found[1].metrics == METRICS
     np.testing.assert_array_equal(found[1].update.delta, kept(2).update.delta)
@@ -31,13 +42,32 @@ def test_what_was_kept_comes_back_in_another_process(tmp_path: Path) -> None:
     assert found[1].update.base_version == 3
     files = [path for path in tmp_path.rglob("*.update")]
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in files) and len(files) == 2
-    Outbox(tmp_path / "outbox").remove(kept(1))
-    assert [k.update_id for k in Outbox(tmp_path / "outbox").of("run")] == ["update-2"]
-    assert Outbox(tmp_path / "outbox").of("another") == []
+    outbox_in(tmp_path / "outbox").remove(kept(1))
+    assert [k.update_id for k in outbox_in(tmp_path / "outbox").of("run")] == ["update-2"]
+    assert outbox_in(tmp_path / "outbox").of("another") == []
+
+
+def test_no_update_lies_on_disk_in_the_clear(tmp_path: Path) -> None:
+    outbox_in(tmp_path).put(kept(1))
+    (path,) = tmp_path.rglob("*.update")
+    assert kept(1).update.delta.tobytes() not in path.read_bytes()
+    with pytest.raises(ConfigInvalid, match=path.name):
+        outbox_in(tmp_path, identity=Identity.generate(SystemRng())).of("run")
+
+
+@pytest.mark.parametrize("at", [3, 400, -1])
+def test_an_altered_file_is_named(tmp_path: Path, at: int) -> None:
+    outbox_in(tmp_path).put(kept(1))
+    (path,) = tmp_path.rglob("*.update")
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigInvalid, match=path.name):
+        outbox_in(tmp_path).of("run")
 
 
 def test_a_full_outbox_refuses_and_drops_nothing(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path)
+    outbox = outbox_in(tmp_path)
     for number in range(MAX_UPDATES):
         outbox.put(kept(number))
     with pytest.raises(StorageFailed, match="JOURNAL_FULL"):
@@ -47,7 +77,7 @@ def test_a_full_outbox_refuses_and_drops_nothing(tmp_path: Path) -> None:
 
 def test_without_room_nothing_is_half_kept(tmp_path: Path) -> None:
     disk = MemoryDisk()
-    outbox = Outbox(Path("/outbox"), disk=disk)
+    outbox = outbox_in(Path("/outbox"), disk)
     outbox.put(kept(1))
     disk.room = 10
     with pytest.raises(StorageFailed, match="JOURNAL_FAILED"):
@@ -64,11 +94,11 @@ def test_a_failing_disk_is_a_typed_error(tmp_path: Path) -> None:
 
     disk.write_atomic = fail  # type: ignore[method-assign]
     with pytest.raises(StorageFailed, match="Input/output error"):
-        Outbox(Path("/outbox"), disk=disk).put(kept(1))
+        outbox_in(Path("/outbox"), disk).put(kept(1))
 
 
 def test_runs_long_past_are_given_up(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path)
+    outbox = outbox_in(tmp_path)
     for number in range(MAX_RUNS + 2):
         outbox.put(kept(number, run_id=f"run-{number}"))
     left = [n for n in range(MAX_RUNS + 2) if outbox.of(f"run-{n}")]
@@ -77,7 +107,7 @@ def test_runs_long_past_are_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"update_id":"x"}\n', b"\xff\xfe\n\0\0\0\0"])
 def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
-    outbox = Outbox(tmp_path)
+    outbox = outbox_in(tmp_path)
     outbox.put(kept(1))
     (path,) = tmp_path.rglob("*.update")
     path.write_bytes(content)

@@ -272,7 +272,8 @@ def test_an_upload_cut_off_in_the_middle_changes_nothing(stack: LocalStack) -> N
             upload.result(60)
     stack.restart_gateway()
     assert taken_up(stack) == []
-    receipts = [submit(uploader, sealed, membership) for _ in range(2)]
+    again = client(stack, "cut-off")
+    receipts = [submit(again, sealed, membership) for _ in range(2)]
     assert receipts[0].payload == receipts[1].payload
     assert json.loads(receipts[0].payload)["seq"] == 1
     assert client(stack, "second").upload(large(3.0)).receipt.version == 1
