@@ -30,7 +30,6 @@ from fl_protocol.codes import (
     Code,
     ConfigInvalid,
     EnvelopeRejected,
-    RunRejected,
     UpdateRejected,
 )
 from strategies.errors import ManifestMismatch
@@ -71,7 +70,7 @@ def sealed_uploads(config: ClientConfig | Path | str | None = None) -> Mod:
             settled = task.settle(uploader)
             if settled is None:
                 task.check(uploader)
-        except RunRejected as error:
+        except REFUSALS as error:
             return _answer(message, RecordDict(), error.code)
         except AsynclaveError as error:
             return _failed(message, error)

@@ -24,6 +24,7 @@ from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import Standing, verify_receipt, verify_status
 from fl_protocol.signatures import Signed
+from strategies.reject import Reject, sentence
 from tee_sim.appraisal import Attested
 from tee_sim.node_config import connect
 
@@ -141,16 +142,22 @@ class SealedUploader:
 
         Raises
         ------
+        UpdateRejected
+            ``CLIENT_QUOTA``: an update of another model waits for its release; until then this
+            node contributes to none.
         AsynclaveError
             As for `upload`; what is not settled stays in the outbox.
         """
-        found = None
         with self.outbox.turn(run_id):
             for kept in self.outbox.of(run_id):
                 uploaded = self._settled(kept)
-                if uploaded is not None and kept.update.base_digest == base_digest:
-                    found = Settled(uploaded, kept.metrics)
-        return found
+                if uploaded is None:
+                    continue
+                if kept.update.base_digest != base_digest:
+                    # If its enclave died, only the last contribution could be delivered again.
+                    raise UpdateRejected(Reject.CLIENT_QUOTA, sentence(Reject.CLIENT_QUOTA))
+                return Settled(uploaded, kept.metrics)
+        return None
 
     def _settled(self, kept: Kept) -> Uploaded | None:
         """Return the receipt of an update that waits for its release, None if it is done with."""

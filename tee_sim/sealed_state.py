@@ -20,9 +20,11 @@ from fl_protocol.codes import ConfigInvalid
 from fl_protocol.ports import Disk, Rng
 from tee_sim.channel import Channel, ChannelClosed, Request
 from tee_sim.counter import FileCounter
-from tee_sim.enclave.memory import KEY_BYTES, MAX_STATE_BYTES
+from tee_sim.enclave.memory import KEY_BYTES, MAX_SEALED_BYTES
 
 _NAME = re.compile("[0-9a-f]{64}")
+# Of sealing: nonce and tag.
+_OVERHEAD_BYTES = 28
 
 
 class SealedState:
@@ -77,7 +79,7 @@ class SealedState:
     def _answer(self, channel: Channel, request: Request) -> None:
         operation, name = request.header.get("op"), request.header.get("name")
         known = operation in ("LOAD", "STORE") and type(name) is str and _NAME.fullmatch(name)
-        if not known or request.body.remaining > MAX_STATE_BYTES:
+        if not known or request.body.remaining > MAX_SEALED_BYTES + _OVERHEAD_BYTES:
             raise ChannelClosed("the enclave asked for something else")
         assert isinstance(name, str)
         body = bytearray(request.body.remaining)

@@ -36,6 +36,8 @@ class Continued:
         Of the newest record; -1 if there is none.
     links : tuple of Link
         The records of that epoch.
+    releases : frozenset of str
+        Chain links of all releases.
     server : Mapping
         What `RunRecords.server` was given last; empty if that belongs to another version.
     """
@@ -45,6 +47,7 @@ class Continued:
     counted: frozenset[str]
     epoch: int
     links: tuple[Link, ...]
+    releases: frozenset[str]
     server: Mapping[str, Any]
 
 
@@ -78,6 +81,7 @@ def read_folder(folder: Path, run_id: str, layout: Layout) -> Continued | None:
         frozenset(r.update_id for r in records if isinstance(r, Receipt) and r.outcome == ACCEPTED),
         epoch,
         tuple(link for link in links if link.record and link.record.epoch == epoch),
+        frozenset(link.digest for link in links if isinstance(link.record, Release)),
         _server(folder, version),
     )
 

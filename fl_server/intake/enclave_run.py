@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from logging import getLogger
 
 from fl_protocol.codes import Code, ReceiptRejected, RunRejected
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.receipts import Chained, Receipt, verify_opening, verify_receipt, verify_record
+from fl_protocol.receipts import (
+    Chained,
+    Receipt,
+    Release,
+    is_from,
+    record_digest,
+    verify_opening,
+    verify_receipt,
+    verify_record,
+)
 from fl_protocol.signatures import Signed
 from fl_server.intake.continued import Continued
 from fl_server.intake.keeper import ChainKeeper
-from fl_server.intake.releases import OpenedRun, fetch_release, open_messages
+from fl_server.intake.releases import OpenedRun, fetch_again, fetch_release, open_messages
 from fl_server.intake.witness import ChainWitness
 from strategies.catalog import recipe_from
 from strategies.errors import StrategyError
@@ -35,6 +45,8 @@ class EnclaveRun:
         Model to begin with, shape (P,).
     recipe : Recipe, optional
         Must equal the enclave policy's recipe, which is taken when omitted.
+    released : callable
+        Called with every release that is fetched, in order.
 
     Attributes
     ----------
@@ -53,14 +65,22 @@ class EnclaveRun:
     """
 
     def __init__(
-        self, connection: Connection, run: OpenedRun, params: Vector, recipe: Recipe | None
+        self,
+        connection: Connection,
+        run: OpenedRun,
+        params: Vector,
+        recipe: Recipe | None,
+        released: Callable[[Merge], None],
     ) -> None:
         self._connection, self._run, self.run_id = connection, run, run.run_id
         self.version, self.params = 0, params
         self.attested: Attested = connection.attestor.refresh()
         self.recipe = recipe or _recipe_of(self.attested)
         self.keeper: ChainKeeper | None = None
-        self._witness = ChainWitness()
+        self._released, self._witness = released, ChainWitness()
+        # By which a release of an enclave that has died is recognised.
+        self._keys = {self.attested.epoch: self.attested.receipt_key}
+        self._links: frozenset[str] = frozenset()
 
     def open(self, continued: Continued | None = None, *, join: bool) -> int:
         """Open the run in the enclave, or join it there; returns its newest version.
@@ -70,6 +90,8 @@ class EnclaveRun:
         RunRejected
             RUN_RECIPE, LEAKY_RECIPE, RUN_MANIFEST or RUN_REGRESSED.
         """
+        if continued is not None:
+            self._links = continued.releases
         reply = self._ask_to_open(join=join)
         if reply.epoch != self.attested.epoch:
             self.follow()
@@ -100,6 +122,7 @@ class EnclaveRun:
             self.version,
         )
         self.attested, self._witness = attested, ChainWitness()
+        self._keys[attested.epoch] = attested.receipt_key
         # Joined if the answer to an earlier attempt was lost: somebody may be in its buffer.
         self.open(join=True)
 
@@ -129,8 +152,8 @@ class EnclaveRun:
         """Hold a receipt against the chain; raises ReceiptRejected."""
         self._witness.observe(receipt, signed)
 
-    def fetch(self) -> Merge | None:
-        """Fetch the next release; None if it is lost with an enclave, whose successor is followed.
+    def fetch(self) -> bool:
+        """Fetch the next release; False if its enclave has died, whose successor is followed.
 
         Raises
         ------
@@ -147,11 +170,39 @@ class EnclaveRun:
             if error.code != Code.RUN_UNKNOWN:
                 raise
             self.follow()
-            return None
+            return False
+        self._adopt(merge)
+        return True
+
+    def _adopt(self, merge: Merge) -> None:
         self.version, self.params = merge.version, merge.params
-        return merge
+        self._released(merge)
 
     def _ask_to_open(self, *, join: bool) -> pb.OpenRunReply:
+        try:
+            return self._asked_to_open(join=join)
+        except RunRejected as error:
+            if error.code != Code.RUN_REGRESSED:
+                raise
+            # The enclave before may have died while it handed out the next release.
+            self._adopt(self._fetched_again(error))
+            return self._asked_to_open(join=join)
+
+    def _fetched_again(self, regressed: RunRejected) -> Merge:
+        try:
+            return fetch_again(
+                self._connection.session, self._run, self.version + 1, self._believed
+            )
+        except (RunRejected, ReceiptRejected):
+            raise regressed from None
+
+    def _believed(self, release: Release, signed: Signed) -> bool:
+        key = self._keys.get(release.epoch)
+        if key is not None:
+            return is_from(release, signed, key)
+        return record_digest(signed) in self._links
+
+    def _asked_to_open(self, *, join: bool) -> pb.OpenRunReply:
         reply: pb.OpenRunReply = self._connection.session.call(
             "OpenRun",
             lambda: open_messages(self._run, self.recipe, self.params, self.version, join=join),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from fl_protocol.codes import Code, ReceiptRejected
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.receipts import Release, verify_release
+from fl_protocol.receipts import Release, read_record, verify_release
 from fl_protocol.session import Session
 from fl_protocol.signatures import Signed
 from fl_server.intake.witness import ChainWitness
@@ -91,6 +91,38 @@ def fetch_release(
     _check_fits(release, run, version, attested, hashlib.sha256(body.data).hexdigest())
     witness.observe(release, signed)
     return Merge(version, frozen(body), (), (), release.model_digest, withheld=release.num_updates)
+
+
+def fetch_again(
+    session: Session, run: OpenedRun, version: int, believed: Callable[[Release, Signed], bool]
+) -> Merge:
+    """Fetch a release that an enclave handed out before it died; its successor has it sealed.
+
+    Parameters
+    ----------
+    session, run, version
+        As for `fetch_release`.
+    believed : callable
+        Whether that enclave is known to have signed a record.
+
+    Raises
+    ------
+    ReceiptRejected, RunRejected, GatewayUnavailable
+        As for `fetch_release`.
+    """
+    signed, body = session.receive(
+        "GetRelease",
+        pb.GetReleaseRequest(run_id=run.run_id, version=version),
+        lambda replies: _collect(replies, run.layout.num_params),
+    )
+    release = read_record(signed)
+    digest = hashlib.sha256(body.data).hexdigest()
+    if not isinstance(release, Release) or not believed(release, signed):
+        raise ReceiptRejected(Code.RECEIPT_INVALID)
+    named = (release.run_id, release.version, release.manifest_digest, release.model_digest)
+    if named != (run.run_id, version, run.layout.digest, digest):
+        raise ReceiptRejected(Code.RECEIPT_INVALID)
+    return Merge(version, frozen(body), (), (), digest, withheld=release.num_updates)
 
 
 def _collect(replies: Iterable[Any], num_params: int) -> tuple[Signed, Vector]:

@@ -117,7 +117,7 @@ class SealedIntake:
         """
         with self._lock:
             run = OpenedRun(run_id, layout)
-            self._run = EnclaveRun(self._connection, run, params, self._wanted)
+            self._run = EnclaveRun(self._connection, run, params, self._wanted, self._released)
             self._published, self._mean = params, PublishedMean(self._run.recipe.parts())
             continued = self._begin_records(run)
             newest = self._run.open(continued, join=continued is not None)
@@ -261,10 +261,14 @@ class SealedIntake:
         if run.version < version and run.keeper is not None:
             # Before the model: what a server continues from is always named in its records.
             run.keeper.fetch()
-        while run.version < version and (merge := run.fetch()) is not None:
-            self._merges.append(merge)
-            if run.keeper is not None:
-                run.keeper.model(merge.params, self._server_state())
+        while run.version < version and run.fetch():
+            pass
+
+    def _released(self, merge: Merge) -> None:
+        self._merges.append(merge)
+        keeper = self._opened.keeper
+        if keeper is not None:
+            keeper.model(merge.params, self._server_state())
 
     def _server_state(self) -> dict[str, Any]:
         merges, mean = self._mean.state()

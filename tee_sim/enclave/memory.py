@@ -5,6 +5,10 @@ asked for. So before a release is handed out for the first time, the newest mode
 the contributions in all of them are sealed and stored with the platform; a successor opens the run
 at that model only, and counts none of these contributions again. What was merged but never handed
 out has been seen by nobody, and may be contributed again.
+
+The release itself is sealed and stored before that: whoever was about to receive it when the
+enclave died gets it from the successor. Else nobody would have the model at which alone the run may
+go on.
 """
 
 from __future__ import annotations
@@ -20,13 +24,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, RunRejected
+from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.ports import Rng
+from fl_protocol.receipts import record_digest
+from fl_protocol.signatures import Signed
 from tee_sim.channel import Channel, ChannelClosed
 
 KEY_BYTES = 32
 MAX_STATE_BYTES = 64 << 20
+# AES-GCM at one go takes no more; models beyond it cannot be run under a release memory.
+MAX_SEALED_BYTES = (1 << 31) - 1
 
 _NONCE_BYTES = 12
+_MAX_HEAD_BYTES = 8192
 _DOMAIN = b"asynclave/release-memory/v1\0"
 
 Contribution: TypeAlias = tuple[int, str, str]
@@ -127,8 +137,7 @@ class ReleaseMemory:
         if not counter and not sealed:
             return None
         try:
-            nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-            plain = self._cipher.decrypt(nonce, ciphertext, _bound_to(run_id))
+            plain = self._opened(sealed, _name(run_id), run_id)
             members = canonical.decode_object(plain, MAX_STATE_BYTES)
             if members["counter"] < counter:
                 raise ValueError("older than its counter")
@@ -142,14 +151,29 @@ class ReleaseMemory:
         except (InvalidTag, CanonicalError, KeyError, TypeError, ValueError) as error:
             raise RunRejected(Code.RUN_MEMORY) from error
 
-    def keep(self, run_id: str, memory: RunMemory) -> None:
-        """Seal and store what was handed out of a run that was recalled before.
+    def keep(self, run_id: str, memory: RunMemory, release: Signed, model: memoryview) -> None:
+        """Seal and store a release, then that it was handed out; the run was recalled before.
+
+        Parameters
+        ----------
+        run_id : str
+            The run.
+        memory : RunMemory
+            With the release.
+        release : Signed
+            Its record.
+        model : memoryview
+            Its bytes.
 
         Raises
         ------
         RunRejected
             ``RUN_MEMORY``: it could not be stored.
         """
+        head = canonical.encode(
+            {"payload": b64url(release.payload), "signature": b64url(release.signature)}
+        )
+        self._store(_release_name(run_id, memory.version), b"".join((head, b"\n", model)), run_id)
         members = {
             "counter": self._counters[run_id] + 1,
             "version": memory.version,
@@ -158,16 +182,49 @@ class ReleaseMemory:
             "contributions": [list(contribution) for contribution in memory.contributions],
             "release": memory.release,
         }
-        nonce = self._rng.bytes(_NONCE_BYTES)
-        plain = canonical.encode(members)
-        sealed = nonce + self._cipher.encrypt(nonce, plain, _bound_to(run_id))
-        self._vault.store(_name(run_id), sealed)
+        self._store(_name(run_id), canonical.encode(members), run_id)
         self._counters[run_id] += 1
+
+    def release(self, run_id: str, version: int) -> tuple[Signed, bytes] | None:
+        """Return the newest release handed out, its record and its bytes, if it has this version.
+
+        Raises
+        ------
+        RunRejected
+            ``RUN_MEMORY``: it is damaged.
+        """
+        memory = self.recall(run_id)
+        if memory is None or memory.version != version:
+            return None
+        name = _release_name(run_id, version)
+        _, sealed = self._vault.load(name)
+        try:
+            head, _, model = self._opened(sealed, name, run_id).partition(b"\n")
+            members = canonical.decode_object(head, _MAX_HEAD_BYTES)
+            signed = Signed(b64url_decode(members["payload"]), b64url_decode(members["signature"]))
+        except (InvalidTag, CanonicalError, KeyError, TypeError, ValueError) as error:
+            raise RunRejected(Code.RUN_MEMORY) from error
+        return (signed, model) if record_digest(signed) == memory.release else None
+
+    def _store(self, name: str, plain: bytes, run_id: str) -> None:
+        if len(plain) > MAX_SEALED_BYTES:
+            raise RunRejected(Code.RUN_MEMORY)
+        nonce = self._rng.bytes(_NONCE_BYTES)
+        self._vault.store(name, nonce + self._cipher.encrypt(nonce, plain, _bound_to(name, run_id)))
+
+    def _opened(self, sealed: bytes, name: str, run_id: str) -> bytes:
+        nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        return self._cipher.decrypt(nonce, ciphertext, _bound_to(name, run_id))
 
 
 def _name(run_id: str) -> str:
     return hashlib.sha256(run_id.encode()).hexdigest()
 
 
-def _bound_to(run_id: str) -> bytes:
-    return _DOMAIN + run_id.encode()
+def _release_name(run_id: str, version: int) -> str:
+    # Two in turn: the one before stays whole until the memory names its successor.
+    return hashlib.sha256(f"{version % 2} {run_id}".encode()).hexdigest()
+
+
+def _bound_to(name: str, run_id: str) -> bytes:
+    return _DOMAIN + name.encode() + run_id.encode()

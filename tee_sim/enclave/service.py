@@ -237,18 +237,26 @@ class EnclaveService:
         run.keep(Released(merged.merge, self._ledger.release(record)))
 
     def _get_release(self, header: dict[str, Any], body: Body) -> Reply:
-        run, version = self._open(), header.get("version")
-        if header.get("run_id") != run.run_id:
-            raise RunRejected(Code.RUN_UNKNOWN)
+        run, version = self._run, header.get("version")
         if type(version) is not int:
             raise RunRejected(Code.RELEASE_NOT_READY)
+        if run is None or header.get("run_id") != run.run_id:
+            return self._release_of_another(_text(header, "run_id"), version)
         self._release_due(run, self._now())
         released = run.release(version)
+        model = released.merge.params.data.cast("B")
         memory = run.memory_for(released)
         if memory is not None:
-            self._memory.keep(run.run_id, memory)
+            self._memory.keep(run.run_id, memory, released.record, model)
             run.handed_out(memory)
-        return signed_reply(released.record, released.merge.params.data.cast("B"))
+        return signed_reply(released.record, model)
+
+    def _release_of_another(self, run_id: str, version: int) -> Reply:
+        """Hand the newest release of a run out again that an enclave before this one made."""
+        found = self._memory.release(run_id, version)
+        if found is None:
+            raise RunRejected(Code.RUN_UNKNOWN)
+        return signed_reply(*found)
 
     def _get_records(self, header: dict[str, Any], body: Body) -> Reply:
         seq = header.get("from_seq")

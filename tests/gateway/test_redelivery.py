@@ -16,7 +16,7 @@ import pytest
 from asynclave.verification.audit import audit
 from fl_client.config import ClientConfig
 from fl_client.uploader import SealedUploader
-from fl_protocol.codes import GatewayUnavailable, ReceiptRejected
+from fl_protocol.codes import GatewayUnavailable, ReceiptRejected, UpdateRejected
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
@@ -98,7 +98,18 @@ def test_a_buffered_update_is_neither_sent_nor_trained_again(
     assert settled is not None
     assert settled.uploaded.signed == uploaded.signed
     assert kept(node) == [uploaded.receipt.update_id]
-    assert client(stack, "node").settle(RUN, "f" * 64) is None
+
+
+def test_until_its_update_is_released_a_node_contributes_to_no_other_model(
+    stack: LocalStack, intake: SealedIntake
+) -> None:
+    node = client(stack, "node")
+    node.upload(trained(RUN, 1.0))
+    with pytest.raises(UpdateRejected, match="CLIENT_QUOTA"):
+        node.settle(RUN, "f" * 64)
+    client(stack, "other").upload(trained(RUN, 1.0))
+    intake.catch_up()
+    assert node.settle(RUN, "f" * 64) is None
 
 
 def test_a_released_update_is_forgotten_even_after_its_enclave_died(

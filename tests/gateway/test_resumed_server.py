@@ -13,6 +13,7 @@ import pytest
 
 from asynclave.verification.audit import audit
 from fl_protocol.codes import RunRejected, StorageFailed
+from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
 from strategies.layout import Layout
@@ -181,6 +182,54 @@ def test_an_older_copy_is_refused_by_the_successor(stack: LocalStack, tmp_path: 
     kill_enclave(stack)
     with pytest.raises(RunRejected, match="RUN_REGRESSED"):
         server(stack, copy)
+
+
+def release_lost_on_its_way(stack: LocalStack, intake: SealedIntake) -> None:
+    """Let the enclave hand a release out, lose it, and end the enclave."""
+    for number in range(K):
+        client(stack, f"node-{number}").upload(trained(RUN, 1.0))
+    keeper = intake._opened.keeper
+    assert keeper is not None
+    keeper.fetch()
+    request = pb.GetReleaseRequest(run_id=RUN, version=1)
+    intake._connection.session.receive("GetRelease", request, lambda replies: list(replies))
+    # The gateway may be lost with it.
+    stack.restart_gateway()
+    kill_enclave(stack)
+
+
+def test_a_release_that_was_lost_on_its_way_is_handed_out_again(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    intake = server(stack, folder)
+    release_lost_on_its_way(stack, intake)
+    intake.follow_enclave()
+    merge = intake.take_merge()
+    assert merge is not None and merge.version == intake.version == 1
+    np.testing.assert_allclose(merge.params, initial() + 1.0)
+    for number in range(K):
+        node = client(stack, f"node-{number}")
+        assert node.settle(RUN, "") is None
+        uploaded = node.upload(trained(RUN, 1.0, version=1, base=merge.params))
+        assert offer(intake, str(number), uploaded, version=1).accepted
+    intake.close()
+    found = audit(folder)
+    assert (found.flaw, found.version) == (None, 2)
+
+
+def test_a_server_that_died_as_well_gets_the_lost_release(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    intake = server(stack, folder)
+    release_lost_on_its_way(stack, intake)
+    abandon(intake)
+    again = server(stack, folder)
+    assert again.version == 1
+    np.testing.assert_allclose(again.params, initial() + 1.0)
+    again.close()
+    assert audit(folder).flaw is None
 
 
 def test_a_folder_in_use_or_of_another_run_is_refused(stack: LocalStack, tmp_path: Path) -> None:

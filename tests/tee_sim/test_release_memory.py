@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fl_protocol.codes import Code, ConfigInvalid, RunRejected
 from fl_protocol.ports import LocalDisk, SystemRng
 from fl_protocol.receipts import GENESIS, Opening, record_digest, verify_opening
+from fl_protocol.signatures import Signed
 from tee_sim.channel import Channel, ChannelClosed
 from tee_sim.counter import FileCounter
 from tee_sim.enclave.memory import PlatformVault, ReleaseMemory, RunMemory
@@ -29,7 +30,10 @@ from tests.support.enclave import (
     signed_of,
 )
 
-MEMORY = RunMemory(2, 0, {1: "1" * 64, 2: "2" * 64}, ((0, "a", "x"), (1, "b", "y")), "f" * 64)
+RECORD, MODEL = Signed(b"{}", bytes(64)), memoryview(bytes(range(40)))
+MEMORY = RunMemory(
+    2, 0, {1: "1" * 64, 2: "2" * 64}, ((0, "a", "x"), (1, "b", "y")), record_digest(RECORD)
+)
 _epochs = count(EPOCH)
 
 
@@ -196,11 +200,48 @@ def test_memory_reads_back_what_was_kept() -> None:
     vault = MemoryVault()
     memory = ReleaseMemory(vault, bytes(32), SystemRng())
     assert memory.recall("run") is None
-    memory.keep("run", MEMORY)
+    memory.keep("run", MEMORY, RECORD, MODEL)
     assert ReleaseMemory(vault, bytes(32), SystemRng()).recall("run") == MEMORY
     assert memory.recall("another") is None
-    (name,) = vault.sealed
-    assert b"run" not in vault.sealed[name][-1]
+    assert all(b"run" not in sealed[-1] for sealed in vault.sealed.values())
+
+
+def test_the_newest_release_can_be_handed_out_again() -> None:
+    vault = MemoryVault()
+    memory = ReleaseMemory(vault, bytes(32), SystemRng())
+    memory.recall("run")
+    memory.keep("run", MEMORY, RECORD, MODEL)
+    successor = ReleaseMemory(vault, bytes(32), SystemRng())
+    assert successor.release("run", 2) == (RECORD, bytes(MODEL))
+    assert all(bytes(MODEL) not in sealed[-1] for sealed in vault.sealed.values())
+    assert successor.release("run", 1) is successor.release("run", 3) is None
+    assert successor.release("another", 2) is None
+
+
+def test_a_release_stored_without_its_memory_is_not_handed_out() -> None:
+    """The enclave died between the two: nobody has been given the newer one."""
+    vault = MemoryVault()
+    memory = ReleaseMemory(vault, bytes(32), SystemRng())
+    memory.recall("run")
+    memory.keep("run", MEMORY, RECORD, MODEL)
+    kept = {name: list(sealed) for name, sealed in vault.sealed.items()}
+    newer = RunMemory(3, 0, {3: "3" * 64}, (), "f" * 64)
+    memory.keep("run", newer, RECORD, MODEL)
+    mine = next(iter(kept.keys() - {n for n in kept if len(vault.sealed[n]) == len(kept[n])}))
+    vault.sealed[mine] = kept[mine]
+    assert ReleaseMemory(vault, bytes(32), SystemRng()).release("run", 2) == (RECORD, bytes(MODEL))
+
+
+def test_an_altered_release_is_refused() -> None:
+    vault = MemoryVault()
+    memory = ReleaseMemory(vault, bytes(32), SystemRng())
+    memory.recall("run")
+    memory.keep("run", MEMORY, RECORD, MODEL)
+    for sealed in vault.sealed.values():
+        if len(sealed[-1]) > len(MODEL) and len(sealed) == 2:
+            sealed[-1] = sealed[-1][:-1] + bytes([sealed[-1][-1] ^ 1])
+    with pytest.raises(RunRejected, match="RUN_MEMORY"):
+        ReleaseMemory(vault, bytes(32), SystemRng()).release("run", 2)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "older", "another run's", "key"])
@@ -209,9 +250,10 @@ def test_damaged_or_older_memory_is_refused(damage: str) -> None:
     memory = ReleaseMemory(vault, bytes(32), SystemRng())
     for run_id in ("run", "other"):
         memory.recall(run_id)
-        memory.keep(run_id, MEMORY)
-    memory.keep("run", MEMORY)
-    mine, other = vault.sealed
+        memory.keep(run_id, MEMORY, RECORD, MODEL)
+    memory.keep("run", MEMORY, RECORD, MODEL)
+    # Of each run the release comes before what is remembered of it.
+    _, mine, _, other = vault.sealed
     stored = vault.sealed[mine]
     newest = stored[-1]
     stored[-1] = {
@@ -253,9 +295,9 @@ def test_a_file_counter_turned_back_with_its_state_is_not_noticed(tmp_path: Path
     vault, run_id = state_in(tmp_path), "run"
     memory = ReleaseMemory(vault, bytes(32), SystemRng())
     memory.recall(run_id)
-    memory.keep(run_id, MEMORY)
+    memory.keep(run_id, MEMORY, RECORD, MODEL)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    memory.keep(run_id, RunMemory(3, 0, {3: "3" * 64}, (), "f" * 64))
+    memory.keep(run_id, RunMemory(3, 0, {3: "3" * 64}, (), "f" * 64), RECORD, MODEL)
     for path, content in before.items():
         path.write_bytes(content)
 

@@ -110,8 +110,14 @@ class FaultProxy:
             return
         if mood is Mood.SLOW:
             for start in range(0, len(data), _SLOW_BYTES):
-                writer.write(data[start : start + _SLOW_BYTES])
+                await _write(writer, data[start : start + _SLOW_BYTES])
                 await asyncio.sleep(_SLOW_SECONDS)
         else:
-            writer.write(data)
-        await writer.drain()
+            await _write(writer, data)
+
+
+async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    if writer.is_closing():
+        raise ConnectionResetError
+    writer.write(data)
+    await writer.drain()
