@@ -51,7 +51,7 @@ def measure(clients: int, megabytes: int, versions: int) -> dict[str, float]:
     recipe = FedBuff(buffer_size=identities)
     settings = StackSettings(recipe=recipe, k=_FEWEST, node_patience=120.0)
     with tempfile.TemporaryDirectory() as folder, LocalStack(Path(folder), settings) as stack:
-        load = _Load(stack, identities, megabytes * _MEGABYTE)
+        load = Load(stack, identities, megabytes * _MEGABYTE)
         load.version(clients)
         began, seconds = load.busy, len(load.seconds)
         for _ in range(versions):
@@ -69,7 +69,7 @@ def measure(clients: int, megabytes: int, versions: int) -> dict[str, float]:
         }
 
 
-class _Load:
+class Load:
     """A run, and the clients that upload into it version by version."""
 
     def __init__(self, stack: LocalStack, identities: int, num_params: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,18 @@ async def test_what_an_earlier_process_left_is_kept_until_it_is_answered(disk: M
     await keep(journal, "new")
     await journal.close()
     assert left_in(disk) == ["new"]
+
+
+async def test_an_update_whose_upload_was_cancelled_while_it_was_written_is_kept(
+    disk: MemoryDisk,
+) -> None:
+    journal = opened(disk)
+    cancelled = asyncio.create_task(keep(journal, "cancelled"))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    for number in range(5):
+        journal.accepted(await keep(journal, f"u{number}"))
+    await journal.close()
+    assert left_in(disk) == ["cancelled"]
