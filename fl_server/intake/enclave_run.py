@@ -182,7 +182,7 @@ class EnclaveRun:
         try:
             return self._asked_to_open(join=join)
         except RunRejected as error:
-            if error.code != Code.RUN_REGRESSED:
+            if error.code != Code.RUN_REGRESSED or not join:
                 raise
             # The enclave before may have died while it handed out the next release.
             self._adopt(self._fetched_again(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from asynclave.chaos.real.settings import RUN, ProcessConfig, recipe
 from asynclave.verification.audit import audit
 from fl_client.config import ClientConfig
 from fl_client.uploader import SealedUploader
+from fl_protocol.codes import UpdateRejected
 from fl_server.intake.sealed import SealedIntake
 from strategies.update import Vector
 
@@ -47,7 +49,9 @@ def settle(federation: Federation) -> set[str]:
     for bundle in federation.client_bundles:
         uploader = SealedUploader(ClientConfig.load(bundle))
         try:
-            uploader.settle(RUN, "")
+            with contextlib.suppress(UpdateRejected):
+                # What waits for its release bars the node from any other model.
+                uploader.settle(RUN, "")
             waiting.update(kept.update_id for kept in uploader.outbox.of(RUN))
         finally:
             uploader.close()
