@@ -9,11 +9,8 @@ when the enclave was replaced, whose successor knows whether the contribution wa
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,10 +18,12 @@ from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, ConfigInvalid, RunRejected
 from fl_protocol.ports import Disk, LocalDisk
+from fl_protocol.storage import write_private
 
 _MAX_RUNS = 10_000
 _MAX_MODELS = 512
 _MAX_BYTES = 64 * 1024
+_SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
@@ -123,10 +122,10 @@ class ContributionWitness:
                 self._write(run_id, replace(memory, seen=version))
 
     def _path(self, run_id: str) -> Path:
-        return self._folder / f"{hashlib.sha256(run_id.encode()).hexdigest()[:32]}.json"
+        return self._folder / f"{hashlib.sha256(run_id.encode()).hexdigest()[:32]}{_SUFFIX}"
 
     def _num_runs(self) -> int:
-        return sum(1 for _ in self._folder.glob("*.json"))
+        return sum(name.endswith(_SUFFIX) for name in self._disk.list(self._folder))
 
     def _read(self, run_id: str) -> _Memory:
         path = self._path(run_id)
@@ -144,15 +143,8 @@ class ContributionWitness:
 
     def _write(self, run_id: str, memory: _Memory) -> None:
         members = {**asdict(memory), "models": list(memory.models)}
-        self._disk.write_atomic(self._path(run_id), canonical.encode(members), 0o600)
+        write_private(self._disk, self._path(run_id), canonical.encode(members))
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self) -> AbstractContextManager[bool]:
         # A server may send one node two tasks at once, and each may run in its own process.
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        return self._disk.lock(self._folder / "lock")

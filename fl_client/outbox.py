@@ -14,12 +14,10 @@ lies beside it: that keeps it from whatever reads files without knowing what the
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from logging import getLogger
 from pathlib import Path
@@ -35,6 +33,7 @@ from fl_client.updates import LocalUpdate
 from fl_protocol.codes import Code, ConfigInvalid, StorageFailed
 from fl_protocol.identity import Identity
 from fl_protocol.ports import Disk, LocalDisk, Rng
+from fl_protocol.storage import write_private
 
 # Of one run, and runs: beyond it the updates of the run begun first are given up.
 MAX_UPDATES, MAX_RUNS = 64, 8
@@ -113,10 +112,7 @@ class Outbox:
         head = json.dumps(members).encode() + b"\n"
         nonce = self._rng.bytes(_NONCE_BYTES)
         sealed = self._cipher.encrypt(nonce, delta.tobytes(), head)
-        try:
-            self._disk.write_atomic(path, head + nonce + sealed)
-        except OSError as error:
-            raise StorageFailed(Code.JOURNAL_FAILED, f"{path}: {error.strerror}.") from error
+        write_private(self._disk, path, head + nonce + sealed)
 
     def remove(self, kept: Kept) -> None:
         """Forget an update."""
@@ -136,16 +132,9 @@ class Outbox:
         ]
         return sorted(found, key=lambda kept: kept.update.base_version)
 
-    @contextmanager
-    def turn(self, run_id: str) -> Iterator[None]:
+    def turn(self, run_id: str) -> AbstractContextManager[bool]:
         """Keep other processes of this node from delivering the same run's updates meanwhile."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self._folder / f"{_name(run_id)}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        return self._disk.lock(self._folder / f"{_name(run_id)}.lock")
 
     def _note_run(self, run_id: str) -> None:
         index, name = self._folder / "runs.json", _name(run_id)
@@ -156,7 +145,7 @@ class Outbox:
             for left in self._disk.list(self._folder / old):
                 _logger.warning("Gave up an update of a run long past: %s", left)
                 self._disk.remove(self._folder / old / left)
-        self._disk.write_atomic(index, json.dumps([*runs, name][-MAX_RUNS:]).encode())
+        write_private(self._disk, index, json.dumps([*runs, name][-MAX_RUNS:]).encode())
 
     def _path(self, kept: Kept) -> Path:
         return self._folder / _name(kept.update.run_id) / f"{_name(kept.update_id)}{_SUFFIX}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -90,6 +91,14 @@ class Disk(Protocol):
 
     def remove(self, path: Path) -> None:
         """Remove a file if it is there, durably."""
+        ...
+
+    def lock(self, path: Path, wait: bool = True) -> contextlib.AbstractContextManager[bool]:
+        """Hold the lock that a file stands for, alone among threads and processes.
+
+        Yields whether it is held, which is always so after waiting. The lock of a process that
+        dies is free again.
+        """
         ...
 
 
@@ -219,6 +228,16 @@ class LocalDisk:
         if path.parent.is_dir():
             self._sync_folder(path.parent)
 
+    @contextlib.contextmanager
+    def lock(self, path: Path, wait: bool = True) -> Iterator[bool]:
+        """Hold flock(2) on a file, created with its folder for the owner only if missing."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            yield _flocked(handle, wait)
+        finally:
+            os.close(handle)
+
     @staticmethod
     def _sync_folder(folder: Path) -> None:
         handle = os.open(folder, os.O_RDONLY)
@@ -226,3 +245,11 @@ class LocalDisk:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _flocked(handle: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

@@ -12,8 +12,8 @@ from typing import Any, Never
 from fl_protocol import canonical
 from fl_protocol.codes import Code, StorageFailed
 from fl_protocol.ports import Chunk, Disk, LogFile, Rng
+from fl_protocol.storage import storage_failure
 from fl_server.durable import frames
-from fl_server.durable.failure import failure
 from fl_server.durable.frames import ENTRY, MARK, Frame, SegmentHead
 
 _SUFFIX = ".journal"
@@ -89,7 +89,7 @@ class Journal:
         try:
             self._open()
         except OSError as error:
-            raise _failure(error) from error
+            raise storage_failure("The journal", error) from error
 
     @property
     def next_number(self) -> int:
@@ -117,7 +117,7 @@ class Journal:
                 entry.segment, frame.content_offset, frame.meta_length + frame.body_length
             )
         except OSError as error:
-            raise _failure(error) from error
+            raise storage_failure("The journal", error) from error
         if frames.content_crc((content,)) != frame.crc:
             raise _damaged(f"entry {entry.number} in {entry.segment}")
         return content[frame.meta_length :]
@@ -293,7 +293,7 @@ class Journal:
         """Forget what was not synced: after a failed write or sync nobody knows what is on disk."""
         self._appended = []
         self._cut_back()
-        raise _failure(error) from error
+        raise storage_failure("The journal", error) from error
 
     def _cut_back(self) -> None:
         self.close()
@@ -313,10 +313,6 @@ class Journal:
             self._cut_back()
         if self._broken:
             raise StorageFailed(Code.JOURNAL_FAILED)
-
-
-def _failure(error: OSError) -> StorageFailed:
-    return failure("the journal", error)
 
 
 def _damaged(where: str) -> StorageFailed:

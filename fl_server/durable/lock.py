@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fl_protocol.codes import Code, StorageFailed
+from fl_protocol.ports import LocalDisk
 
 
 @contextmanager
@@ -20,19 +19,9 @@ def locked(folder: Path) -> Iterator[None]:
     StorageFailed
         ``STATE_IN_USE``.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        _lock(handle, folder)
+    with LocalDisk().lock(folder / "lock", wait=False) as held:
+        if not held:
+            raise StorageFailed(
+                Code.STATE_IN_USE, f"Another process uses the saved state in {folder}."
+            )
         yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StorageFailed(
-            Code.STATE_IN_USE, f"Another process uses the saved state in {folder}."
-        ) from None

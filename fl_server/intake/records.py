@@ -23,8 +23,8 @@ from fl_protocol import canonical
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.ports import Disk, LocalDisk
 from fl_protocol.signatures import Signed
+from fl_protocol.storage import stored
 from fl_server.durable.checkpoint import encode_state
-from fl_server.durable.failure import stored
 from strategies.layout import Layout
 from strategies.update import Vector
 from tee_sim.appraisal import Attested, TrustPolicy

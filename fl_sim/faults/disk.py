@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from fl_protocol.ports import Chunk, LogFile
@@ -30,6 +31,7 @@ class SimulatedDisk:
         self._synced: dict[Path, int] = {}
         # What a failed sync has dropped: readable until the power is lost, and synced no more.
         self._dropped: dict[Path, list[tuple[int, int]]] = {}
+        self._locked: set[Path] = set()
         self._trouble, self._left = 0, 0
         self.dead = False
 
@@ -135,6 +137,26 @@ class SimulatedDisk:
         self.step()
         for facts in (self._content, self._synced, self._dropped):
             facts.pop(path, None)
+
+    @contextmanager
+    def lock(self, path: Path, wait: bool = True) -> Iterator[bool]:
+        """Hold a file's lock; there is one thread, so whoever waits for another's waits for ever.
+
+        Raises
+        ------
+        Violation
+            Somebody waits for a lock that is held.
+        """
+        self.step()
+        held = path in self._locked
+        if held and wait:
+            raise Violation(f"{path} is waited for by whoever holds it")
+        self._locked.add(path)
+        try:
+            yield not held
+        finally:
+            if not held:
+                self._locked.discard(path)
 
     def step(self) -> None:
         """Die here, perhaps."""

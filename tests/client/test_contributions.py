@@ -24,6 +24,7 @@ from fl_protocol.codes import (
     ConfigInvalid,
     EnvelopeRejected,
     RunRejected,
+    StorageFailed,
     UpdateRejected,
 )
 from fl_protocol.ports import SystemClock
@@ -31,6 +32,7 @@ from fl_protocol.receipts import Receipt
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack
 from strategies.update import digest_of
+from tests.support.disk import MemoryDisk
 from tests.support.sealed import client, initial, offer, open_run, trained
 
 MODELS = [f"{number:064x}" for number in range(600)]
@@ -117,6 +119,17 @@ def test_a_damaged_memory_is_named_and_not_forgotten(tmp_path: Path, content: by
     path.write_bytes(content)
     with pytest.raises(ConfigInvalid, match=path.name):
         witness.claim("run", 1, MODELS[1], 1, fresh())
+
+
+def test_without_room_nothing_is_claimed() -> None:
+    disk = MemoryDisk()
+    witness = ContributionWitness(Path("/node/contributions"), disk=disk)
+    disk.room = 10
+    with pytest.raises(StorageFailed, match="JOURNAL_FULL"):
+        witness.claim("run", 0, MODELS[0], 1, fresh())
+    disk.room = None
+    witness.claim("run", 0, MODELS[0], 1, fresh())
+    assert refused(lambda: witness.claim("run", 0, MODELS[0], 1, fresh()))
 
 
 def test_a_run_opened_again_gets_no_second_update_of_a_node(stack: LocalStack) -> None:

@@ -80,7 +80,7 @@ def test_without_room_nothing_is_half_kept(tmp_path: Path) -> None:
     outbox = outbox_in(Path("/outbox"), disk)
     outbox.put(kept(1))
     disk.room = 10
-    with pytest.raises(StorageFailed, match="JOURNAL_FAILED"):
+    with pytest.raises(StorageFailed, match="JOURNAL_FULL"):
         outbox.put(kept(2))
     assert [k.update_id for k in outbox.of("run")] == ["update-1"]
 

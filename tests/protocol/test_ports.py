@@ -1,4 +1,9 @@
+import os
+import signal
 import stat
+import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -21,3 +26,47 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
         disk.write_atomic(path, "not bytes")
     assert disk.read(path) == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_is_held_by_one_thread_at_a_time(tmp_path):
+    disk, path = LocalDisk(), tmp_path / "folder" / "lock"
+    inside, most = [], []
+
+    def enter():
+        with disk.lock(path) as held:
+            assert held
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+
+    with disk.lock(path):
+        threads = [threading.Thread(target=enter) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        with disk.lock(path, wait=False) as held:
+            assert not held
+        assert not most
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    path = tmp_path / "lock"
+    program = (
+        "import sys, pathlib; from fl_protocol.ports import LocalDisk\n"
+        "with LocalDisk().lock(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with LocalDisk().lock(path, wait=False) as held:
+        assert not held
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    with LocalDisk().lock(path, wait=False) as held:
+        assert held

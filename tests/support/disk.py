@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -12,6 +15,7 @@ class MemoryDisk:
     def __init__(self) -> None:
         self.files: dict[Path, bytearray] = {}
         self.synced: dict[Path, int] = {}
+        self._locks: dict[Path, threading.Lock] = {}
         self.room: int | None = None
         self.fail_sync = False
         self.fail_truncate = False
@@ -66,6 +70,16 @@ class MemoryDisk:
     def remove(self, path: Path) -> None:
         self.files.pop(path, None)
         self.synced.pop(path, None)
+
+    @contextmanager
+    def lock(self, path: Path, wait: bool = True) -> Iterator[bool]:
+        held = self._locks.setdefault(path, threading.Lock())
+        got = held.acquire(blocking=wait)
+        try:
+            yield got
+        finally:
+            if got:
+                held.release()
 
 
 class _Log:
