@@ -4,7 +4,7 @@
 
     federation.json   the choices
     authority/        ca.pem, ca.key: to be kept away from every machine below
-    superlink/        TLS, and the nodes' public keys
+    superlink/        TLS, the secret of its SuperExec, the nodes' public keys
     trusted/          the machine of gateway and enclave: TLS, keys, gateway-I.json, launcher.json,
                       platform/, registry.sqlite
     server/           the ServerApp's bundle, server.json
@@ -47,6 +47,7 @@ from tee_sim.settings import load_settings
 _MARK = "federation.json"
 _AUTHORITY_DAYS = 3650
 _CERTIFICATE_DAYS = 365
+_SECRET_BYTES = 32
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 _LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -227,6 +228,8 @@ class _Draft:
         authority.save(self._root / "authority")
         for name in ("superlink", "trusted"):
             authority.issue(self._root / name, hosts, now, _CERTIFICATE_DAYS)
+        secret = self._root / "superlink" / "superexec.key"
+        LocalDisk().write_atomic(secret, self._rng.bytes(_SECRET_BYTES))
         self._ca_pem = authority.pem
 
     def _gateway(self, index: int) -> GatewayConfig:
