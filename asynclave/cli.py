@@ -12,7 +12,7 @@ from rich.console import Console
 
 from asynclave._version import __version__
 from asynclave.chaos.command import app as chaos_app
-from asynclave.deployment.commands import down_command, up_command
+from asynclave.deployment.commands import down_command, init_command, up_command
 from asynclave.doctor.command import doctor_command
 from asynclave.evidence import app as evidence_app
 from asynclave.ledger.command import app as ledger_app
@@ -91,6 +91,7 @@ def run(
 
 
 app.command("simulate")(simulate_command)
+app.command("init")(init_command)
 app.command("up")(up_command)
 app.command("down")(down_command)
 app.command("doctor")(doctor_command)

@@ -12,11 +12,12 @@ from tee_sim.settings import load_settings
 
 # Belongs to no user on common systems: nothing else runs as, or is owned by, the enclave's user.
 DEFAULT_ENCLAVE_USER = 64923
+_PATHS = ("state_dir", "socket", "platform_key", "platform_chain", "hop_key")
 
 
 @dataclass(frozen=True)
 class LauncherConfig:
-    """Settings of a launcher.
+    """Settings of a launcher; relative paths start from the file's folder.
 
     Parameters
     ----------
@@ -65,4 +66,4 @@ class LauncherConfig:
     @classmethod
     def load(cls, path: Path) -> LauncherConfig:
         """Read a configuration file; raises ConfigInvalid naming what is wrong."""
-        return load_settings(cls, path, skip_layers=tuple)
+        return load_settings(cls, path, paths=_PATHS, skip_layers=tuple)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.identity import IdentityStore
@@ -32,7 +32,7 @@ class NodeConfig:
     federation : str
         Federation name.
     identity_dir : str
-        Folder for this node's keys; created on first use.
+        Folder for this node's keys, relative to the bundle's; created on first use.
     ticket : str, optional
         Enrolment ticket, needed once.
     roots_of_trust : tuple of str
@@ -68,10 +68,14 @@ class NodeConfig:
     patience: float = 30.0
     run_patience: float = 10.0
 
+    PATHS: ClassVar[tuple[str, ...]] = ("identity_dir",)
+
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Read a bundle; raises ConfigInvalid naming what is wrong."""
-        return load_settings(cls, Path(path), roots_of_trust=tuple, measurements=tuple)
+        return load_settings(
+            cls, Path(path), paths=cls.PATHS, roots_of_trust=tuple, measurements=tuple
+        )
 
     def save(self, path: Path) -> None:
         """Write the bundle as JSON, mode 0600 because it may hold a ticket."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +20,11 @@ _Settings = TypeVar("_Settings", bound="DataclassInstance")
 
 
 def load_settings(
-    kind: type[_Settings], path: Path, **convert: Callable[[Any], object]
+    kind: type[_Settings],
+    path: Path,
+    *,
+    paths: Iterable[str] = (),
+    **convert: Callable[[Any], object],
 ) -> _Settings:
     """Read a dataclass from a JSON file.
 
@@ -30,6 +34,9 @@ def load_settings(
         The dataclass.
     path : Path
         A JSON object with its members.
+    paths : iterable of str
+        Members that are paths: they start from the file's folder unless they are absolute or
+        empty, so that a folder of files can be moved as a whole.
     **convert : callable
         By member: what makes the field's value of the JSON value.
 
@@ -41,6 +48,9 @@ def load_settings(
     try:
         members: dict[str, Any] = json.loads(path.read_text())
         read = {name: make(members[name]) for name, make in convert.items() if name in members}
+        for name in paths:
+            if members.get(name):
+                read[name] = str(path.resolve().parent / members[name])
         return kind(**{**members, **read})
     except (OSError, ValueError, TypeError) as error:
         known = ", ".join(member.name for member in fields(kind))

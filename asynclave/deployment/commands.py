@@ -1,4 +1,4 @@
-"""`asynclave up` and `asynclave down`; their errors are `AsynclaveError`s."""
+"""`asynclave init`, `asynclave up` and `asynclave down`; their errors are `AsynclaveError`s."""
 
 from __future__ import annotations
 
@@ -13,6 +13,37 @@ if TYPE_CHECKING:
 _StateDir = Annotated[Path, typer.Option(help="Directory for keys, configuration and logs.")]
 _STATE_DIR = Path(".asynclave")
 _APP = Path("experiments/quickstart")
+
+
+def init_command(
+    directory: Annotated[Path, typer.Argument(help="New or empty directory.")],
+    nodes: Annotated[int, typer.Option(min=2, help="Number of nodes.")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address of the server's machine; the nodes use the first."),
+    ] = None,
+    gateways: Annotated[int, typer.Option(min=1, help="Gateways that take turns.")] = 1,
+    buffer_size: Annotated[int, typer.Option(min=2, help="Updates per released model.")] = 2,
+    federation: Annotated[str, typer.Option(help="Name of the federation.")] = "local",
+    gateway_port: Annotated[int, typer.Option(min=1, max=65535)] = 9443,
+    superlink_port: Annotated[int, typer.Option(min=1, max=65535)] = 9092,
+    ticket_hours: Annotated[float, typer.Option(min=0, help="Life of the tickets.")] = 72.0,
+) -> None:
+    """Make keys, certificates and one bundle per node for a federation on several machines."""
+    from asynclave.deployment.federation import FederationSpec, init
+
+    spec = FederationSpec(
+        nodes=nodes,
+        hosts=tuple(host or ()),
+        gateways=gateways,
+        buffer_size=buffer_size,
+        federation=federation,
+        gateway_port=gateway_port,
+        superlink_port=superlink_port,
+        ticket_hours=ticket_hours,
+    )
+    made = init(directory, spec)
+    typer.echo(_next_steps(directory) if made else f"{directory} was made before; nothing changed.")
 
 
 def up_command(
@@ -50,6 +81,19 @@ def down_command(state_dir: _StateDir = _STATE_DIR) -> None:
     from asynclave.deployment.control import down
 
     typer.echo("Stopped." if down(state_dir) else "Nothing to stop.")
+
+
+def _next_steps(directory: Path) -> str:
+    return "\n".join(
+        [
+            f"{directory}/authority   put it away; no machine needs it",
+            f"{directory}/superlink   to the SuperLink's machine",
+            f"{directory}/trusted     to the machine of gateway and enclave",
+            f"{directory}/server      to where the ServerApp runs",
+            f"{directory}/nodes/NAME  to that node alone, over a channel that keeps it secret",
+            "The TEE is simulated, and every bundle opts in to that.",
+        ]
+    )
 
 
 def _description(deployment: Deployment, app: Path) -> str:

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import LocalDisk
+from fl_server.stack import StackSettings
+from strategies.recipes.async_wa import AsyncWA
 from tee_sim.settings import load_settings
 
 CONNECTION = "asynclave"
@@ -53,16 +55,12 @@ class DeploymentSpec:
                 Code.CONFIG_INVALID,
                 f"there is no node {self.slow_node} among {self.nodes}; the first is number 0",
             )
-        if self.confidential and not 2 <= self.buffer_size <= self.nodes:
-            raise ConfigInvalid(
-                Code.CONFIG_INVALID,
-                f"a released model needs updates of 2 to {self.nodes} (all) nodes, "
-                f"not {self.buffer_size}; change the buffer size or the number of nodes",
-            )
+        if self.confidential:
+            check_buffer(self.nodes, self.buffer_size)
 
     def save(self, path: Path) -> None:
         """Write to a JSON file."""
-        _write(path, dataclasses.asdict(self))
+        save_fields(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -107,7 +105,7 @@ class Status:
 
     def save(self, path: Path) -> None:
         """Replace the status file."""
-        _write(path, dataclasses.asdict(self))
+        save_fields(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -175,7 +173,23 @@ class StateDir:
         return self.root / "homes" / name
 
 
-def _write(path: Path, fields: object) -> None:
+def check_buffer(nodes: int, buffer_size: int) -> None:
+    """Raise ConfigInvalid unless so many nodes can fill a buffer that may be released."""
+    if not 2 <= buffer_size <= nodes:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID,
+            f"a released model needs updates of 2 to {nodes} (all) nodes, "
+            f"not {buffer_size}; change the buffer size or the number of nodes",
+        )
+
+
+def stack_settings(buffer_size: int) -> StackSettings:
+    """Return the trusted stack's settings: what `AsyncWA(buffer_size=..., gateway=...)` runs."""
+    return StackSettings(recipe=AsyncWA(buffer_size=buffer_size, disjoint=True), k=buffer_size)
+
+
+def save_fields(path: Path, fields: object) -> None:
+    """Replace a JSON file."""
     LocalDisk().write_atomic(path, json.dumps(fields, indent=2).encode())
 
 

@@ -28,11 +28,10 @@ from asynclave.deployment.processes import (
     started_at,
     sweep,
 )
-from asynclave.deployment.spec import DeploymentSpec, StateDir, Status
+from asynclave.deployment.spec import DeploymentSpec, StateDir, Status, stack_settings
 from fl_client.config import NODE_CONFIG_KEY
 from fl_protocol.codes import AsynclaveError
-from fl_server.stack import LocalStack, StackSettings
-from strategies.recipes.async_wa import AsyncWA
+from fl_server.stack import LocalStack
 
 _PATIENCE = 60.0
 _STOP_PATIENCE = 10.0
@@ -105,7 +104,7 @@ class Supervisor:
         self._report(phase="ready", superlink=superlink.address, pids=pids)
 
     def _start_trusted(self) -> dict[str, int]:
-        stack = LocalStack(self._state.stack, stack_settings(self._spec))
+        stack = LocalStack(self._state.stack, stack_settings(self._spec.buffer_size))
         stack.start()
         self._trusted = stack
         server = stack.server_config(records=self._state.stack / "records")
@@ -147,12 +146,6 @@ class Supervisor:
     def _report(self, **changes: object) -> None:
         self._status = dataclasses.replace(self._status, **changes)  # type: ignore[arg-type]
         self._status.save(self._state.status)
-
-
-def stack_settings(spec: DeploymentSpec) -> StackSettings:
-    """Return the trusted stack's settings: what `AsyncWA(buffer_size=..., gateway=...)` runs."""
-    recipe = AsyncWA(buffer_size=spec.buffer_size, disjoint=True)
-    return StackSettings(recipe=recipe, k=spec.buffer_size)
 
 
 def main(arguments: list[str]) -> int:

@@ -9,10 +9,15 @@ from pathlib import Path
 from fl_server.gateway.limits import LoadLimits
 from tee_sim.settings import load_settings
 
+_PATHS = (
+    "tls_certificate", "tls_key", "issuer_key", "token_key", "registry", "audit_log",
+    "launcher_socket", "hop_key", "journal_dir", "port_file",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class GatewayConfig:
-    """Everything one gateway process needs; paths are files of its state directory.
+    """Everything one gateway process needs; relative paths start from the file's folder.
 
     Attributes
     ----------
@@ -69,4 +74,4 @@ class GatewayConfig:
     @classmethod
     def load(cls, path: Path) -> GatewayConfig:
         """Read a configuration file; raises ConfigInvalid naming what is wrong."""
-        return load_settings(cls, path, limits=lambda members: LoadLimits(**members))
+        return load_settings(cls, path, paths=_PATHS, limits=lambda members: LoadLimits(**members))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tee_sim.node_config import NodeConfig
 
@@ -19,3 +20,5 @@ class ServerConfig(NodeConfig):
     """
 
     records_dir: str = ""
+
+    PATHS: ClassVar[tuple[str, ...]] = (*NodeConfig.PATHS, "records_dir")

@@ -11,28 +11,24 @@ from types import TracebackType
 from typing import Self
 
 import grpc
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fl_protocol.codes import AsynclaveError, Code, error_for
-from fl_protocol.encoding import b64url
-from fl_protocol.ports import Clock, LocalDisk, Rng, SystemClock, SystemRng
+from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.issuer import create_ticket
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.token_keys import rotate
 from fl_server.intake.config import ServerConfig
+from fl_server.stack.keys import HOP_KEY, ISSUER_KEY, TOKEN_KEY, create_keys
 from fl_server.stack.pki import ServerCertificate, create_server_certificate
 from fl_server.stack.platform import StackPlatform
 from fl_server.stack.processes import Child
 from fl_server.stack.settings import StackSettings
-from tee_sim.node_config import NodeConfig
-from tee_sim.settings import load_signing_key
 
 _HOST = "127.0.0.1"
 _HOSTS = ("localhost", _HOST, "::1")
 _START_PATIENCE = 30.0
-_HOP_KEY = "hop.key"
 
 
 class LocalStack:
@@ -175,7 +171,7 @@ class LocalStack:
 
     def rotate_token_key(self) -> None:
         """Sign access tokens with a new key from now on; those issued before stay valid."""
-        rotate(self.state_dir / "token.key", self._rng)
+        rotate(self.state_dir / TOKEN_KEY, self._rng)
 
     def client_config(self, name: str) -> Path:
         """Write the bundle of a client and return its path.
@@ -207,26 +203,13 @@ class LocalStack:
     def _bundle(self, role: str, name: str) -> Path:
         folder = self.state_dir / "nodes" / name
         path = folder / f"{role}.json"
-        config = NodeConfig(
+        config = self.settings.bundle(
             gateway=self.address,
             ca_pem=self.ca_pem.decode(),
-            federation=self.settings.federation,
             identity_dir=str(folder / "identity"),
             ticket=self.ticket(role, name),
-            roots_of_trust=("simulated",),
-            simulated_root_pem=self._files.root_pem,
-            measurements=(self._files.measurement,),
-            guardrails={
-                "k_min": self.settings.k,
-                "max_per_client": self.settings.max_per_client,
-                "max_staleness": self.settings.max_staleness,
-                # Implies the bound on the effective number, too: shares of at most s mean
-                # 1 / s clients or more.
-                "max_share": self.settings.share_bound,
-                "max_leverage": self.settings.max_leverage or 1.0,
-            },
-            patience=self.settings.node_patience,
-            run_patience=self.settings.run_patience,
+            root_pem=self._files.root_pem,
+            measurement=self._files.measurement,
         )
         config.save(path)
         return path
@@ -235,21 +218,11 @@ class LocalStack:
         self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
         self._certificate = create_server_certificate(self.state_dir, _HOSTS, now)
-        issuer_key = self._key_file("issuer.key")
-        for name in ("token.key", _HOP_KEY):
-            self._key_file(name)
-        policy = self.settings.policy(b64url(issuer_key.public_key().public_bytes_raw()))
+        policy = self.settings.policy(create_keys(self.state_dir, self._rng))
         self._platform = StackPlatform(
-            self.state_dir / "platform", policy, self.state_dir / _HOP_KEY
+            self.state_dir / "platform", policy, self.state_dir / HOP_KEY
         )
         Registry(self._registry_path).close()
-
-    def _key_file(self, name: str) -> Ed25519PrivateKey:
-        path, disk = self.state_dir / name, LocalDisk()
-        # A stack started again in its folder keeps its members enrolled.
-        if not disk.exists(path):
-            disk.write_atomic(path, self._rng.bytes(32), 0o600)
-        return load_signing_key(path)
 
     def _start_launcher(self) -> None:
         self._launcher = self._spawn("launcher", "tee_sim.launcher", self._files.config_path)
@@ -264,12 +237,12 @@ class LocalStack:
             port=self._port,
             tls_certificate=str(self._certificate.certificate),
             tls_key=str(self._certificate.key),
-            issuer_key=str(self.state_dir / "issuer.key"),
-            token_key=str(self.state_dir / "token.key"),
+            issuer_key=str(self.state_dir / ISSUER_KEY),
+            token_key=str(self.state_dir / TOKEN_KEY),
             registry=str(self._registry_path),
             audit_log=str(self.state_dir / "audit.jsonl"),
             launcher_socket=str(self._files.socket_path),
-            hop_key=str(self.state_dir / _HOP_KEY),
+            hop_key=str(self.state_dir / HOP_KEY),
             port_file=str(port_file),
             journal_dir=str(self.journal_dir) if self.settings.journal else "",
             token_ttl=self.settings.token_ttl,

@@ -9,6 +9,7 @@ from fl_server.gateway.limits import LoadLimits
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA
 from strategies.release import ReleaseRule
+from tee_sim.node_config import NodeConfig
 from tee_sim.policy import EnclavePolicy
 
 
@@ -84,4 +85,47 @@ class StackSettings:
             max_staleness=self.max_staleness,
             max_norm=self.max_norm,
             max_examples=self.max_examples,
+        )
+
+    def bundle(
+        self,
+        *,
+        gateway: str,
+        ca_pem: str,
+        identity_dir: str,
+        ticket: str,
+        root_pem: str,
+        measurement: str,
+    ) -> NodeConfig:
+        """Return a node's bundle, which trusts this simulated enclave and no weaker policy.
+
+        Parameters
+        ----------
+        gateway, ca_pem, identity_dir, ticket
+            See `NodeConfig`.
+        root_pem : str
+            The simulated platform's root.
+        measurement : str
+            The enclave's measurement, SHA-384 in hex.
+        """
+        return NodeConfig(
+            gateway=gateway,
+            ca_pem=ca_pem,
+            federation=self.federation,
+            identity_dir=identity_dir,
+            ticket=ticket,
+            roots_of_trust=("simulated",),
+            simulated_root_pem=root_pem,
+            measurements=(measurement,),
+            guardrails={
+                "k_min": self.k,
+                "max_per_client": self.max_per_client,
+                "max_staleness": self.max_staleness,
+                # Implies the bound on the effective number, too: shares of at most s mean
+                # 1 / s clients or more.
+                "max_share": self.share_bound,
+                "max_leverage": self.max_leverage or 1.0,
+            },
+            patience=self.node_patience,
+            run_patience=self.run_patience,
         )
