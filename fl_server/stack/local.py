@@ -26,6 +26,7 @@ from fl_server.stack.pki import ServerCertificate, create_server_certificate
 from fl_server.stack.platform import StackPlatform
 from fl_server.stack.processes import Child
 from fl_server.stack.settings import StackSettings
+from strategies.privacy.settings import Privacy
 from tee_sim.node_config import NodeConfig
 from tee_sim.settings import load_signing_key
 
@@ -224,6 +225,7 @@ class LocalStack:
                 # 1 / s clients or more.
                 "max_share": self.settings.share_bound,
                 "max_leverage": self.settings.max_leverage or 1.0,
+                **_privacy_guardrails(self.settings.dp),
             },
             patience=self.settings.node_patience,
             run_patience=self.settings.run_patience,
@@ -306,3 +308,7 @@ def _running(child: Child | None) -> Child:
 
 def _not_started() -> AsynclaveError:
     return error_for(Code.GATEWAY_UNAVAILABLE, "the stack is not started; call start() first")
+
+
+def _privacy_guardrails(dp: Privacy | None) -> dict[str, float]:
+    return {} if dp is None else {"max_epsilon": dp.max_epsilon, "max_delta": dp.delta}

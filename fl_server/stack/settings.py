@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from fl_server.gateway.limits import LoadLimits
+from strategies.privacy.settings import Privacy
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA
 from strategies.release import ReleaseRule
@@ -30,7 +31,7 @@ class StackSettings:
         Federation name.
     max_per_client, max_share, min_effective, max_leverage
         See `EnclavePolicy`.
-    max_staleness, max_norm, max_examples
+    max_staleness, max_norm, max_examples, dp
         See `EnclavePolicy`.
     token_ttl : int
         Life of access tokens, seconds.
@@ -52,6 +53,7 @@ class StackSettings:
     max_staleness: int = 100
     max_norm: float = math.inf
     max_examples: int = 1_000_000
+    dp: Privacy | None = None
     token_ttl: int = 300
     limits: LoadLimits = field(default_factory=LoadLimits)
     journal: bool = True
@@ -84,4 +86,5 @@ class StackSettings:
             max_staleness=self.max_staleness,
             max_norm=self.max_norm,
             max_examples=self.max_examples,
+            dp=self.dp,
         )

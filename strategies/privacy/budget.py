@@ -30,9 +30,14 @@ class Budget:
         self.spent: Counter[str] = Counter()
 
     @property
+    def most_spent(self) -> int:
+        """Releases that hold content of the client in most of them."""
+        return max(self.spent.values(), default=0)
+
+    @property
     def epsilon(self) -> float:
-        """What has been spent of the client in most releases."""
-        return self._privacy.epsilon_after(max(self.spent.values(), default=0))
+        """What has been spent of that client."""
+        return self._privacy.epsilon_after(self.most_spent)
 
     def screen(self, client: str) -> Reject | None:
         """Return DP_BUDGET if a further release may not hold content of a client."""

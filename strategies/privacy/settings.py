@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 from strategies.errors import BadOption, UnprivateRecipe
 from strategies.privacy.accountant import epsilon_of, most_releases
@@ -79,6 +80,20 @@ class Privacy:
     def releases_per_client(self) -> int:
         """Releases that may hold content of one and the same client."""
         return most_releases(self.rho, self.delta, self.max_epsilon)
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str]) -> Privacy:
+        """Read what `texts` wrote; raises KeyError, TypeError, ValueError or BadOption."""
+        return cls(**{name: float(text) for name, text in texts.items()})
+
+    def texts(self) -> dict[str, str]:
+        """Return the parameters as strings, each float in its shortest exact form."""
+        return {name: repr(float(value)) for name, value in asdict(self).items()}
+
+    def stated(self, releases: int) -> str:
+        """Return `epsilon_after` as a decimal with six places, rounded up."""
+        millionths = math.ceil(self.epsilon_after(releases) * 1e6)
+        return f"{millionths // 10**6}.{millionths % 10**6:06d}"
 
     def epsilon_after(self, releases: int) -> float:
         """Return the epsilon, at `delta`, of a client whose content is in so many releases."""
