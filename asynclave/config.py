@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from fl_protocol.codes import Code, ConfigInvalid
+from strategies.privacy.settings import Privacy
 from strategies.release import ReleaseRule
 
 
@@ -59,12 +60,25 @@ class StrategyConfig(_Section):
     buffer_size: int = Field(default=5, ge=1)
 
 
+class PrivacyConfig(_Section):
+    """Differential privacy of the released models; see `Privacy`."""
+
+    clip: float
+    noise_multiplier: float
+    delta: float = 1e-5
+    max_epsilon: float
+
+    def privacy(self) -> Privacy:
+        """Return the settings; raises BadOption."""
+        return Privacy(**self.model_dump())
+
+
 class TrustConfig(_Section):
     """The release rule and limits that the enclave enforces.
 
     ``k`` is the least number of distinct clients behind one released model; ``None`` means the
     strategy's buffer size. ``max_leverage`` bounds how far k - 1 colluding clients can work out
-    another's update; ``None`` sets no bound.
+    another's update; ``None`` sets no bound. ``dp`` makes releases differentially private.
     """
 
     k: int | None = Field(default=None, ge=2)
@@ -72,6 +86,7 @@ class TrustConfig(_Section):
     max_staleness: int = Field(default=200, ge=0)
     max_norm: float = Field(default=100.0, gt=0)
     max_examples: int = Field(100_000, ge=1)
+    dp: PrivacyConfig | None = None
 
 
 class RunSection(_Section):
@@ -113,6 +128,11 @@ class RunConfig(BaseSettings):
     def k(self) -> int:
         """Least number of distinct clients behind one released model."""
         return self.trust.k or max(2, self.strategy.buffer_size)
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """Differential privacy of the released models; raises BadOption."""
+        return None if self.trust.dp is None else self.trust.dp.privacy()
 
     @property
     def release_rule(self) -> ReleaseRule:

@@ -61,6 +61,7 @@ class Code(StrEnum):
     RUN_REGRESSED = "RUN_REGRESSED"
     RUN_MEMORY = "RUN_MEMORY"
     LEAKY_RECIPE = "LEAKY_RECIPE"
+    DP_RECIPE = "DP_RECIPE"
     RELEASE_NOT_READY = "RELEASE_NOT_READY"
     RECEIPT_INVALID = "RECEIPT_INVALID"
     GATEWAY_UNAVAILABLE = "GATEWAY_UNAVAILABLE"
@@ -152,6 +153,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "back as it was; see to the platform's disk, or begin a run under a new name.",
         Code.LEAKY_RECIPE: "This strategy would let single updates be computed from its releases, "
         "so it cannot run confidentially.",
+        Code.DP_RECIPE: "With this strategy what one client changes in a release is not bounded, "
+        "so it cannot be differentially private.",
         Code.RELEASE_NOT_READY: "No release with this version exists yet.",
         Code.RECEIPT_INVALID: "The receipt is not signed by the attested enclave or does not "
         "match what was sent.",
@@ -280,6 +283,7 @@ _FAMILIES: tuple[tuple[str, type[AsynclaveError]], ...] = (
     ("TOO_LARGE", EnvelopeRejected),
     ("RUN_", RunRejected),
     ("LEAKY_", RunRejected),
+    ("DP_RECIPE", RunRejected),
     ("RELEASE_", RunRejected),
     ("RECEIPT_", ReceiptRejected),
     ("GATEWAY_", GatewayUnavailable),

@@ -25,6 +25,7 @@ from fl_protocol.signatures import Signed, is_signed_by, sign_payload
 
 ACCEPTED = "accepted"
 GENESIS = "0" * 64
+NO_PRIVACY = "none"
 
 _MAX_BYTES = 4096
 
@@ -82,7 +83,8 @@ class Release:
     """The enclave's word for one released model; digests are hexadecimal SHA-256.
 
     ``updates_digest`` is `updates_digest` of the ids of the updates in it, in the order of their
-    receipts.
+    receipts. ``epsilon`` is a decimal, what the releases up to this one have spent of the privacy
+    of the client in most of them, at the policy's delta; "none" without differential privacy.
     """
 
     v: Version1
@@ -93,6 +95,7 @@ class Release:
     updates_digest: Digest
     num_updates: Count
     num_clients: Count
+    epsilon: Name
     epoch: Count
     seq: Count
     prev: Digest

@@ -12,8 +12,10 @@ from strategies.errors import (
     StrategyError,
     UnknownPolicy,
     UnknownRecipe,
+    UnprivateRecipe,
 )
 from strategies.layout import Layout
+from strategies.privacy.settings import Privacy
 from strategies.recipe import Recipe
 from strategies.recipes.ace import ACE
 from strategies.recipes.aced import ACED
@@ -58,6 +60,7 @@ __all__ = [
     "ManifestMismatch",
     "Merge",
     "MergeDue",
+    "Privacy",
     "Recipe",
     "Reject",
     "Rejected",
@@ -68,6 +71,7 @@ __all__ = [
     "StrategyError",
     "UnknownPolicy",
     "UnknownRecipe",
+    "UnprivateRecipe",
     "Vector",
     "recipe_from",
 ]

@@ -20,6 +20,10 @@ from strategies.guard import guard_for
 from strategies.ledger import Ledger
 from strategies.model_step import ModelStep
 from strategies.population import Population
+from strategies.privacy.budget import Budget
+from strategies.privacy.discrete_gaussian import Entropy
+from strategies.privacy.private_mean import private_mean
+from strategies.privacy.settings import Privacy, refuse_unprivate
 from strategies.recipe import Recipe
 from strategies.reject import Reject, sentence
 from strategies.release import ReleaseRule
@@ -56,11 +60,18 @@ class Engine:
         Version of the initial model.
     disk : RowSpace, optional
         Where recipes with ``cache = "disk"`` keep their rows.
+    privacy : Privacy, optional
+        Differential privacy of every merge; updates are then clipped instead of refused for
+        their norm, and a client takes part until its budget is spent.
+    entropy : callable, optional
+        Source of the noise's random bytes; needed for privacy.
 
     Raises
     ------
     LeakyRecipe
         A release rule is given and the recipe's successive models could be differenced.
+    UnprivateRecipe
+        Privacy is asked for, and one client's influence on the recipe's merges is not bounded.
     BadOption
         The recipe's cache does not fit the release rule, or has no disk.
     ManifestMismatch
@@ -80,10 +91,15 @@ class Engine:
         release_rule: ReleaseRule | None = None,
         version: int = 0,
         disk: RowSpace | None = None,
+        privacy: Privacy | None = None,
+        entropy: Entropy | None = None,
     ) -> None:
         refuse_leaky(recipe, release_rule)
+        refuse_unprivate(recipe, privacy)
         self.recipe, self.rule, self.parts = recipe, release_rule, recipe.parts()
-        self.limits = tightened(limits, self.parts.max_staleness)
+        self.privacy = privacy
+        self.budget = None if privacy is None else Budget(privacy)
+        self.limits = tightened(limits, self.parts.max_staleness, clips=privacy is not None)
         self.version = version
         self.params = initial_model(params)
         size = self.params.size
@@ -104,7 +120,9 @@ class Engine:
         self.cache = self.parts.drift.cache(size, disk) if self.parts.drift else None
         self.guard = guard_for(release_rule, self.parts, self.cache)
         bench = Bench(self.parts, self.params, self.cache, lambda version: self.models[version])
-        self.aggregator: Aggregator = aggregator_for(bench)
+        self.aggregator: Aggregator = (
+            aggregator_for(bench) if privacy is None else private_mean(self.parts, privacy, entropy)
+        )
         self.step = ModelStep(self.parts, self.params)
 
     @property
@@ -231,6 +249,8 @@ class Engine:
         self.step.apply(batch, self.aggregator, self.merges + 1, merged)
         if self.guard is not None:
             self.guard.released(batch)
+        if self.budget is not None:
+            self.budget.charge(update.client for update in batch.updates)
         self._commit(frozen(merged))
         return Merge(self.version, self.params, tuple(u.update_id for u in batch.updates), weights)
 
@@ -265,6 +285,7 @@ class Engine:
             screen_form(update, self.limits, self.params.size)
             or self.ledger.screen(update, self.version, self.limits.max_staleness)
             or over_quota(update.client, self.waiting, self.rule)
+            or (self.budget.screen(update.client) if self.budget else None)
             or screen_values(update.delta, self.limits)
         )
 

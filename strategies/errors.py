@@ -27,6 +27,12 @@ class LeakyRecipe(StrategyError):
     code = "LEAKY_RECIPE"
 
 
+class UnprivateRecipe(StrategyError):
+    """Differential privacy cannot be kept: what one client changes in a release is not bounded."""
+
+    code = "DP_RECIPE"
+
+
 class UnknownRecipe(StrategyError):
     """No recipe has this name."""
 

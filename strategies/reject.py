@@ -17,6 +17,7 @@ class Reject(StrEnum):
     DUPLICATE_UPDATE = "DUPLICATE_UPDATE"
     CLIENT_QUOTA = "CLIENT_QUOTA"
     LEVERAGE_BOUND = "LEVERAGE_BOUND"
+    DP_BUDGET = "DP_BUDGET"
 
 
 _SENTENCES = {
@@ -47,6 +48,10 @@ _SENTENCES = {
     Reject.LEVERAGE_BOUND: (
         "No release of this buffer would have kept the leverage bound, so all of it was discarded "
         "and nothing of it was merged; train from the current model and send again."
+    ),
+    Reject.DP_BUDGET: (
+        "This client's privacy budget in this run is spent: a further release with it would pass "
+        "max_epsilon. It takes no further part."
     ),
 }
 

@@ -46,8 +46,13 @@ class Limits:
             raise BadOption("max_examples must be an integer of at least 1.")
 
 
-def tightened(limits: Limits, max_staleness: int | None) -> Limits:
-    """Return the limits with a recipe's own bound on staleness, where it is the lower one."""
+def tightened(limits: Limits, max_staleness: int | None, *, clips: bool = False) -> Limits:
+    """Return the limits with a recipe's own bound on staleness, where it is the lower one.
+
+    Where updates are clipped, none is refused for its norm, which would tell of its content.
+    """
+    if clips:
+        limits = replace(limits, max_norm=math.inf)
     if max_staleness is None or max_staleness >= limits.max_staleness:
         return limits
     return replace(limits, max_staleness=max_staleness)

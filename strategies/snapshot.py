@@ -13,6 +13,7 @@ from strategies.aggregators import Arrays, Shapes
 from strategies.batch import Pending
 from strategies.errors import BadState
 from strategies.guard import guard_for
+from strategies.privacy.budget import Budget
 from strategies.update import frozen
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
         arrays |= own
     if engine.guard is not None:
         meta["guard"] = engine.guard.state()
+    if engine.budget is not None:
+        meta["spent"] = dict(engine.budget.spent)
     return {**arrays, "meta": json.dumps(meta)}
 
 
@@ -92,12 +95,21 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
         if guard is not None:
             guard.restore(**meta["guard"])
         ledger.restore(meta["first_version"], meta["ledger"])
+        budget = None
+        if engine.privacy is not None:
+            budget = Budget(engine.privacy)
+            budget.restore(meta["spent"])
         if engine.cache is not None:
             engine.cache.restore(meta["cache"], arrays)
         engine.aggregator.restore(meta["aggregator"], arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise BadState("The saved state is incomplete or damaged.") from error
-    engine.population, engine.ledger, engine.guard = population, ledger, guard
+    engine.population, engine.ledger, engine.guard, engine.budget = (
+        population,
+        ledger,
+        guard,
+        budget,
+    )
     engine.waiting = waiting
     engine.version, engine.merges, engine.opened_at = version, merges, opened_at
     _assign_arrays(engine, versions, arrays)
@@ -110,12 +122,14 @@ def _configuration(engine: Engine) -> dict[str, Any]:
         "options": engine.recipe.options(),
         "limits": asdict(engine.limits),
         "rule": None if engine.rule is None else asdict(engine.rule),
+        "privacy": None if engine.privacy is None else asdict(engine.privacy),
     }
 
 
 def _check_configuration(engine: Engine, meta: dict[str, Any]) -> None:
     for key, value in _configuration(engine).items():
-        if meta[key] != value:
+        # States saved before there was privacy do not name it.
+        if meta.get(key) != value:
             raise BadState(f"The saved state belongs to an engine with another {key}.")
 
 

@@ -14,6 +14,8 @@ from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected
 from fl_protocol.encoding import b64url_decode
 from fl_protocol.signatures import KEY_BYTES
+from strategies.errors import BadOption
+from strategies.privacy.settings import Privacy
 
 MAX_POLICY_BYTES = 8192
 _NONE = "none"
@@ -48,6 +50,8 @@ class EnclavePolicy:
         Largest L2 norm of an update.
     max_examples : int
         Largest number of examples a client may claim.
+    dp : Privacy, optional
+        Differential privacy of the releases of a run; ``max_norm`` then refuses nothing.
 
     Raises
     ------
@@ -66,6 +70,7 @@ class EnclavePolicy:
     max_staleness: int = 100
     max_norm: float = math.inf
     max_examples: int = 1_000_000
+    dp: Privacy | None = None
 
     def __post_init__(self) -> None:
         _require(type(self.federation) is str and bool(self.federation), "federation")
@@ -78,6 +83,7 @@ class EnclavePolicy:
         for name in ("max_share", "min_effective", "max_leverage"):
             value = getattr(self, name)
             _require(value is None or (_is_positive(value) and math.isfinite(value)), name)
+        _require(self.dp is None or isinstance(self.dp, Privacy), "dp")
         _require(len(self.encode()) <= MAX_POLICY_BYTES, "recipe")
         self.issuer_public_key()
 
@@ -107,6 +113,7 @@ class EnclavePolicy:
             "max_staleness": self.max_staleness,
             "max_norm": _text(self.max_norm),
             "max_examples": self.max_examples,
+            "dp": _NONE if self.dp is None else self.dp.texts(),
         }
 
     def encode(self) -> bytes:
@@ -133,8 +140,11 @@ class EnclavePolicy:
                 "max_leverage": _number_or_none(members["max_leverage"]),
                 "max_norm": _number(members["max_norm"]),
             }
-            policy = cls(**{**members, **fractions})
-        except (KeyError, TypeError, ValueError):
+            dp = None if members["dp"] == _NONE else Privacy.from_texts(members["dp"])
+            policy = cls(**{**members, **fractions, "dp": dp})
+        except BadOption as error:
+            raise ConfigInvalid(Code.CONFIG_INVALID, f"Enclave policy: {error.sentence}") from error
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise ConfigInvalid(
                 Code.CONFIG_INVALID, "The enclave policy has missing, unknown or wrong members."
             ) from None
@@ -158,6 +168,8 @@ class Guardrails:
         Largest share of a release one client may have.
     max_leverage : float
         Largest leverage a single update may have with k - 1 clients colluding.
+    max_epsilon, max_delta : float
+        Weakest differential privacy of all releases of a run together; infinite and 1 allow none.
     """
 
     k_min: int = 2
@@ -165,6 +177,8 @@ class Guardrails:
     max_staleness: int = 1000
     max_share: float = 1.0
     max_leverage: float = 1.0
+    max_epsilon: float = math.inf
+    max_delta: float = 1.0
 
     def check(self, policy: EnclavePolicy) -> None:
         """Compare a policy with these bounds.
@@ -176,6 +190,8 @@ class Guardrails:
         """
         leverage = 1.0 if policy.max_leverage is None else policy.max_leverage
         share = min(1.0, 2 / policy.k) if policy.max_share is None else policy.max_share
+        epsilon = math.inf if policy.dp is None else policy.dp.max_epsilon
+        delta = 1.0 if policy.dp is None else policy.dp.delta
         bounds = (
             (policy.k >= self.k_min, "k", policy.k, self.k_min),
             (
@@ -192,6 +208,8 @@ class Guardrails:
             ),
             (share <= self.max_share, "max_share", share, self.max_share),
             (leverage <= self.max_leverage, "max_leverage", leverage, self.max_leverage),
+            (epsilon <= self.max_epsilon, "max_epsilon", epsilon, self.max_epsilon),
+            (delta <= self.max_delta, "delta", delta, self.max_delta),
         )
         for holds, name, actual, bound in bounds:
             if not holds:

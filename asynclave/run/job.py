@@ -32,6 +32,7 @@ from fl_server.strategy.events import Event, MergeEvent, UpdateEvent
 from fl_sim.grid import VirtualGrid
 from strategies.catalog import recipe_from
 from strategies.confidential import refuse_leaky
+from strategies.privacy.settings import refuse_unprivate
 from strategies.recipe import Recipe
 from strategies.screening import Limits
 
@@ -113,6 +114,7 @@ class _Job:
         run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S-%f}-{config.strategy.name}"
         if not plain:
             refuse_leaky(_recipe(config), config.release_rule)
+            refuse_unprivate(_recipe(config), config.privacy)
         directory = RunDirectory.create(config.run.output, run_id)
         directory.config(config)
         history = History(config.strategy.name)

@@ -90,6 +90,7 @@ class TrustPath:
             max_staleness=config.trust.max_staleness,
             max_norm=config.trust.max_norm,
             max_examples=config.trust.max_examples,
+            dp=config.privacy,
         )
         self.stack = LocalStack(self._state / "stack", self._settings)
         self.canary = canary_of(config)

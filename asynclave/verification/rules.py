@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from fl_protocol.chain import Link
 from fl_protocol.receipts import (
     ACCEPTED,
     GENESIS,
+    NO_PRIVACY,
     Chained,
     Opening,
     Receipt,
@@ -56,6 +59,7 @@ class Ledger:
     consumed: dict[str, int] = field(default_factory=dict)
     _buffer: list[Receipt] = field(default_factory=list)
     _models: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _clients: dict[int, frozenset[str]] = field(default_factory=dict)
 
     def follow(self, links: Sequence[Link]) -> Flaw | None:
         """Take in a whole chain of readable records; return the first that breaks a rule."""
@@ -104,6 +108,7 @@ class Ledger:
         self.released = {known: at for known, at in self.released.items() if at <= version}
         self._models = {link: model for link, model in self._models.items() if model[0] <= version}
         self.consumed = {update: at for update, at in self.consumed.items() if at <= version}
+        self._clients = {at: clients for at, clients in self._clients.items() if at <= version}
 
     def _receive(self, receipt: Receipt) -> None:
         policy = self._policy(receipt)
@@ -141,12 +146,23 @@ class Ledger:
         )
         _require(release.num_clients == clients, f"its updates come from {clients} clients")
         _require(clients >= policy.k, f"{clients} clients are fewer than the policy's {policy.k}")
+        self._clients[release.version] = frozenset(receipt.client_id for receipt in self._buffer)
+        _require(
+            release.epsilon == self._epsilon(policy),
+            "its epsilon is not what its clients have spent",
+        )
         self.version = release.version
         self.released[release.model_digest] = release.version
         self._models[link] = (release.version, release.model_digest)
         self.releases += 1
         self.consumed.update(dict.fromkeys(updates, release.version))
         self._buffer = []
+
+    def _epsilon(self, policy: EnclavePolicy) -> str:
+        if policy.dp is None:
+            return NO_PRIVACY
+        releases = Counter(chain.from_iterable(self._clients.values()))
+        return policy.dp.stated(max(releases.values()))
 
     def _policy(self, record: Chained) -> EnclavePolicy:
         return self.policies[record.epoch]

@@ -54,6 +54,11 @@ class Intake(Protocol):
         """The updates that count and are in no version yet, as far as this side may know them."""
         ...
 
+    @property
+    def least_clients(self) -> int:
+        """Distinct clients without which no version is made."""
+        ...
+
     def offer(
         self, reply: RecordDict, client: str, base_version: int, base: Vector, now: float
     ) -> Outcome:

@@ -120,6 +120,11 @@ class PlainIntake:
         """The updates that count and are in no version yet."""
         return self._engine.waiting
 
+    @property
+    def least_clients(self) -> int:
+        """Distinct clients without which no version is made."""
+        return 1 if self._release_rule is None else self._release_rule.k
+
     def offer(
         self, reply: RecordDict, client: str, base_version: int, base: Vector, now: float
     ) -> Outcome:

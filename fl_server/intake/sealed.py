@@ -153,6 +153,11 @@ class SealedIntake:
         return ()
 
     @property
+    def least_clients(self) -> int:
+        """Distinct clients without which no version is made."""
+        return self._opened.attested.policy.k
+
+    @property
     def published(self) -> Vector:
         """The published parameters, shape (P,): the recipe's running mean if it has one."""
         return self._published

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from fl_server.gateway.limits import LoadLimits
+from strategies.privacy.settings import Privacy
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA
 from strategies.release import ReleaseRule
@@ -31,7 +32,7 @@ class StackSettings:
         Federation name.
     max_per_client, max_share, min_effective, max_leverage
         See `EnclavePolicy`.
-    max_staleness, max_norm, max_examples
+    max_staleness, max_norm, max_examples, dp
         See `EnclavePolicy`.
     token_ttl : int
         Life of access tokens, seconds.
@@ -53,6 +54,7 @@ class StackSettings:
     max_staleness: int = 100
     max_norm: float = math.inf
     max_examples: int = 1_000_000
+    dp: Privacy | None = None
     token_ttl: int = 300
     limits: LoadLimits = field(default_factory=LoadLimits)
     journal: bool = True
@@ -85,6 +87,7 @@ class StackSettings:
             max_staleness=self.max_staleness,
             max_norm=self.max_norm,
             max_examples=self.max_examples,
+            dp=self.dp,
         )
 
     def bundle(
@@ -125,7 +128,12 @@ class StackSettings:
                 # 1 / s clients or more.
                 "max_share": self.share_bound,
                 "max_leverage": self.max_leverage or 1.0,
+                **_privacy_guardrails(self.dp),
             },
             patience=self.node_patience,
             run_patience=self.run_patience,
         )
+
+
+def _privacy_guardrails(dp: Privacy | None) -> dict[str, float]:
+    return {} if dp is None else {"max_epsilon": dp.max_epsilon, "max_delta": dp.delta}

@@ -11,6 +11,8 @@ from strategies.selection import Selector, jain_index
 
 FIRST_BACK_OFF = 1.0
 LONGEST_BACK_OFF = 60.0
+# More would overflow, and rests are at their longest long before.
+_MOST_DOUBLINGS = 32
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Fleet:
         self._nodes: dict[int, _Node] = {}
         self._connected: frozenset[int] = frozenset()
         self._tasks: dict[str, Task] = {}
+        self._retired: set[int] = set()
 
     @property
     def connected(self) -> list[int]:
@@ -152,10 +155,20 @@ class Fleet:
     def back_off(self, node: int, now: float) -> float:
         """Give a node a rest that doubles with each failure in a row; return its length."""
         state = self._nodes[node]
-        rest = min(FIRST_BACK_OFF * 2.0**state.failures, LONGEST_BACK_OFF)
+        rest = min(FIRST_BACK_OFF * 2.0 ** min(state.failures, _MOST_DOUBLINGS), LONGEST_BACK_OFF)
         state.failures += 1
         state.resumes = now + rest
         return rest
+
+    def retire(self, node: int) -> None:
+        """Hand no more training tasks to a node."""
+        self._nodes[node].resumes = math.inf
+        self._retired.add(node)
+
+    @property
+    def num_left(self) -> int:
+        """Connected nodes that are not retired."""
+        return len(self._connected - self._retired)
 
     def versions_in_use(self) -> set[int]:
         """Return the versions somebody is training from."""

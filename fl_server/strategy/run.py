@@ -81,6 +81,7 @@ class AsyncRun:
         self._evaluator = Evaluator(hooks, grid, config, result, self._elapsed)
         self._training = True
         self._last_failure = "none"
+        self._budgets_spent = False
 
     def run(self) -> None:
         """Merge the wanted number of versions, then evaluate the last one.
@@ -88,7 +89,7 @@ class AsyncRun:
         Raises
         ------
         NoProgress
-            If no version was merged for the run's timeout.
+            If no version was merged for the run's timeout, or too few nodes may contribute.
         """
         self._evaluator.centrally(self._version, self._model.published)
         while self._version < self._config.num_versions and not self._hooks.stopping:
@@ -206,7 +207,10 @@ class AsyncRun:
         else:
             self._last_failure = f"{outcome.code} (node {task.node})"
             log(WARNING, "Refused an update of node %d: %s", task.node, outcome.code)
-            if outcome.code != Reject.TOO_STALE:
+            if outcome.code == Reject.DP_BUDGET:
+                self._fleet.retire(task.node)
+                self._budgets_spent = True
+            elif outcome.code != Reject.TOO_STALE:
                 self._fleet.back_off(task.node, now)
         self._notify_update(task, outcome.accepted, outcome.code, outcome.staleness)
 
@@ -291,6 +295,14 @@ class AsyncRun:
         self._evaluator.close()
 
     def _require_progress(self) -> None:
+        if self._budgets_spent and self._fleet.num_left < self._intake.least_clients:
+            raise NoProgress(
+                Reject.DP_BUDGET,
+                f"The privacy budget is spent after version {self._version} of "
+                f"{self._config.num_versions}: {self._fleet.num_left} connected nodes have any "
+                f"left, and a release needs {self._intake.least_clients}. Ask for fewer versions, "
+                "or agree on a larger max_epsilon or noise_multiplier.",
+            )
         if self._clock.now() < self._deadline:
             return
         raise NoProgress(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from cryptography.exceptions import InvalidTag
@@ -59,6 +59,8 @@ class RunMemory:
         Those in releases up to `version`, as far as their base is not too old to be refused.
     release : str
         Chain link of the record of release `version`.
+    spent : Mapping of str to int
+        Releases up to `version` by client, where the policy has differential privacy.
     """
 
     version: int
@@ -66,6 +68,7 @@ class RunMemory:
     digests: Mapping[int, str]
     contributions: tuple[Contribution, ...]
     release: str
+    spent: Mapping[str, int] = field(default_factory=dict)
 
 
 class Vault(Protocol):
@@ -147,6 +150,7 @@ class ReleaseMemory:
                 {version: digest for version, digest in members["digests"]},
                 tuple((base, client, update) for base, client, update in members["contributions"]),
                 members["release"],
+                {client: releases for client, releases in members["spent"]},
             )
         except (InvalidTag, CanonicalError, KeyError, TypeError, ValueError) as error:
             raise RunRejected(Code.RUN_MEMORY) from error
@@ -181,6 +185,7 @@ class ReleaseMemory:
             "digests": [list(item) for item in memory.digests.items()],
             "contributions": [list(contribution) for contribution in memory.contributions],
             "release": memory.release,
+            "spent": [list(item) for item in memory.spent.items()],
         }
         self._store(_name(run_id), canonical.encode(members), run_id)
         self._counters[run_id] += 1

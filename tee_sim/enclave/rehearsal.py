@@ -20,6 +20,8 @@ from fl_protocol.envelope import SUITE, Header, key_id, seal
 from fl_protocol.membership import Membership, sign_membership
 from fl_protocol.ports import SystemClock, SystemRng
 from strategies.layout import Layout
+from strategies.privacy.settings import Privacy
+from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA
 from strategies.recipes.fedbuff import FedBuff
 from tee_sim.channel import Channel
@@ -38,8 +40,13 @@ class RehearsalFailed(Exception):
 
 def rehearse() -> None:
     """Exercise every operation once; raises RehearsalFailed."""
-    for recipe in (FedBuff(buffer_size=2), AsyncWA(buffer_size=2, disjoint=True)):
-        _Rehearsal({"name": recipe.name, "options": recipe.options()}).run()
+    cases: tuple[tuple[Recipe, Privacy | None], ...] = (
+        (FedBuff(buffer_size=2), None),
+        (AsyncWA(buffer_size=2, disjoint=True), None),
+        (FedBuff(buffer_size=2), Privacy(1.0, 1.0, 1e-5, 10.0)),
+    )
+    for recipe, privacy in cases:
+        _Rehearsal({"name": recipe.name, "options": recipe.options()}, privacy).run()
 
 
 class _Drawer:
@@ -56,13 +63,14 @@ class _Drawer:
 
 
 class _Rehearsal:
-    def __init__(self, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, recipe: Mapping[str, Any], privacy: Privacy | None) -> None:
         self._issuer = Ed25519PrivateKey.generate()
         self._policy = EnclavePolicy(
             federation=_FEDERATION,
             recipe=recipe,
             k=2,
             max_leverage=0.5,
+            dp=privacy,
             issuer_key=b64url(self._issuer.public_key().public_bytes_raw()),
         )
         self._keys = Keys()

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, RunRejected
-from fl_protocol.receipts import GENESIS, Standing, record_digest
+from fl_protocol.ports import SystemRng
+from fl_protocol.receipts import GENESIS, NO_PRIVACY, Standing, record_digest
 from fl_protocol.signatures import Signed
 from strategies.catalog import recipe_from
 from strategies.confidential import refuse_leaky
 from strategies.engine import Engine
-from strategies.errors import BadOption, LeakyRecipe, ManifestMismatch, StrategyError, UnknownRecipe
+from strategies.errors import (
+    BadOption,
+    LeakyRecipe,
+    ManifestMismatch,
+    StrategyError,
+    UnknownRecipe,
+    UnprivateRecipe,
+)
 from strategies.layout import Layout
 from strategies.recipe import Recipe
 from strategies.release import ReleaseRule
@@ -39,10 +47,11 @@ class Released:
 
 @dataclass(frozen=True)
 class Merged:
-    """A merge and the number of distinct clients in it."""
+    """A merge, the number of distinct clients in it, and the privacy spent so far."""
 
     merge: Merge
     num_clients: int
+    epsilon: str
 
 
 class Run:
@@ -73,8 +82,8 @@ class Run:
     Raises
     ------
     RunRejected
-        ``LEAKY_RECIPE``, ``RUN_RECIPE``, ``RUN_MANIFEST``, or ``RUN_REGRESSED`` for a model that
-        is not the newest handed out.
+        ``LEAKY_RECIPE``, ``DP_RECIPE``, ``RUN_RECIPE``, ``RUN_MANIFEST``, or ``RUN_REGRESSED`` for
+        a model that is not the newest handed out.
     """
 
     def __init__(
@@ -92,10 +101,18 @@ class Run:
         try:
             limits = Limits(policy.max_staleness, policy.max_norm, policy.max_examples)
             self.engine = Engine(
-                recipe, params, limits=limits, release_rule=rule_of(policy), version=version
+                recipe,
+                params,
+                limits=limits,
+                release_rule=rule_of(policy),
+                version=version,
+                privacy=policy.dp,
+                entropy=SystemRng().bytes,
             )
         except LeakyRecipe as error:
             raise RunRejected(Code.LEAKY_RECIPE, error.sentence) from error
+        except UnprivateRecipe as error:
+            raise RunRejected(Code.DP_RECIPE, error.sentence) from error
         except ManifestMismatch as error:
             raise RunRejected(Code.RUN_MANIFEST, error.sentence) from error
         except StrategyError as error:
@@ -104,6 +121,8 @@ class Run:
         self._first_version, self._handed_out = version, version
         self.continues = GENESIS if memory is None else memory.release
         self._contributions: list[tuple[int, Contribution]] = []
+        self._charges: list[tuple[int, frozenset[str]]] = []
+        self._spent: Counter[str] = Counter()
         if memory is not None:
             self._continue(memory)
         self._released: deque[Released] = deque()
@@ -146,7 +165,7 @@ class Run:
         if not self.engine.ready(now):
             return None
         waiting = list(self.engine.waiting)
-        num_clients = len({update.client for update in waiting})
+        clients = frozenset(update.client for update in waiting)
         try:
             merge = self.engine.merge(now)
         except (StrategyError, MemoryError):
@@ -155,9 +174,11 @@ class Run:
             (merge.version, (update.base_version, update.client, update.update_id))
             for update in waiting
         ]
+        if self.engine.budget is not None:
+            self._charges.append((merge.version, clients))
         self._digests[merge.version] = merge.digest
         self._digests.pop(merge.version - self._max_staleness - 1, None)
-        return Merged(merge, num_clients)
+        return Merged(merge, len(clients), self._epsilon())
 
     def memory_for(self, released: Released) -> RunMemory | None:
         """Return what to remember before a release is handed out; None if it was before."""
@@ -176,11 +197,14 @@ class Run:
                 if release <= version and contribution[0] >= oldest
             ),
             record_digest(released.record),
+            self._spent_up_to(version),
         )
 
     def handed_out(self, memory: RunMemory) -> None:
         """Note that a release is remembered."""
         self._handed_out = memory.version
+        self._spent = Counter(memory.spent)
+        self._charges = [charge for charge in self._charges if charge[0] > memory.version]
         kept = set(memory.contributions)
         self._contributions = [
             (release, contribution)
@@ -196,6 +220,21 @@ class Run:
         self._first_version = memory.first_version
         self._contributions = [(version, contribution) for contribution in memory.contributions]
         self.engine.ledger.restore(memory.first_version, memory.contributions)
+        self._spent = Counter(memory.spent)
+        if self.engine.budget is not None:
+            self.engine.budget.restore(memory.spent)
+
+    def _spent_up_to(self, version: int) -> Counter[str]:
+        """Return releases by client; whoever has a version knows of all merges before it."""
+        spent = self._spent.copy()
+        for release, clients in self._charges:
+            if release <= version:
+                spent.update(clients)
+        return spent
+
+    def _epsilon(self) -> str:
+        privacy, budget = self.engine.privacy, self.engine.budget
+        return NO_PRIVACY if not privacy or not budget else privacy.stated(budget.most_spent)
 
     def keep(self, released: Released) -> None:
         """Keep a release for the server to fetch, dropping the oldest beyond the bounds."""

@@ -68,6 +68,7 @@ def release_of(run: Run, merged: Merged, policy: EnclavePolicy, now: float) -> R
         updates_digest=updates_digest(merge.consumed),
         num_updates=len(merge.consumed),
         num_clients=merged.num_clients,
+        epsilon=merged.epsilon,
         iat=int(now),
         policy_digest=policy.digest,
         **_UNPLACED,

@@ -265,3 +265,23 @@ def test_an_interrupted_run_leaves_a_readable_report_and_no_process(
     assert "interrupted" in (folder / "report.html").read_text()
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
     assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_private_run_ends_when_its_budget_is_spent(tmp_path: Path) -> None:
+    config = tmp_path / "private.toml"
+    # one release per client: two versions of three clients each
+    config.write_text(
+        SMALL.replace("[strategy]", '[strategy]\nname = "fedbuff"')
+        + "baseline = false\n[trust.dp]\nclip = 1.0\nnoise_multiplier = 1.0\nmax_epsilon = 5.0\n"
+    )
+    finished = subprocess.run(
+        command("--config", str(config), "--output", str(tmp_path / "runs")),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = " ".join((finished.stdout + finished.stderr).split())
+    assert finished.returncode != 0
+    assert "DP_BUDGET: The privacy budget is spent after version" in said
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert audit(folder).releases in (1, 2)

@@ -63,3 +63,17 @@ def test_leases_expire() -> None:
 def test_the_choice_among_idle_nodes_is_random_but_repeatable() -> None:
     orders = [fleet(*range(20)).choose(0.0, 0, 20) for _ in range(2)]
     assert orders[0] == orders[1] != sorted(orders[0])
+
+
+def test_a_thousand_failures_in_a_row_still_rest_a_minute() -> None:
+    nodes = fleet(1)
+    for _ in range(2000):
+        rest = nodes.back_off(1, 0.0)
+    assert rest == 60
+
+
+def test_a_retired_node_is_not_asked_again() -> None:
+    nodes = fleet(1, 2)
+    nodes.retire(1)
+    assert nodes.choose(1e9, 0, 2) == [2]
+    assert nodes.num_left == 1

@@ -48,6 +48,7 @@ RELEASE = Release(
     updates_digest=DIGEST,
     num_updates=10,
     num_clients=10,
+    epsilon="none",
     epoch=3,
     seq=0,
     prev=GENESIS,

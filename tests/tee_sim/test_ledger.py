@@ -53,6 +53,7 @@ RELEASE = Release(
     updates_digest="6" * 64,
     num_updates=2,
     num_clients=2,
+    epsilon="none",
     epoch=1,
     seq=0,
     prev=GENESIS,

@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fl_protocol.codes import ConfigInvalid
-from tee_sim.policy import EnclavePolicy
+from fl_protocol.codes import ConfigInvalid, EvidenceRejected
+from strategies import Privacy
+from tee_sim.policy import EnclavePolicy, Guardrails
 from tests.support.enclave import policy_for
 
+PRIVACY = Privacy(clip=1.0, noise_multiplier=1.0, delta=1e-5, max_epsilon=8.0)
 POLICY = policy_for(Ed25519PrivateKey.generate(), max_share=0.75, min_effective=1.5)
 
 
 def test_policy_reads_back_what_it_writes() -> None:
-    read = EnclavePolicy.from_members(json.loads(POLICY.encode()))
-    assert read == POLICY
-    assert read.digest == POLICY.digest
+    for policy in (POLICY, replace(POLICY, dp=PRIVACY)):
+        read = EnclavePolicy.from_members(json.loads(policy.encode()))
+        assert read == policy
+        assert read.digest == policy.digest
 
 
 def test_every_member_changes_the_digest() -> None:
@@ -36,10 +39,12 @@ def test_every_member_changes_the_digest() -> None:
             {"max_staleness": 4},
             {"max_norm": float("inf")},
             {"max_examples": 5},
+            {"dp": PRIVACY},
+            {"dp": replace(PRIVACY, delta=1e-6)},
             {"recipe": {"name": "fedbuff", "options": {}}},
         )
     }
-    assert len(digests) == 11
+    assert len(digests) == 13
 
 
 def test_same_number_in_another_type_is_the_same_policy() -> None:
@@ -73,7 +78,17 @@ def test_refuses_policy_with_wrong_member(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"max_norm": "1e2"}, {"max_norm": 100}, {"max_share": "nan"}, {"extra": 1}]
+    "change",
+    [
+        {"max_norm": "1e2"},
+        {"max_norm": 100},
+        {"max_share": "nan"},
+        {"extra": 1},
+        {"dp": "some"},
+        {"dp": PRIVACY.texts() | {"clip": "1"}},
+        {"dp": PRIVACY.texts() | {"delta": "2.0"}},
+        {"dp": {"clip": "1.0"}},
+    ],
 )
 def test_refuses_policy_in_another_spelling(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigInvalid):
@@ -85,3 +100,23 @@ def test_refuses_policy_with_missing_member() -> None:
     del members["k"]
     with pytest.raises(ConfigInvalid):
         EnclavePolicy.from_members(members)
+
+
+@pytest.mark.parametrize(
+    ("guardrails", "accepts"),
+    [
+        (Guardrails(max_epsilon=8.0), True),
+        (Guardrails(max_epsilon=8.0, max_delta=1e-5), True),
+        (Guardrails(max_epsilon=7.9), False),
+        (Guardrails(max_delta=1e-6), False),
+    ],
+)
+def test_guardrails_bound_what_releases_may_tell(guardrails: Guardrails, accepts: bool) -> None:
+    with pytest.raises(EvidenceRejected):
+        guardrails.check(POLICY)
+    policy = replace(POLICY, dp=PRIVACY)
+    if accepts:
+        guardrails.check(policy)
+    else:
+        with pytest.raises(EvidenceRejected):
+            guardrails.check(policy)

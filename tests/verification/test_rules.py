@@ -22,6 +22,7 @@ from fl_protocol.receipts import (
     updates_digest,
 )
 from fl_protocol.signatures import Signed
+from strategies import Privacy
 from tests.support.enclave import FEDERATION, policy_for
 
 POLICY = policy_for(Ed25519PrivateKey.generate())
@@ -71,6 +72,7 @@ def release(*clients: str, **changes: Any) -> Release:
         "updates_digest": updates_digest(f"update-{client}" for client in clients),
         "num_updates": len(clients),
         "num_clients": len(clients),
+        "epsilon": "none",
         "policy_digest": POLICY.digest,
         **PLACE,
     }
@@ -224,3 +226,35 @@ def test_a_run_opened_again_from_another_model_is_named(members: dict[str, Any])
     assert follow(*honest(), reopened(first)) is None
     found = follow(*honest(), reopened(first, **members))
     assert found is not None and (found.index, found.kind) == (4, "opening")
+
+
+def test_epsilon_is_recomputed_from_who_was_in_which_release() -> None:
+    private = replace(POLICY, dp=Privacy(1.0, 1.0, 1e-5, 50.0))
+    assert private.dp is not None
+    once, twice = private.dp.stated(1), private.dp.stated(2)
+    place = {"policy_digest": private.digest}
+
+    def followed(*epsilons: str) -> Flaw | None:
+        chain = [opening(**place), receipt("a"), receipt("b")]
+        chain.append(release("a", "b", epsilon=epsilons[0], **place))
+        later = {"update_id": "update-c", "base_version": 1}
+        chain += [receipt("a", **later), receipt("d", staleness=1)]
+        second = {"version": 2, "model_digest": "f" * 64, "epsilon": epsilons[1]}
+        chain.append(release("c", "d", **second, **place))
+        return Ledger({1: private}, LAYOUT).follow([linked(record) for record in chain])
+
+    assert followed(once, twice) is None
+    for wrong in ((once, once), ("none", twice), (twice, twice), (once, "none")):
+        flaw = followed(*wrong)
+        assert flaw is not None and flaw.kind == "release"
+
+
+def test_epsilon_of_a_release_taken_back_is_not_counted() -> None:
+    private = replace(POLICY, dp=Privacy(1.0, 1.0, 1e-5, 50.0))
+    assert private.dp is not None
+    place = {"policy_digest": private.digest}
+    first = [opening(**place), receipt("a"), receipt("b")]
+    made = release("a", "b", epsilon=private.dp.stated(1), **place)
+    again = [replace(record, epoch=2) for record in (*first, made)]
+    links = [linked(record) for record in (*first, made, *again)]
+    assert Ledger({1: private, 2: private}, LAYOUT).follow(links) is None
