@@ -24,7 +24,8 @@ from fl_sim.attacks import ATTACKS, Attack, AttackedTrainer, flipped_labels, hos
 from fl_sim.cohort.base import ClientData, CohortTrainer, Task
 from fl_sim.cohort.choice import Problem, trainer_for
 from fl_sim.simulation.config import load_config
-from fl_sim.simulation.fleet import Fleet, fleet_from
+from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.fleet_builder import fleet_from
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.workload import workload_from
 from strategies.catalog import recipe_from

@@ -19,10 +19,13 @@ from fl_sim.simulation.versions import LiveVersions
 from fl_sim.simulation.windows import scheduler_for
 from strategies.cached_rows import RowSpace
 from strategies.engine import Engine
+from strategies.privacy.settings import Privacy
 from strategies.recipe import Recipe
 from strategies.screening import Limits
 from strategies.update import ClientUpdate, Rejected, Vector
 from strategies.window import Buffer
+
+_NOISE = 21
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ class Simulation:
         Chooses the clients; uniform if unset.
     disk : RowSpace, optional
         Where recipes with ``cache = "disk"`` keep their rows.
+    privacy : Privacy, optional
+        Differential privacy of every merge, its noise drawn from the seed.
 
     Attributes
     ----------
@@ -128,11 +133,16 @@ class Simulation:
         pace: Pace | None = None,
         selector: Choice | None = None,
         disk: RowSpace | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
         self._trainer, self._sizes, self._settings, self._pace = trainer, sizes, settings, pace
         self._on_evaluation = on_evaluation
         limits = Limits(max_staleness=settings.max_staleness, max_examples=max(sizes))
-        self.engine = Engine(recipe, initial, limits=limits, disk=disk)
+        # Repeatable, unlike the noise of a federation.
+        noise = np.random.default_rng((settings.seed, _NOISE)).bytes
+        self.engine = Engine(
+            recipe, initial, limits=limits, disk=disk, privacy=privacy, entropy=noise
+        )
         window, cohort = self.engine.parts.window, self.engine.parts.cohort
         self._max_wait = window.max_wait if isinstance(window, Buffer) else None
         self._scheduler = scheduler_for(
