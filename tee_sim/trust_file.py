@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -53,8 +54,8 @@ def write_trust(path: Path, trust: TrustPolicy) -> None:
 
 
 def _assignment(name: str, value: object) -> str:
-    # Texts, numbers, booleans and lists of texts are spelt alike in JSON and TOML.
-    return f"{name} = {json.dumps(value)}"
+    # Texts, finite numbers, booleans and lists of texts are spelt alike in JSON and TOML.
+    return f"{name} = {'inf' if value == math.inf else json.dumps(value)}"
 
 
 def _is_text(value: object) -> bool:
