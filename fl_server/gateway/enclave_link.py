@@ -57,15 +57,20 @@ class EnclaveLink:
         return self._epoch
 
     async def attach(self) -> None:
-        """Attach to an enclave unless one is attached.
+        """Attach to an enclave unless one is attached; one that hangs is replaced.
 
         Raises
         ------
         GatewayUnavailable
             ENCLAVE_UNAVAILABLE: the launcher is gone or cannot start an enclave.
         """
-        async with self._turn, self._in_time():
-            await self._attached()
+        async with self._turn:
+            try:
+                await self._attached_in_time()
+            except GatewayUnavailable:
+                if not self._hung:
+                    raise
+                await self._attached_in_time()
 
     async def evidence(self, nonce: bytes) -> bytes:
         """Have the platform answer a challenge about the running enclave."""
@@ -184,6 +189,10 @@ class EnclaveLink:
         except TimeoutError:
             self._hung = True
             raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from None
+
+    async def _attached_in_time(self) -> None:
+        async with self._in_time():
+            await self._attached()
 
     async def _attached(self) -> EnclaveClient:
         # Only to be called in turn: a client in the middle of an exchange looks broken.

@@ -89,8 +89,8 @@ class ChainKeeper:
 
     def _fetch_some(self, records: RunRecords) -> bool:
         reply = self._session.call("GetRecords", pb.GetRecordsRequest(from_seq=self._next))
-        found = [_signed(record) for record in reply.records]
-        head, key = _signed(reply.head), self._attested.receipt_key
+        found = [Signed.of(record) for record in reply.records]
+        head, key = Signed.of(reply.head), self._attested.receipt_key
         try:
             verify_head(head, key)
         except ReceiptRejected:
@@ -114,7 +114,3 @@ def free_folder(parent: Path, run_id: str) -> Path:
         number += 1
         folder = parent / f"{name}-{number}"
     return folder
-
-
-def _signed(record: pb.SignedRecord) -> Signed:
-    return Signed(record.payload, record.signature)
