@@ -26,6 +26,7 @@ from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.gateway.limits import LoadLimits
 from fl_server.stack import LocalStack, StackSettings
 from tee_sim.node_config import connect
+from tests.support.processes import lives, wait_until
 from tests.support.sealed import (
     RECIPE,
     K,
@@ -53,20 +54,8 @@ def processes_of(stack: LocalStack) -> list[int]:
     return [stack.gateway_pid, stack.launcher_pid, stack.enclave_pid]
 
 
-def lives(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
 def wait_until_gone(pids: list[int]) -> None:
-    clock = SystemClock()
-    deadline = clock.now() + 10
-    while any(lives(pid) for pid in pids) and clock.now() < deadline:
-        clock.sleep(0.05)
-    assert [pid for pid in pids if lives(pid)] == []
+    wait_until(lambda: not any(lives(pid) for pid in pids))
 
 
 def test_stop_leaves_no_process_and_may_be_called_twice(tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import select
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,15 +53,6 @@ def open_run(stack: LocalStack, run_id: str, **options: Any) -> SealedIntake:
     intake = SealedIntake(stack.server_config(), RECIPE, **options)
     intake.open(run_id, LAYOUT, initial())
     return intake
-
-
-def kill_enclave(stack: LocalStack) -> None:
-    """Kill it without warning, and wait until it is gone."""
-    pid = stack.enclave_pid
-    handle = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-    select.select([handle], [], [])
-    os.close(handle)
 
 
 def client(stack: LocalStack, name: str) -> SealedUploader:

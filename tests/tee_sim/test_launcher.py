@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,9 @@ from tee_sim.control import Attachment, LauncherClient
 from tee_sim.hop import HopSigner
 from tee_sim.launcher_config import LauncherConfig
 from tests.support.enclave import HOP_KEY, INITIAL, LAYOUT, RECIPE, described, policy_for
+from tests.support.processes import lives, wait_until
 
 NONCE = b"n" * 32
-PATIENCE = 30.0
 SIGNER = HopSigner(HOP_KEY, SystemClock(), SystemRng())
 
 
@@ -61,7 +60,7 @@ class Platform:
     def start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tee_sim.launcher", str(self.path)]
         process = subprocess.Popen(command)
-        wait_for(lambda: self.socket.exists() or process.poll() is not None)
+        wait_until(lambda: self.socket.exists() or process.poll() is not None)
         assert process.poll() is None
         return process
 
@@ -75,21 +74,6 @@ class Platform:
 
     def appraise(self, evidence: bytes, last_epoch: int = 0) -> Attested:
         return self.trust.appraise(evidence, NONCE, last_epoch, SystemClock())
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state == "Z"
 
 
 @pytest.fixture
@@ -150,7 +134,7 @@ async def test_an_enclave_that_does_not_answer_is_replaced(platform: Platform) -
     after = platform.appraise(await launcher.evidence(NONCE), before.epoch)
     assert (first.epoch, second.epoch) == (1, 2)
     assert after.hpke_key != before.hpke_key
-    assert gone(first.pid)
+    assert not lives(first.pid)
     assert (await second.client.status())["run_id"] == ""
     launcher.close()
 
@@ -181,7 +165,7 @@ async def test_killed_enclave_is_replaced_under_a_new_epoch(platform: Platform) 
     launcher = LauncherClient(platform.socket, SIGNER)
     first = await launcher.attach()
     os.kill(first.pid, signal.SIGKILL)
-    wait_for(lambda: gone(first.pid))
+    wait_until(lambda: not lives(first.pid))
     with pytest.raises(GatewayUnavailable):
         await first.client.status()
     second = await launcher.attach()
@@ -253,7 +237,7 @@ def test_told_to_stop_it_takes_the_enclave_along(platform: Platform, number: int
     enclave = platform.enclave_pid
     platform.process.send_signal(number)
     assert platform.process.wait(10) == 0
-    assert gone(enclave)
+    assert not lives(enclave)
     assert not platform.socket.exists()
 
 
@@ -261,7 +245,7 @@ def test_enclave_dies_with_a_killed_launcher(platform: Platform) -> None:
     enclave = platform.enclave_pid
     platform.process.kill()
     platform.process.wait(10)
-    wait_for(lambda: gone(enclave))
+    wait_until(lambda: not lives(enclave))
 
 
 def test_launcher_ends_with_the_process_it_was_told_to_watch(tmp_path: Path) -> None:
@@ -270,7 +254,7 @@ def test_launcher_ends_with_the_process_it_was_told_to_watch(tmp_path: Path) -> 
         enclave = platform.enclave_pid
         parent.kill()
     assert platform.process.wait(20) == 0
-    assert gone(enclave)
+    assert not lives(enclave)
 
 
 @pytest.mark.parametrize("name", ["platform.key", "state/epoch"])
