@@ -106,7 +106,7 @@ def test_of_many_identical_updates_at_once_exactly_one_counts(stack: LocalStack)
     uploader = client(stack, "eager")
     sealed, membership = sealed_by(uploader, trained("identical", 1.0))
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda _: submit(uploader, sealed, membership), range(40)))
+        replies = list(pool.map(lambda _: submit(uploader, sealed, membership), range(1000)))
     assert len({(reply.payload, reply.signature) for reply in replies}) == 1
     assert client(stack, "other").upload(trained("identical", 3.0)).receipt.version == 1
     intake.close()
