@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from fl_protocol.codes import (
@@ -253,20 +254,30 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
 
     async def _prompt(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Pass messages on, the first of which must come soon."""
+        messages = _readable(requests)
         try:
             async with asyncio.timeout(self._request_deadline):
-                first = await anext(aiter(requests), None)
+                first = await anext(messages, None)
         except TimeoutError:
             raise error_for(Code.DEADLINE, "the call came without its request") from None
         if first is not None:
             yield first
-            async for request in requests:
-                yield request
+            async for message in messages:
+                yield message
 
     def _record(self, call: Call, code: str, detail: str = "") -> None:
         self._audit.record(
             call.method, code, client=call.client_id, trace_id=call.trace_id, detail=detail
         )
+
+
+async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Pass messages on; bytes that are none end the call."""
+    try:
+        async for request in requests:
+            yield request
+    except DecodeError:
+        raise error_for(Code.CONFIG_INVALID, "the request is no message of this method") from None
 
 
 async def _only(requests: AsyncIterator[Any]) -> Any:
