@@ -66,6 +66,7 @@ class Code(StrEnum):
     RECEIPT_INVALID = "RECEIPT_INVALID"
     GATEWAY_UNAVAILABLE = "GATEWAY_UNAVAILABLE"
     ENCLAVE_UNAVAILABLE = "ENCLAVE_UNAVAILABLE"
+    REGISTRY_UNAVAILABLE = "REGISTRY_UNAVAILABLE"
     CIRCUIT_OPEN = "CIRCUIT_OPEN"
     OVERLOADED = "OVERLOADED"
     DEADLINE = "DEADLINE"
@@ -160,6 +161,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "match what was sent.",
         Code.GATEWAY_UNAVAILABLE: "The gateway could not be reached.",
         Code.ENCLAVE_UNAVAILABLE: "The enclave is not running; it is being started again.",
+        Code.REGISTRY_UNAVAILABLE: "The gateway's registry does not answer; try again a little "
+        "later.",
         Code.CIRCUIT_OPEN: "The gateway could not be reached several times in a row; it is left "
         "alone for a while.",
         Code.OVERLOADED: "The gateway is busy; try again a little later.",
@@ -288,6 +291,7 @@ _FAMILIES: tuple[tuple[str, type[AsynclaveError]], ...] = (
     ("RECEIPT_", ReceiptRejected),
     ("GATEWAY_", GatewayUnavailable),
     ("ENCLAVE_", GatewayUnavailable),
+    ("REGISTRY_", GatewayUnavailable),
     ("CIRCUIT_", GatewayUnavailable),
     ("OVERLOADED", GatewayUnavailable),
     ("DEADLINE", GatewayUnavailable),

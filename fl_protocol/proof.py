@@ -19,12 +19,14 @@ from fl_protocol.codes import Code, ProofRejected
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.jws import split_compact
 from fl_protocol.ports import Clock, Rng
-from fl_protocol.replay import ReplayMemory
+from fl_protocol.replay import OneUse, ReplayMemory
 from fl_protocol.signatures import is_signed_by
 from fl_protocol.tokens import public_jwk
 
 PROOF_TYPE = "dpop+jwt"
 WINDOW = 30
+# A proof dated 30 s ahead stays usable for 60 s after it is first seen.
+SECONDS_USABLE = 2 * WINDOW
 MAX_PROOF_BYTES = 2048
 
 _METHOD = "POST"
@@ -76,12 +78,15 @@ class ProofVerifier:
         Compared with the proof's time, 30 s either way.
     capacity : int
         The most ids remembered; a full memory refuses calls rather than forget a live id.
+    seen : OneUse, optional
+        What remembers ids, for `SECONDS_USABLE`, instead of this object alone.
     """
 
-    def __init__(self, clock: Clock, capacity: int = 100_000) -> None:
+    def __init__(
+        self, clock: Clock, capacity: int = 100_000, *, seen: OneUse | None = None
+    ) -> None:
         self._clock = clock
-        # A proof dated 30 s ahead stays usable for 60 s after it is first seen.
-        self._seen = ReplayMemory(2 * WINDOW, capacity)
+        self._seen = seen or ReplayMemory(SECONDS_USABLE, capacity)
 
     def verify(self, proof: str, method: str, token: str | None, jkt: str) -> None:
         """Check a proof for one call and use it up.
@@ -117,7 +122,7 @@ class ProofVerifier:
         now = self._clock.now()
         if type(claims["iat"]) is not int or abs(now - claims["iat"]) > WINDOW:
             raise ProofRejected(Code.PROOF_INVALID)
-        if not self._seen.use((jkt, claims["jti"]), now):
+        if not self._seen.use(f"{jkt}.{claims['jti']}", now):
             raise ProofRejected(Code.PROOF_REPLAYED)
 
 

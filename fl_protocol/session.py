@@ -19,7 +19,7 @@ from fl_protocol.wire import Wire
 
 _RENEWABLE = {Code.TOKEN_EXPIRED, Code.TOKEN_UNKNOWN_KEY}
 # Failures that say nothing about whether the gateway can be reached.
-_ANSWERS = {Code.OVERLOADED, Code.ENCLAVE_UNAVAILABLE}
+_ANSWERS = {Code.OVERLOADED, Code.ENCLAVE_UNAVAILABLE, Code.REGISTRY_UNAVAILABLE}
 _Reply = TypeVar("_Reply")
 
 

@@ -15,7 +15,6 @@ Each folder may be moved as a whole: paths inside start from the file they stand
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import errno
@@ -34,7 +33,7 @@ from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import LocalDisk, Rng, SystemClock, SystemRng
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.issuer import create_ticket
-from fl_server.gateway.registry import Registry
+from fl_server.gateway.registry import Registry, open_registry
 from fl_server.intake.config import ServerConfig
 from fl_server.stack.keys import HOP_KEY, ISSUER_KEY, TOKEN_KEY, create_keys
 from fl_server.stack.pki import Authority
@@ -209,7 +208,7 @@ class _Draft:
         ).save(self._trusted / "launcher.json")
         for index in range(self._spec.gateways):
             self._gateway(index).save(self._trusted / f"gateway-{index}.json")
-        with contextlib.closing(Registry(self._trusted / "registry.sqlite")) as registry:
+        with open_registry(self._trusted / "registry.sqlite") as registry:
             for name in self._spec.names:
                 self._write_node(name, self._bundle(registry, "client", name))
             server = ServerConfig(

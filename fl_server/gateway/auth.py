@@ -67,6 +67,8 @@ _RETRY_AFTER = 0.25
 class Authenticator:
     """Decides whether the bearer of a token and a proof may make a call.
 
+    It asks the registry, so it belongs in a thread; it may be used from several.
+
     Parameters
     ----------
     tokens : TokenKeys
@@ -106,7 +108,7 @@ class Authenticator:
         if kind != "DPoP" or not token:
             raise TokenRejected(Code.TOKEN_MISSING)
         claims = self._tokens.verify(token, scope)
-        if self._registry.is_revoked(kid=parse_token(token).header["kid"]):
+        if self._registry.revoked(kid=parse_token(token).header["kid"]):
             # Not the bearer's fault: the code makes clients ask for a new token.
             raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
         return token, claims
@@ -128,8 +130,8 @@ class Authenticator:
         TokenRejected, ProofRejected
         """
         self._proofs.verify(_proof_in(metadata), method, token, claims.jkt)
-        if self._registry.is_revoked(
-            client_id=claims.client_id, family=family_of(claims.jti), jti=claims.jti
+        if self._registry.revoked(
+            client=claims.client_id, family=family_of(claims.jti), jti=claims.jti
         ):
             raise TokenRejected(Code.TOKEN_REVOKED)
 
@@ -220,7 +222,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
     async def _serving(self, name: str, requests: Any, context: Any) -> AsyncIterator[Any]:
         call = begin_call(name, _metadata_of(context))
         try:
-            self._admit(call, context)
+            await self._admit(call, context)
             yield await self._request(call, requests, context)
         except AsynclaveError as error:
             refusal = error
@@ -233,23 +235,28 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         self._record(call, refusal.code, refusal.sentence[:_MAX_SENTENCE])
         await _abort(context, refusal)
 
-    def _admit(self, call: Call, context: Any) -> None:
+    async def _admit(self, call: Call, context: Any) -> None:
         scope = REQUIRED_SCOPES[call.method]
         if scope is None:
             self._limiter.spend(_address(context.peer()))
             return
         metadata = _metadata_of(context)
-        token, claims = self._auth.bearer(scope, metadata)
+        token, claims = await asyncio.to_thread(self._auth.bearer, scope, metadata)
         call.client_id = claims.client_id
         self._limiter.spend(claims.client_id)
-        self._auth.check(SERVICE + call.method, token, claims, metadata)
+        await asyncio.to_thread(self._auth.check, SERVICE + call.method, token, claims, metadata)
 
     async def _request(self, call: Call, requests: Any, context: Any) -> Any:
         if call.method in _STREAMED:
             return self._prompt(requests)
         request = await _only(self._prompt(requests))
         if call.method in _BINDS_PROOF_KEY:
-            self._auth.check_key(SERVICE + call.method, request.proof_key, _metadata_of(context))
+            await asyncio.to_thread(
+                self._auth.check_key,
+                SERVICE + call.method,
+                request.proof_key,
+                _metadata_of(context),
+            )
         return request
 
     async def _prompt(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -6,12 +6,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fl_server.gateway.database import is_url
 from fl_server.gateway.limits import LoadLimits
 from tee_sim.settings import load_settings
 
 _PATHS = (
-    "tls_certificate", "tls_key", "issuer_key", "token_key", "registry", "audit_log",
-    "launcher_socket", "hop_key", "journal_dir", "port_file",
+    "tls_certificate", "tls_key", "issuer_key", "token_key", "audit_log", "launcher_socket",
+    "hop_key", "journal_dir", "port_file",
 )  # fmt: skip
 
 
@@ -29,8 +30,11 @@ class GatewayConfig:
         PEM files.
     issuer_key, token_key : str
         Raw Ed25519 private keys (32 bytes) for memberships and access tokens.
-    registry, audit_log : str
-        SQLite file and JSON log.
+    registry : str
+        What all gateways of the federation share: an SQLite file, or ``postgresql://…``; see
+        `Database`.
+    audit_log : str
+        JSON log.
     launcher_socket : str
         Unix socket of the TEE launcher.
     hop_key : str
@@ -74,4 +78,14 @@ class GatewayConfig:
     @classmethod
     def load(cls, path: Path) -> GatewayConfig:
         """Read a configuration file; raises ConfigInvalid naming what is wrong."""
-        return load_settings(cls, path, paths=_PATHS, limits=lambda members: LoadLimits(**members))
+
+        def registry(location: str) -> str:
+            return location if is_url(location) else str(path.resolve().parent / location)
+
+        return load_settings(
+            cls,
+            path,
+            paths=_PATHS,
+            limits=lambda members: LoadLimits(**members),
+            registry=registry,
+        )

@@ -11,16 +11,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Clock, LocalDisk, Rng, SystemClock, SystemRng
-from fl_protocol.proof import ProofVerifier
+from fl_protocol.proof import SECONDS_USABLE, ProofVerifier
 from fl_protocol.proto.gateway_pb2_grpc import add_GatewayServicer_to_server
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.auth import Authenticator, Gatekeeper
 from fl_server.gateway.config import GatewayConfig
+from fl_server.gateway.database import Database
 from fl_server.gateway.enclave_link import EnclaveLink
-from fl_server.gateway.issuer import Issuer
+from fl_server.gateway.issuer import GRANT_SECONDS, Issuer
 from fl_server.gateway.limits import RateLimiter
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.service import GatewayService
+from fl_server.gateway.shared_memory import Refusals, SharedReplayMemory
 from fl_server.gateway.submissions import open_submissions
 from fl_server.gateway.token_keys import TokenKeys
 from tee_sim.hop import HopSigner
@@ -43,7 +45,8 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     clock, rng : Clock, Rng
         Time and randomness.
     """
-    registry = Registry(Path(config.registry))
+    database = Database(config.registry)
+    registry = Registry(database)
     audit = AuditLog(Path(config.audit_log))
     signer = HopSigner(load_key(Path(config.hop_key)), clock, rng)
     link = EnclaveLink(Path(config.launcher_socket), signer)
@@ -53,17 +56,24 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
         registry,
         membership_key=load_signing_key(Path(config.issuer_key)),
         token_keys=token_keys,
+        nonces=SharedReplayMemory(database, "grant", GRANT_SECONDS),
         clock=clock,
         rng=rng,
     )
+    proofs, first_proofs = (
+        ProofVerifier(clock, seen=SharedReplayMemory(database, kind, SECONDS_USABLE))
+        for kind in ("proof", "first-proof")
+    )
     gatekeeper = Gatekeeper(
-        Authenticator(token_keys, ProofVerifier(clock), ProofVerifier(clock), registry),
+        Authenticator(token_keys, proofs, first_proofs, registry),
         RateLimiter(config.limits.rate, config.limits.burst, clock),
         audit,
         config.limits,
     )
     try:
-        async with open_submissions(link, config.journal_dir, LocalDisk(), rng) as submissions:
+        async with open_submissions(
+            link, config.journal_dir, LocalDisk(), rng, Refusals(database, clock)
+        ) as submissions:
             service = GatewayService(issuer, link, submissions, config.limits)
             status = health.aio.HealthServicer()
             server = _server(service, gatekeeper, status)
@@ -81,7 +91,7 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     finally:
         await link.close()
         audit.close()
-        registry.close()
+        database.close()
 
 
 def run(path: Path) -> None:

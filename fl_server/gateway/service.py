@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -32,18 +33,18 @@ class GatewayService(GatewayServicer):
 
     async def Enrol(self, request: pb.EnrolRequest, context: Any) -> pb.EnrolReply:
         """Redeem a ticket for a membership and a refresh token."""
-        reply = self._issuer.enrol(request)
+        reply = await asyncio.to_thread(self._issuer.enrol, request)
         current_call().client_id = reply.client_id
         return reply
 
     async def IssueToken(self, request: pb.TokenRequest, context: Any) -> pb.TokenReply:
         """Exchange a refresh token or an identity proof for an access token."""
         current_call().client_id = request.client_id[:128]
-        return self._issuer.issue(request)
+        return await asyncio.to_thread(self._issuer.issue, request)
 
     async def GetKeys(self, request: pb.KeysRequest, context: Any) -> pb.KeysReply:
         """Return the token-signing keys."""
-        return pb.KeysReply(jwks_json=self._issuer.jwks_json)
+        return pb.KeysReply(jwks_json=await asyncio.to_thread(self._issuer.jwks_json))
 
     async def GetEvidence(self, request: pb.EvidenceRequest, context: Any) -> pb.EvidenceReply:
         """Have the platform answer a challenge."""

@@ -5,6 +5,7 @@ They are files that are looked at before each use, so that a rotation needs no r
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ _KEY_BYTES = 32
 
 
 class TokenKeys:
-    """Signs with the newest key and verifies with the two newest.
+    """Signs with the newest key and verifies with the two newest; safe to share between threads.
 
     Parameters
     ----------
@@ -38,6 +39,7 @@ class TokenKeys:
 
     def __init__(self, path: Path, federation: str, clock: Clock) -> None:
         self._path, self._clock = path, clock
+        self._lock = threading.Lock()
         self.issuer = f"asynclave:{federation}"
         self.audience = f"asynclave-gateway:{federation}"
         self._load()
@@ -59,8 +61,9 @@ class TokenKeys:
         return self._verifier.verify(token, required_scope)
 
     def _follow(self) -> None:
-        if self._state() != self._loaded:
-            self._load()
+        with self._lock:
+            if self._state() != self._loaded:
+                self._load()
 
     def _load(self) -> None:
         self._loaded = self._state()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 from dataclasses import replace
@@ -17,7 +16,7 @@ from fl_protocol.codes import AsynclaveError, Code, error_for
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.issuer import create_ticket
-from fl_server.gateway.registry import Registry
+from fl_server.gateway.registry import open_registry
 from fl_server.gateway.token_keys import rotate
 from fl_server.intake.config import ServerConfig
 from fl_server.stack.keys import HOP_KEY, ISSUER_KEY, TOKEN_KEY, create_keys
@@ -161,12 +160,12 @@ class LocalStack:
 
     def ticket(self, role: str, name: str) -> str:
         """Create a single-use enrolment ticket for a "client" or "server"."""
-        with contextlib.closing(Registry(self._registry_path)) as registry:
+        with open_registry(self._registry_location) as registry:
             return create_ticket(registry, role, name, clock=self._clock, rng=self._rng)
 
     def revoke(self, kind: str, value: str) -> None:
         """Revoke as `Registry.revoke` does; the gateway refuses it from the next call on."""
-        with contextlib.closing(Registry(self._registry_path)) as registry:
+        with open_registry(self._registry_location) as registry:
             registry.revoke(kind, value)
 
     def rotate_token_key(self) -> None:
@@ -197,8 +196,8 @@ class LocalStack:
         return self._platform
 
     @property
-    def _registry_path(self) -> Path:
-        return self.state_dir / "registry.sqlite"
+    def _registry_location(self) -> str:
+        return self.settings.registry or str(self.state_dir / "registry.sqlite")
 
     def _bundle(self, role: str, name: str) -> Path:
         folder = self.state_dir / "nodes" / name
@@ -222,7 +221,8 @@ class LocalStack:
         self._platform = StackPlatform(
             self.state_dir / "platform", policy, self.state_dir / HOP_KEY
         )
-        Registry(self._registry_path).close()
+        with open_registry(self._registry_location):
+            pass
 
     def _start_launcher(self) -> None:
         self._launcher = self._spawn("launcher", "tee_sim.launcher", self._files.config_path)
@@ -239,7 +239,7 @@ class LocalStack:
             tls_key=str(self._certificate.key),
             issuer_key=str(self.state_dir / ISSUER_KEY),
             token_key=str(self.state_dir / TOKEN_KEY),
-            registry=str(self._registry_path),
+            registry=self._registry_location,
             audit_log=str(self.state_dir / "audit.jsonl"),
             launcher_socket=str(self._files.socket_path),
             hop_key=str(self.state_dir / HOP_KEY),

@@ -141,11 +141,34 @@ def test_reusing_a_refresh_token_revokes_its_family(stack: LocalStack, raw: RawG
     enrolled = raw.enrol(stack.ticket("client", "family"))
     first = raw.refresh(enrolled.client_id, enrolled.refresh_token)
     assert raw.call("GetEvidence", evidence(), first.access_token).evidence
+    second = raw.refresh(enrolled.client_id, first.refresh_token)
     assert raw.refresh(enrolled.client_id, enrolled.refresh_token) == "REFRESH_REUSED"
-    assert raw.refresh(enrolled.client_id, first.refresh_token) == "TOKEN_REVOKED"
+    assert raw.refresh(enrolled.client_id, second.refresh_token) == "TOKEN_REVOKED"
     assert raw.call("GetEvidence", evidence(), first.access_token) == "TOKEN_REVOKED"
     # The rightful owner still has the identity key.
     assert raw.by_identity(enrolled.client_id, bytes(16)).access_token
+
+
+def test_a_refresh_whose_reply_was_lost_is_answered_alike(
+    stack: LocalStack, raw: RawGateway
+) -> None:
+    enrolled = raw.enrol(stack.ticket("client", "lost"))
+    lost = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    again = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    assert again.refresh_token == lost.refresh_token
+    assert raw.call("GetEvidence", evidence(), again.access_token).evidence
+    assert raw.refresh(enrolled.client_id, again.refresh_token).access_token
+
+
+def test_a_thief_of_a_spent_refresh_token_revokes_its_family_at_any_time(
+    stack: LocalStack, raw: RawGateway
+) -> None:
+    enrolled = raw.enrol(stack.ticket("client", "robbed"))
+    first = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    thief = RawGateway(stack)
+    assert thief.refresh(enrolled.client_id, enrolled.refresh_token) == "REFRESH_REUSED"
+    thief.close()
+    assert raw.call("GetEvidence", evidence(), first.access_token) == "TOKEN_REVOKED"
 
 
 def test_an_identity_proof_serves_once_and_only_now(stack: LocalStack, raw: RawGateway) -> None:
