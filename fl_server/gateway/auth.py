@@ -30,7 +30,7 @@ from fl_protocol.codes import (
 from fl_protocol.jws import parse_token
 from fl_protocol.proof import ProofVerifier, thumbprint
 from fl_protocol.tokens import Claims
-from fl_protocol.wire import CODE_METADATA, RETRY_METADATA, SERVICE
+from fl_protocol.wire import CODE_METADATA, NONCE_METADATA, RETRY_METADATA, SERVICE
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.call import Call, begin_call
 from fl_server.gateway.issuer import family_of
@@ -299,6 +299,8 @@ async def _abort(context: Any, refusal: AsynclaveError) -> None:
     if isinstance(refusal, GatewayUnavailable):
         milliseconds = round(1000 * (refusal.retry_after or _RETRY_AFTER))
         trailing.append((RETRY_METADATA, str(milliseconds)))
+    if isinstance(refusal, ProofRejected) and refusal.nonce:
+        trailing.append((NONCE_METADATA, refusal.nonce))
     sentence = refusal.sentence[:_MAX_SENTENCE]
     await context.abort(status_for(refusal.code), sentence, tuple(trailing))
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Clock, LocalDisk, Rng, SystemClock, SystemRng
-from fl_protocol.proof import SECONDS_USABLE, ProofVerifier
+from fl_protocol.proof import SECONDS_USABLE, ProofNonces, ProofVerifier
 from fl_protocol.proto.gateway_pb2_grpc import add_GatewayServicer_to_server
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.auth import Authenticator, Gatekeeper
@@ -48,8 +48,9 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     database = Database(config.registry)
     registry = Registry(database)
     audit = AuditLog(Path(config.audit_log))
-    signer = HopSigner(load_key(Path(config.hop_key)), clock, rng)
-    link = EnclaveLink(Path(config.launcher_socket), signer)
+    # The one secret that all gateways before an enclave have and no client does.
+    hop_key = load_key(Path(config.hop_key))
+    link = EnclaveLink(Path(config.launcher_socket), HopSigner(hop_key, clock, rng))
     token_keys = TokenKeys(Path(config.token_key), config.federation, clock)
     issuer = Issuer(
         config,
@@ -60,8 +61,9 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
         clock=clock,
         rng=rng,
     )
+    nonces = ProofNonces(hop_key, clock)
     proofs, first_proofs = (
-        ProofVerifier(clock, seen=SharedReplayMemory(database, kind, SECONDS_USABLE))
+        ProofVerifier(clock, seen=SharedReplayMemory(database, kind, SECONDS_USABLE), nonces=nonces)
         for kind in ("proof", "first-proof")
     )
     gatekeeper = Gatekeeper(

@@ -181,7 +181,7 @@ PARSERS = [
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
 def test_damaged_input_is_taken_or_refused(parser: Parser) -> None:
-    @settings(max_examples=400, deadline=timedelta(seconds=5))
+    @settings(max_examples=400, deadline=timedelta(seconds=30))
     @given(damaged(parser.samples))
     def run(data: bytes) -> None:
         size = len(data) + parser.spare
@@ -212,13 +212,13 @@ def altered(draw: st.DrawFn, members: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-@settings(max_examples=400, deadline=timedelta(seconds=5))
+@settings(max_examples=400, deadline=timedelta(seconds=30))
 @given(altered(JWK))
 def test_keys_of_any_form_verify_or_are_refused(jwk: dict[str, Any]) -> None:
     within_bounds(lambda: verify_compact_jws(TOKEN, jwk), (TokenRejected,), len(str(jwk)))
 
 
-@settings(max_examples=400, deadline=timedelta(seconds=5))
+@settings(max_examples=400, deadline=timedelta(seconds=30))
 @given(altered(POLICY.to_members()))
 def test_policies_of_any_form_are_read_or_refused(members: dict[str, Any]) -> None:
     def read() -> None:
@@ -227,7 +227,7 @@ def test_policies_of_any_form_are_read_or_refused(members: dict[str, Any]) -> No
     within_bounds(read, (ConfigInvalid,), len(str(members)))
 
 
-@settings(max_examples=400, deadline=timedelta(seconds=5))
+@settings(max_examples=400, deadline=timedelta(seconds=30))
 @given(altered(HOP))
 def test_requests_of_any_form_are_verified_or_refused(request: dict[str, Any]) -> None:
     try:
@@ -243,7 +243,7 @@ def test_requests_of_any_form_are_verified_or_refused(request: dict[str, Any]) -
     within_bounds(read, (HopRejected,), len(str(request)))
 
 
-@settings(max_examples=200, deadline=timedelta(seconds=5))
+@settings(max_examples=200, deadline=timedelta(seconds=30))
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.binary(max_size=40))
 def test_lengths_of_any_size_are_bounded_before_memory_is_taken(
     header: int, body: int, rest: bytes

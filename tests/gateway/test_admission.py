@@ -11,9 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fl_protocol.encoding import b64url_decode
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
+from fl_protocol.proof import ProofNonces
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.tokens import TokenSigner
 from fl_server.stack import LocalStack
+from fl_server.stack.keys import HOP_KEY
+from tee_sim.settings import load_key
+from tests.support.clock import SetClock
 from tests.support.sealed import RawGateway, audit_lines, client
 
 NONCE = bytes(32)
@@ -108,6 +112,19 @@ def test_refuses_a_replayed_proof(raw: RawGateway, token: Token) -> None:
     proof = raw.proof("GetEvidence", good)
     assert raw.call("GetEvidence", evidence(), good, proof=proof).evidence
     assert raw.call("GetEvidence", evidence(), good, proof=proof) == "PROOF_REPLAYED"
+
+
+def test_refuses_a_proof_with_an_old_nonce(
+    raw: RawGateway, token: Token, stack: LocalStack
+) -> None:
+    good = token("client")
+    clock = SystemClock()
+    past = SetClock(clock.now() - 200)
+    raw.nonces = ProofNonces(load_key(stack.state_dir / HOP_KEY), past)
+    proof = raw.proof("GetEvidence", good)
+    assert raw.call("GetEvidence", evidence(), good, proof=proof) == "PROOF_NONCE"
+    past.time = clock.now()
+    assert raw.call("GetEvidence", evidence(), good).evidence
 
 
 def test_refuses_a_proof_made_for_another_method(raw: RawGateway, token: Token) -> None:

@@ -70,6 +70,11 @@ def ask(session, nonce=b"nonce", **options):
     return session.call("GetEvidence", pb.EvidenceRequest(nonce=nonce), **options).evidence
 
 
+def upload(session, *parts):
+    messages = [pb.SubmitRequest(segment=part) for part in parts]
+    return session.call("SubmitUpdate", lambda: iter(messages)).payload
+
+
 def test_enrols_obtains_a_token_and_calls(gateway, connect):
     session = connect()
     assert ask(session) == b"nonce"
@@ -82,6 +87,19 @@ def test_reuses_a_token_for_many_calls_with_a_new_proof_each(gateway, connect):
     for _ in range(3):
         ask(session)
     assert gateway.calls["IssueToken"] == 1
+
+
+def test_makes_proofs_with_the_nonce_the_gateway_gave_out_last(gateway, connect, clock):
+    gateway.ask_for_nonces()
+    session = connect()
+    for _ in range(3):
+        ask(session)
+    # The first proof had none.
+    assert (gateway.calls["IssueToken"], gateway.calls["GetEvidence"]) == (2, 3)
+    clock.sleep(120)
+    assert upload(session, b"one", b"two") == b"onetwo"
+    assert upload(session, b"three") == b"three"
+    assert gateway.calls["SubmitUpdate"] == 3
 
 
 def test_threads_share_one_enrolment_and_one_token(gateway, connect):
@@ -238,10 +256,7 @@ def test_bare_statuses_become_typed_errors(gateway, connect, status, kind, code)
 def test_streams_requests_anew_for_each_attempt(gateway, connect):
     session = connect()
     gateway.fail_next("SubmitUpdate", UNAVAILABLE)
-    reply = session.call(
-        "SubmitUpdate", lambda: iter([pb.SubmitRequest(segment=part) for part in (b"a", b"b")])
-    )
-    assert reply.payload == b"ab"
+    assert upload(session, b"a", b"b") == b"ab"
     assert gateway.calls["SubmitUpdate"] == 2
 
 

@@ -19,16 +19,18 @@ from fl_client.uploader import SealedUploader
 from fl_protocol.envelope import SealedUpdate, seal
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
-from fl_protocol.proof import make_proof
+from fl_protocol.proof import ProofNonces, make_proof
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.proto.gateway_pb2_grpc import GatewayStub
 from fl_protocol.wire import CODE_METADATA, SERVICE
 from fl_server.intake.base import Outcome
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack
+from fl_server.stack.keys import HOP_KEY
 from strategies.layout import Layout
 from strategies.recipes.fedbuff import FedBuff
 from strategies.update import Vector, digest_of
+from tee_sim.settings import load_key
 
 K = 2
 ARRAYS = {
@@ -108,6 +110,7 @@ class RawGateway:
 
     def __init__(self, stack: LocalStack) -> None:
         self.identity = Identity.generate(SystemRng())
+        self.nonces = ProofNonces(load_key(stack.state_dir / HOP_KEY), SystemClock())
         credentials = grpc.ssl_channel_credentials(stack.ca_pem)
         self._channel = grpc.secure_channel(
             stack.address, credentials, [("grpc.enable_http_proxy", 0)]
@@ -119,7 +122,9 @@ class RawGateway:
 
     def proof(self, method: str, token: str | None, identity: Identity | None = None) -> str:
         key = (identity or self.identity).proof_key
-        return make_proof(key, SERVICE + method, token, SystemClock(), SystemRng())
+        return make_proof(
+            key, SERVICE + method, token, SystemClock(), SystemRng(), self.nonces.current()
+        )
 
     def call(
         self,
