@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,13 @@ from tee_sim.sealed_state import SealedState
 # Nothing can give a locked-down enclave a descriptor, so it begins with one for each time that a
 # gateway may attach.
 CHANNELS = 64
+
+# With other kernels an enclave would round otherwise than the process beside it, and a run not have
+# the same model with and without the trust path.
+_KERNEL_CHOICES = (
+    *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
+    *("NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES"),
+)
 
 # Up to this many seconds from spawn to the enclave's first word.
 _BOOT_SECONDS = 60.0
@@ -205,10 +212,16 @@ def spawn_image(
         stdout=subprocess.DEVNULL,
         pass_fds=(image, *descriptors, vault.fileno()),
         cwd="/",
-        # A second BLAS thread could not be started after lockdown.
-        env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        env=environment(os.environ),
         start_new_session=True,
     )
+
+
+def environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return an enclave's environment: nothing of ours but the choice of arithmetic kernels."""
+    kernels = {name: ours[name] for name in _KERNEL_CHOICES if name in ours}
+    # A second BLAS thread could not be started after lockdown.
+    return kernels | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 
 def _handshake(stream: socket.socket, boot: dict[str, Any]) -> dict[str, Any]:

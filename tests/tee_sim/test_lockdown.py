@@ -14,7 +14,7 @@ import pytest
 
 from fl_protocol.codes import Code, GatewayUnavailable
 from tee_sim import image
-from tee_sim.launch import BootOptions
+from tee_sim.launch import BootOptions, environment
 from tee_sim.lockdown import ACTIVE, LAYERS
 from tests.support.enclave import ENCLAVE_USER, HOP_KEY, Lab, SealedImage, policy_for
 
@@ -199,6 +199,13 @@ def test_enclave_ends_when_its_last_channel_closes(sealed_image: SealedImage, la
     assert process._process.wait(10) == 0
     with pytest.raises(GatewayUnavailable):
         process.hand_over()
+
+
+def test_enclave_takes_nothing_of_the_environment_but_the_choice_of_kernels() -> None:
+    ours = {"OPENBLAS_CORETYPE": "Haswell", "HOME": "/root", "LD_PRELOAD": "x", "PYTHONPATH": "y"}
+    own = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    assert environment(ours) == {"OPENBLAS_CORETYPE": "Haswell"} | own
+    assert environment({"OPENBLAS_NUM_THREADS": "8"}) == own
 
 
 def test_enclave_loads_no_framework(sealed_image: SealedImage) -> None:
