@@ -2,36 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 from flwr.app import Message, RecordDict
 
-from fl_protocol.codes import Code, ConfigInvalid
-
-SUPPORTED = "1.41"
-
-
-def require_supported(found: str | None = None) -> None:
-    """Refuse to run on a Flower version these strategies were not tested with.
-
-    Parameters
-    ----------
-    found : str, optional
-        A version number; the installed one if unset.
-
-    Raises
-    ------
-    ConfigInvalid
-        If it is not a release of the supported series.
-    """
-    found = version("flwr") if found is None else found
-    if found != SUPPORTED and not found.startswith(f"{SUPPORTED}."):
-        raise ConfigInvalid(
-            Code.CONFIG_INVALID,
-            f"Flower {found} is installed, but these strategies need Flower {SUPPORTED}.x; "
-            f"run: pip install 'flwr~={SUPPORTED}.0'.",
-        )
-
+from fl_protocol.flower import require_supported
 
 try:
     from flwr.app.message.message import make_message
@@ -49,7 +22,6 @@ __all__ = [
     "aggregate_metricrecords",
     "log",
     "log_strategy_start_info",
-    "require_supported",
     "with_content",
 ]
 
