@@ -13,6 +13,7 @@ from fl_protocol.codes import AsynclaveError, Code
 from fl_protocol.ports import Clock
 from fl_server.strategy.dispatch import Fleet
 from fl_server.strategy.flwr_compat import log
+from fl_server.strategy.pulls import BackgroundPulls
 
 REFRESH_SECONDS = 1.0
 SHORTEST_POLL = 0.02
@@ -49,20 +50,26 @@ class Pacer:
     def __init__(self, grid: Grid, clock: Clock) -> None:
         self._grid, self._clock = grid, clock
         self._poll = SHORTEST_POLL
+        # Virtual time passes in the pull itself, on the run's own thread.
+        self._pulls = None if isinstance(clock, AlarmClock) else BackgroundPulls(grid.pull_messages)
 
     def receive(self, pending: Sequence[str], wake: float) -> list[Message]:
         """Return the replies that are there; if none, rest no longer than until `wake`."""
-        virtual = isinstance(self._clock, AlarmClock)
         if isinstance(self._clock, AlarmClock):
             self._clock.set_alarm(wake)
-        replies = list(self._grid.pull_messages(pending)) if pending else []
+        replies = self._pull(pending)
         if replies:
             self._poll = SHORTEST_POLL
         else:
             rest = max(0.0, wake - self._clock.now())
-            self._clock.sleep(rest if virtual else min(rest, self._poll))
+            self._clock.sleep(min(rest, self._poll) if self._pulls else rest)
             self._poll = min(2 * self._poll, LONGEST_POLL)
         return replies
+
+    def _pull(self, pending: Sequence[str]) -> list[Message]:
+        if self._pulls:
+            return self._pulls.take(pending)
+        return list(self._grid.pull_messages(pending)) if pending else []
 
 
 def wait_for_nodes(grid: Grid, clock: Clock, fleet: Fleet, minimum: int, timeout: float) -> None:
