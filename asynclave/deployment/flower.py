@@ -162,7 +162,7 @@ def start_node(
     node_config: Mapping[str, str | int | float],
     preload: Sequence[str] | None = None,
 ) -> list[Program]:
-    """Start a SuperNode that authenticates with `key`, and what executes its tasks.
+    """Start a SuperNode that authenticates with `key`, its keeper, and what executes its tasks.
 
     Parameters
     ----------
@@ -181,7 +181,8 @@ def start_node(
     node = Program(
         name,
         [
-            *(program_path("flower-supernode"), "--superlink", superlink.address),
+            *(sys.executable, "-m", "fl_client.supernode"),
+            *("--superlink", superlink.address),
             *("--root-certificates", str(superlink.certificate.ca)),
             *("--auth-supernode-private-key", str(key)),
             *("--host", host, "--port", port),
