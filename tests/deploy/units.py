@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
+NAMES = sorted(path.name for path in UNITS.glob("*.service"))
 HOME = "/var/lib/asynclave/"
 PROGRAMS = "/opt/asynclave/bin/"
 
