@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fl_protocol.codes import AsynclaveError, Code
 from fl_protocol.ports import Clock
 from fl_server.strategy.dispatch import Fleet
-from fl_server.strategy.flwr_compat import log
+from fl_server.strategy.flwr_compat import announcements_of, log
 from fl_server.strategy.pulls import BackgroundPulls
 
 REFRESH_SECONDS = 1.0
@@ -50,11 +50,12 @@ class Pacer:
     def __init__(self, grid: Grid, clock: Clock) -> None:
         self._grid, self._clock = grid, clock
         self._poll = SHORTEST_POLL
-        # Virtual time passes in the pull itself, on the run's own thread.
-        self._pulls = None if isinstance(clock, AlarmClock) else BackgroundPulls(grid.pull_messages)
+        announce = announcements_of(grid)
+        self._pulls = None if announce is None else BackgroundPulls(announce)
 
     def receive(self, pending: Sequence[str], wake: float) -> list[Message]:
         """Return the replies that are there; if none, rest no longer than until `wake`."""
+        virtual = isinstance(self._clock, AlarmClock)
         if isinstance(self._clock, AlarmClock):
             self._clock.set_alarm(wake)
         replies = self._pull(pending)
@@ -62,7 +63,7 @@ class Pacer:
             self._poll = SHORTEST_POLL
         else:
             rest = max(0.0, wake - self._clock.now())
-            self._clock.sleep(min(rest, self._poll) if self._pulls else rest)
+            self._clock.sleep(rest if virtual else min(rest, self._poll))
             self._poll = min(2 * self._poll, LONGEST_POLL)
         return replies
 

@@ -8,56 +8,59 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from flwr.app import Message
 
-GRACE_SECONDS = 1.0
-"""How long the run waits for a pull before it goes on without it."""
-MOST_SET_ASIDE = 8
-"""Pulls that may hang at a time; with so many, no other is begun."""
+GRACE_SECONDS = 0.5
+"""How long the run waits for a reply that was just announced before it goes on without it."""
+MOST_AT_A_TIME = 32
+"""Replies that are fetched at the same time; others wait their turn."""
+
+Fetch = Callable[[], Iterable[Message]]
+Announce = Callable[[Sequence[str]], Iterable[tuple[str, Fetch]]]
 
 
 class BackgroundPulls:
-    """Pulls on threads of their own; what hangs is set aside and taken when it is there.
-
-    A reply that is announced is handed out once, so a later pull of the same ids does not get what
-    an earlier one waits for. What was announced together is waited for together.
+    """Fetches each announced reply on a thread of its own.
 
     Parameters
     ----------
-    pull : callable
-        ``Grid.pull_messages``; called from several threads at a time.
+    announce : callable
+        Returns the replies to these messages that have begun to arrive and were not announced
+        before: the id of the message that each answers, and how to fetch it.
     grace : float
-        Seconds to wait for one pull.
+        Seconds to wait when something new was announced.
     """
 
-    def __init__(
-        self,
-        pull: Callable[[Iterable[str]], Iterable[Message]],
-        grace: float = GRACE_SECONDS,
-    ) -> None:
-        self._pull, self._grace = pull, grace
-        self._aside: list[Future[list[Message]]] = []
+    def __init__(self, announce: Announce, grace: float = GRACE_SECONDS) -> None:
+        self._announce, self._grace = announce, grace
+        self._under_way: dict[str, Future[list[Message]]] = {}
+        self._turns = threading.Semaphore(MOST_AT_A_TIME)
 
     def take(self, message_ids: Sequence[str]) -> list[Message]:
-        """Return the replies that are whole; waits for others no longer than `grace`."""
-        if message_ids and len(self._aside) < MOST_SET_ASIDE:
-            self._aside.append(self._begin(list(message_ids)))
-            wait(self._aside[-1:], self._grace)
-        done = [future for future in self._aside if future.done()]
-        self._aside = [future for future in self._aside if future not in done]
-        return [reply for future in done for reply in future.result()]
+        """Return the replies that are whole."""
+        asked = [message_id for message_id in message_ids if message_id not in self._under_way]
+        new = {message_id: self._begin(fetch) for message_id, fetch in self._announced(asked)}
+        self._under_way.update(new)
+        wait(new.values(), self._grace, FIRST_COMPLETED)
+        done = [message_id for message_id, reply in self._under_way.items() if reply.done()]
+        whole = [self._under_way.pop(message_id) for message_id in done]
+        return [reply for future in whole for reply in future.result()]
 
-    def _begin(self, message_ids: list[str]) -> Future[list[Message]]:
-        future: Future[list[Message]] = Future()
+    def _announced(self, message_ids: Sequence[str]) -> Iterable[tuple[str, Fetch]]:
+        return self._announce(message_ids) if message_ids else ()
+
+    def _begin(self, fetch: Fetch) -> Future[list[Message]]:
+        reply: Future[list[Message]] = Future()
 
         def work() -> None:
             try:
-                future.set_result(list(self._pull(message_ids)))
+                with self._turns:
+                    reply.set_result(list(fetch()))
             except BaseException as error:
-                future.set_exception(error)
+                reply.set_exception(error)
 
         # A daemon: a run that ends does not wait for a reply that is not whole.
         threading.Thread(target=work, name="pull", daemon=True).start()
-        return future
+        return reply

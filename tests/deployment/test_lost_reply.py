@@ -26,7 +26,7 @@ from asynclave.deployment.flower import create_node_key
 from tests.deployment.conftest import QUICKSTART
 from tests.deployment.flower_cli import Run, flwr
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(400)]
 
 
 def begin_a_reply(deployment: Deployment, key: Path, begun: threading.Event) -> None:
@@ -75,7 +75,7 @@ def test_a_node_lost_in_its_reply_does_not_hold_up_the_others(tmp_path: Path) ->
         arguments = [*deployment.run_arguments(QUICKSTART), *settings]
         run = Run(deployment.environment, arguments, tmp_path / "run.log")
         # then the run ends long before the SuperLink gives the reply up
-        status = run.wait(patience=120)
+        status = run.wait(patience=170)
         assert begun.is_set()
         assert status == "finished:completed", run.log
     finally:

@@ -1,82 +1,98 @@
-"""Pulls that hang; a real SuperLink is in tests/deployment/test_lost_reply.py."""
+"""Replies that do not become whole; a real SuperLink is in tests/deployment/test_lost_reply.py."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import pytest
 from flwr.app import Message, RecordDict
 
-from fl_server.strategy.pulls import MOST_SET_ASIDE, BackgroundPulls
+from fl_server.strategy.pulls import MOST_AT_A_TIME, BackgroundPulls, Fetch
+from fl_sim.flwr_compat import adopt_identity
+
+
+@pytest.fixture(autouse=True)
+def flower_process() -> None:
+    adopt_identity(1)
 
 
 class Replies:
-    """A grid whose first announced reply does not become whole before `whole` is set."""
+    """Announces a reply to each message once; some do not become whole before `whole` is set."""
 
-    def __init__(self, hanging: str = "") -> None:
+    def __init__(self, *hanging: str) -> None:
         self.hanging, self.whole = hanging, threading.Event()
-        self.handed_out: list[str] = []
-        self.pulls = 0
+        self.announced: list[str] = []
+        self.fetching = self.most = 0
+        self._lock = threading.Lock()
 
-    def pull(self, message_ids: Iterable[str]) -> list[Message]:
-        self.pulls += 1
-        new = [i for i in message_ids if i not in self.handed_out]
-        self.handed_out += new
-        if self.hanging in new:
+    def announce(self, message_ids: Sequence[str]) -> list[tuple[str, Fetch]]:
+        assert not set(self.announced) & set(message_ids)
+        self.announced += message_ids
+        return [(message_id, partial(self.fetch, message_id)) for message_id in message_ids]
+
+    def fetch(self, message_id: str) -> Iterable[Message]:
+        with self._lock:
+            self.fetching += 1
+            self.most = max(self.most, self.fetching)
+        if message_id in self.hanging:
             assert self.whole.wait(60)
-        return [Message(RecordDict(), dst_node_id=int(i), message_type="train") for i in new]
+        with self._lock:
+            self.fetching -= 1
+        return [Message(RecordDict(), dst_node_id=int(message_id), message_type="train")]
 
 
-def nodes(messages: list[Message]) -> list[int]:
-    return [message.metadata.dst_node_id for message in messages]
-
-
-def settled(pulls: BackgroundPulls) -> list[int]:
-    deadline = time.monotonic() + 60
-    while not (found := nodes(pulls.take([]))):
+def taken(pulls: BackgroundPulls, message_ids: Sequence[str], count: int) -> list[int]:
+    """Take until there are so many, as the run does; return whose they are."""
+    deadline, found = time.monotonic() + 60, []
+    while len(found) < count:
         assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found
+        left = [message_id for message_id in message_ids if int(message_id) not in found]
+        found += [reply.metadata.dst_node_id for reply in pulls.take(left)]
+    return sorted(found)
 
 
-def test_what_is_there_is_returned_at_once() -> None:
-    pulls = BackgroundPulls(Replies().pull)
-    assert nodes(pulls.take(["1", "2"])) == [1, 2]
+def test_whole_replies_are_returned() -> None:
+    pulls = BackgroundPulls(Replies().announce)
+    assert taken(pulls, ["1", "2"], 2) == [1, 2]
     assert pulls.take([]) == []
 
 
 def test_others_are_taken_while_one_hangs_and_it_is_taken_once() -> None:
-    grid = Replies(hanging="1")
-    pulls = BackgroundPulls(grid.pull, grace=0.05)
+    grid = Replies("1")
+    pulls = BackgroundPulls(grid.announce, grace=0.05)
     assert pulls.take(["1"]) == []
-    assert nodes(pulls.take(["1", "2"])) == [2]
-    assert nodes(pulls.take(["1", "2", "3"])) == [3]
+    assert taken(pulls, ["1", "2"], 1) == [2]
+    assert taken(pulls, ["1", "3", "4"], 2) == [3, 4]
     grid.whole.set()
-    assert settled(pulls) == [1]
-    assert pulls.take(["1", "2", "3"]) == []
+    assert taken(pulls, ["1"], 1) == [1]
+    assert grid.announced == ["1", "2", "3", "4"]
 
 
-def test_no_more_pulls_hang_than_allowed() -> None:
-    whole = threading.Event()
-    began = []
+def test_one_that_hangs_does_not_keep_those_announced_with_it() -> None:
+    grid = Replies("2")
+    pulls = BackgroundPulls(grid.announce, grace=0.05)
+    assert taken(pulls, ["1", "2", "3"], 2) == [1, 3]
+    grid.whole.set()
 
-    def hang(message_ids: Iterable[str]) -> list[Message]:
-        began.append(list(message_ids))
-        assert whole.wait(60)
-        return []
 
-    pulls = BackgroundPulls(hang, grace=0.01)
-    for _ in range(MOST_SET_ASIDE + 3):
-        pulls.take(["1"])
-    assert len(began) == MOST_SET_ASIDE
-    whole.set()
+def test_a_bounded_number_is_fetched_at_a_time() -> None:
+    names = [str(number) for number in range(1, 2 * MOST_AT_A_TIME)]
+    grid = Replies(*names)
+    pulls = BackgroundPulls(grid.announce, grace=0.2)
+    assert pulls.take(names) == []
+    assert grid.fetching == MOST_AT_A_TIME
+    grid.whole.set()
+    assert len(taken(pulls, names, len(names))) == len(names)
+    assert grid.most == MOST_AT_A_TIME
 
 
 def test_an_error_reaches_the_run() -> None:
-    def fail(message_ids: Iterable[str]) -> list[Message]:
+    def fail() -> Iterable[Message]:
         raise ConnectionError("the SuperLink is gone")
 
+    pulls = BackgroundPulls(lambda message_ids: [(message_ids[0], fail)])
     with pytest.raises(ConnectionError, match="gone"):
-        BackgroundPulls(fail).take(["1"])
+        pulls.take(["1"])
