@@ -19,7 +19,7 @@ from tee_sim.launcher_config import LauncherConfig
 from tee_sim.node_config import NodeConfig
 from tests.deploy.kustomize import build, containers
 from tests.deploy.test_kubernetes import OVERLAY
-from tests.deploy.units import NAMES, read_unit
+from tests.deploy.units import NAMES, UNITS, read_unit
 
 # Their packages give the functions of the same names.
 superexec, supernode, superlink = (
@@ -121,6 +121,20 @@ def test_a_manifests_command_is_understood(container: str, federation: Path) -> 
     read_by(of_manifests()[container], federation / "trusted")
 
 
+def test_a_supernode_takes_the_warm_executor_of_its_machine(federation: Path) -> None:
+    executor = (UNITS / "asynclave-executor.service").read_text()
+    (line,) = [text for text in executor.splitlines() if "SUPERNODE_OPTIONS=" in text]
+    options = line.partition("SUPERNODE_OPTIONS=")[2]
+    name = "asynclave-supernode.service"
+    places = folders(federation)
+    cold = read_unit(name, places).command
+    warm = read_unit(name, places, environment={"SUPERNODE_OPTIONS": options}).command
+    read_by(warm, federation / "trusted")
+    secret = "executor.key"
+    assert len(warm) == len(cold) + 4 and secret in warm
+    assert secret in read_unit("asynclave-executor.service", places).command
+
+
 def test_an_option_that_does_not_exist_would_be_found(federation: Path) -> None:
     command = [*of_manifests()["superlink-superlink"], "--no-such-option"]
     with pytest.raises(SystemExit):
@@ -135,8 +149,8 @@ def test_the_files_that_units_name_come_from_init(federation: Path) -> None:
             or Path(started.command[0]).exists()
         )
         named = [started.folder / word for word in started.command[1:] if FILE.search(word)]
-        made_later = {"state.db"}
-        assert [file for file in named if file.name not in made_later]
+        made_later = {"state.db", "executor.key"}
+        assert named
         assert all(file.exists() for file in named if file.name not in made_later), named
 
 

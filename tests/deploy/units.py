@@ -67,10 +67,16 @@ def read_unit(
             variables |= dict(pair.split("=", 1) for pair in lines)
     variables |= environment or {}
     (start,) = settings["ExecStart"]
-    # systemd takes quotes first and puts variables in afterwards.
-    command = [string.Template(word).safe_substitute(variables) for word in shlex.split(start)]
+    command = [word for raw in shlex.split(start) for word in _expanded(raw, variables)]
     (folder,) = settings["WorkingDirectory"]
     return Started(command, variables, Path(folder))
+
+
+def _expanded(word: str, variables: Mapping[str, str]) -> list[str]:
+    """Put variables in as systemd does: a word that is one without braces becomes its words."""
+    if word.startswith("$") and word[1:].isidentifier():
+        return variables.get(word[1:], "").split()
+    return [string.Template(word).safe_substitute(variables)]
 
 
 def _placed(value: str, folders: Mapping[str, Path]) -> str:
