@@ -63,7 +63,7 @@ class FederationSpec:
         DNS names and IPv4 addresses of the server's machine; the nodes use the first. If empty,
         everything listens on loopback only.
     gateways : int
-        Gateways that take turns at one enclave, on consecutive ports.
+        Gateways that share one enclave, on consecutive ports.
     buffer_size : int
         Updates per released model, of as many distinct nodes.
     federation : str
@@ -245,8 +245,7 @@ class _Draft:
             launcher_socket="launcher.sock",
             hop_key=HOP_KEY,
             port_file=f"gateway-{index}.port",
-            # One for all: whoever holds it is attached to the enclave, the others wait their turn.
-            journal_dir="journal",
+            journal_dir=f"journal-{index}",
         )
 
     def _bundle(self, registry: Registry, role: str, name: str) -> NodeConfig:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from fl_protocol.codes import Code, EnvelopeRejected, RunRejected, error_for
+from fl_protocol.codes import Code, EnvelopeRejected, RunRejected
 from fl_protocol.envelope import Header
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.proto.gateway_pb2_grpc import GatewayServicer
@@ -69,11 +69,7 @@ class GatewayService(GatewayServicer):
         call.follow(header.trace_id)
         if header.client_id != call.client_id:
             raise EnvelopeRejected(Code.ENV_IDENTITY)
-        limit = await self._link.update_limit()
-        if header.ct_len > limit:
-            raise error_for(
-                Code.TOO_LARGE, f"an update of the open run has at most {limit} bytes, sealed"
-            )
+        await self._link.check_size(header.ct_len)
         with self._uploads.take(call.client_id):
             body = await read_body(_parts(requests, "segment"), header.ct_len, self._limits)
             return await self._submissions.submit(envelope, header, body)

@@ -40,6 +40,8 @@ class StackSettings:
         Load bounds of the gateway.
     journal : bool
         Whether the gateway keeps updates on disk until the enclave has answered.
+    gateways : int
+        How many gateways share the enclave.
     registry : str
         PostgreSQL address of the registry; a file in the stack's folder if empty.
     node_patience, run_patience : float
@@ -60,6 +62,7 @@ class StackSettings:
     token_ttl: int = 300
     limits: LoadLimits = field(default_factory=LoadLimits)
     journal: bool = True
+    gateways: int = 1
     registry: str = ""
     node_patience: float = 30.0
     run_patience: float = 10.0

@@ -57,8 +57,10 @@ def open_run(stack: LocalStack, run_id: str, **options: Any) -> SealedIntake:
     return intake
 
 
-def client(stack: LocalStack, name: str) -> SealedUploader:
-    return SealedUploader(ClientConfig.load(stack.client_config(name)))
+def client(stack: LocalStack, name: str, gateway: str | None = None) -> SealedUploader:
+    """A node, of the first gateway or of the one at an address."""
+    config = ClientConfig.load(stack.client_config(name))
+    return SealedUploader(dataclasses.replace(config, gateway=gateway or config.gateway))
 
 
 def trained(
@@ -108,12 +110,14 @@ def offer(intake: SealedIntake, node: str, uploaded: Uploaded, version: int = 0)
 class RawGateway:
     """Calls with hand-made credentials; a refusal's code is returned, not raised."""
 
-    def __init__(self, stack: LocalStack) -> None:
-        self.identity = Identity.generate(SystemRng())
+    def __init__(
+        self, stack: LocalStack, address: str | None = None, identity: Identity | None = None
+    ) -> None:
+        self.identity = identity or Identity.generate(SystemRng())
         self.nonces = ProofNonces(load_key(stack.state_dir / HOP_KEY), SystemClock())
         credentials = grpc.ssl_channel_credentials(stack.ca_pem)
         self._channel = grpc.secure_channel(
-            stack.address, credentials, [("grpc.enable_http_proxy", 0)]
+            address or stack.address, credentials, [("grpc.enable_http_proxy", 0)]
         )
         self._stub: Any = GatewayStub(self._channel)  # type: ignore[no-untyped-call]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from tee_sim.channel import encode_head
 from tee_sim.client import Opened
 from tee_sim.control import Attachment, LauncherClient
 from tee_sim.hop import HopSigner
+from tee_sim.launch import CHANNELS
 from tee_sim.launcher_config import LauncherConfig
 from tests.support.enclave import HOP_KEY, INITIAL, LAYOUT, RECIPE, described, policy_for
 from tests.support.processes import lives, wait_until
@@ -130,13 +132,69 @@ async def test_an_enclave_that_does_not_answer_is_replaced(platform: Platform) -
     first = await launcher.attach()
     before = platform.appraise(await launcher.evidence(NONCE))
     os.kill(first.pid, signal.SIGSTOP)
-    second = await launcher.attach(replace=True)
+    second = await launcher.attach(replace=first.epoch)
     after = platform.appraise(await launcher.evidence(NONCE), before.epoch)
     assert (first.epoch, second.epoch) == (1, 2)
     assert after.hpke_key != before.hpke_key
     assert not lives(first.pid)
     assert (await second.client.status())["run_id"] == ""
+    # Somebody else who had waited for the first one does not end the second.
+    other = LauncherClient(platform.socket, SIGNER)
+    assert (await other.attach(replace=first.epoch)).epoch == second.epoch
+    assert (await second.client.status())["epoch"] == second.epoch
     launcher.close()
+    other.close()
+
+
+async def test_two_gateways_have_the_same_enclave_at_once(platform: Platform) -> None:
+    launchers = [LauncherClient(platform.socket, SIGNER) for _ in range(2)]
+    first, second = [await launcher.attach() for launcher in launchers]
+    await open_run(first)
+    for _ in range(3):
+        answers = await asyncio.gather(first.client.status(), second.client.status())
+        assert [answer["run_id"] for answer in answers] == ["run-1"] * 2
+    # One of them that attaches again leaves the other alone.
+    again = await launchers[0].attach()
+    assert (await second.client.status())["run_id"] == "run-1"
+    assert (await again.client.status())["run_id"] == "run-1"
+    with pytest.raises(GatewayUnavailable):
+        await first.client.status()
+    for launcher in launchers:
+        launcher.close()
+
+
+async def test_a_gateway_that_dies_in_the_middle_of_a_frame_is_not_waited_for(
+    platform: Platform,
+) -> None:
+    dying, other = (LauncherClient(platform.socket, SIGNER) for _ in range(2))
+    first, second = await dying.attach(), await other.attach()
+    await open_run(second)
+    header = SIGNER.sign({"op": "OPEN_RUN", "run_id": "run-2", "version": 0})
+    first.client._writer.write(encode_head(header, 1000) + bytes(500))
+    await first.client._writer.drain()
+    waiting = asyncio.create_task(second.client.status())
+    # The kernel closes all sockets of a process that is killed, this one first or last.
+    dying.close()
+    assert (await waiting)["run_id"] == "run-1"
+    first.client.close()
+    other.close()
+
+
+async def test_a_gateway_that_gets_stuck_in_the_middle_of_a_frame_is_dropped(
+    platform: Platform,
+) -> None:
+    stuck, other = (LauncherClient(platform.socket, SIGNER) for _ in range(2))
+    first, second = await stuck.attach(), await other.attach()
+    await open_run(second)
+    header = SIGNER.sign({"op": "OPEN_RUN", "run_id": "run-2", "version": 0})
+    first.client._writer.write(encode_head(header, 1000) + bytes(500))
+    await first.client._writer.drain()
+    assert (await second.client.status())["run_id"] == "run-1"
+    with pytest.raises(GatewayUnavailable):
+        await first.client.status()
+    assert (await (await stuck.attach()).client.status())["run_id"] == "run-1"
+    stuck.close()
+    other.close()
 
 
 async def test_a_request_that_breaks_off_changes_nothing(platform: Platform) -> None:
@@ -156,8 +214,8 @@ async def test_a_request_that_breaks_off_changes_nothing(platform: Platform) -> 
 
 async def test_when_its_sockets_are_used_up_the_enclave_is_replaced(platform: Platform) -> None:
     launcher = LauncherClient(platform.socket, SIGNER)
-    epochs = [(await launcher.attach()).epoch for _ in range(66)]
-    assert epochs == [1] * 64 + [2] * 2
+    epochs = [(await launcher.attach()).epoch for _ in range(CHANNELS + 2)]
+    assert epochs == [1] * CHANNELS + [2] * 2
     launcher.close()
 
 
