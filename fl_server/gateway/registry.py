@@ -15,7 +15,7 @@ from pathlib import Path
 import sqlalchemy as sql
 
 from fl_protocol.codes import Code, EnrolmentRejected, TokenRejected
-from fl_protocol.tokens import MAX_TTL, SKEW
+from fl_protocol.tokens import MAX_TTL, REFRESH_GRACE, SKEW
 from fl_server.gateway.database import (
     CLIENTS,
     FAMILIES,
@@ -24,9 +24,6 @@ from fl_server.gateway.database import (
     TICKETS,
     Database,
 )
-
-# Seconds in which a refresh token may be sent again by its proof key: its answer may be lost.
-REFRESH_GRACE = 30.0
 
 _KINDS = ("client", "family", "jti", "kid")
 # Asked on every call, so it is put together once.

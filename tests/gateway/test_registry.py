@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fl_protocol.codes import EnrolmentRejected, TokenRejected
-from fl_server.gateway.registry import REFRESH_GRACE, Family, Registry, open_registry
+from fl_protocol.tokens import REFRESH_GRACE
+from fl_server.gateway.registry import Family, Registry, open_registry
 
 KEY, OTHER_KEY = bytes(32), bytes([1]) * 32
 
