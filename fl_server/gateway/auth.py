@@ -152,12 +152,19 @@ def _proof_in(metadata: dict[str, str]) -> str:
 
 
 class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
-    """The interceptor that wraps every handler of the service."""
+    """The interceptor that wraps every handler of the service; see `GatewayConfig`."""
 
     def __init__(
-        self, auth: Authenticator, limiter: RateLimiter, audit: AuditLog, limits: LoadLimits
+        self,
+        auth: Authenticator,
+        limiter: RateLimiter,
+        audit: AuditLog,
+        limits: LoadLimits,
+        *,
+        behind_proxy: bool = False,
     ) -> None:
         self._auth, self._limiter, self._audit = auth, limiter, audit
+        self._behind_proxy = behind_proxy
         self._request_deadline = limits.request_deadline
         self._write_deadline = limits.write_deadline
 
@@ -185,7 +192,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
     def _public(self, inner: Any) -> Any:
         async def handler(requests: Any, context: Any) -> Any:
             try:
-                self._limiter.spend(_address(context.peer()))
+                self._limiter.spend(self._address(context))
                 request = await _only(self._prompt(requests))
             except AsynclaveError as refusal:
                 await _abort(context, refusal)
@@ -238,7 +245,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
     async def _admit(self, call: Call, context: Any) -> None:
         scope = REQUIRED_SCOPES[call.method]
         if scope is None:
-            self._limiter.spend(_address(context.peer()))
+            self._limiter.spend(self._address(context))
             return
         metadata = _metadata_of(context)
         token, claims = await asyncio.to_thread(self._auth.bearer, scope, metadata)
@@ -271,6 +278,14 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
             yield first
             async for message in messages:
                 yield message
+
+    def _address(self, context: Any) -> str:
+        """Return where a call comes from, without the port, which a new connection changes."""
+        forwarded = _metadata_of(context).get("x-forwarded-for", "")
+        if self._behind_proxy and forwarded:
+            # What stands before the last one is what the caller said.
+            return forwarded.rpartition(",")[2].strip()
+        return str(context.peer()).rpartition(":")[0]
 
     def _record(self, call: Call, code: str, detail: str = "") -> None:
         self._audit.record(
@@ -307,8 +322,3 @@ async def _abort(context: Any, refusal: AsynclaveError) -> None:
 
 def _metadata_of(context: Any) -> dict[str, str]:
     return {key: value for key, value in context.invocation_metadata() or ()}
-
-
-def _address(peer: str) -> str:
-    """Drop the port, which a new connection would change."""
-    return peer.rpartition(":")[0]

@@ -49,6 +49,9 @@ class GatewayConfig:
         Life of a refresh family, seconds.
     limits : LoadLimits
         Load bounds.
+    behind_proxy : bool
+        Whether callers without a token are told apart by ``x-forwarded-for``. Only where nobody
+        can reach the gateway but by a proxy that overwrites it.
     parent_pid : int, optional
         End when this process ends.
     """
@@ -69,6 +72,7 @@ class GatewayConfig:
     token_ttl: int = 300
     refresh_ttl: int = 7 * 24 * 3600
     limits: LoadLimits = field(default_factory=LoadLimits)
+    behind_proxy: bool = False
     parent_pid: int | None = None
 
     def save(self, path: Path) -> None:

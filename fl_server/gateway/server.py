@@ -71,6 +71,7 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
         RateLimiter(config.limits.rate, config.limits.burst, clock),
         audit,
         config.limits,
+        behind_proxy=config.behind_proxy,
     )
     try:
         async with open_submissions(

@@ -256,6 +256,7 @@ class LocalStack:
             journal_dir=str(self.journal_dir) if self.settings.journal else "",
             token_ttl=self.settings.token_ttl,
             limits=self.settings.limits,
+            behind_proxy=self.settings.behind_proxy,
             parent_pid=os.getpid(),
         )
         # Only the first listens where it was told to.

@@ -113,11 +113,12 @@ class RawGateway:
     def __init__(
         self, stack: LocalStack, address: str | None = None, identity: Identity | None = None
     ) -> None:
+        self.address = address or stack.address
         self.identity = identity or Identity.generate(SystemRng())
         self.nonces = ProofNonces(load_key(stack.state_dir / HOP_KEY), SystemClock())
         credentials = grpc.ssl_channel_credentials(stack.ca_pem)
         self._channel = grpc.secure_channel(
-            address or stack.address, credentials, [("grpc.enable_http_proxy", 0)]
+            self.address, credentials, [("grpc.enable_http_proxy", 0)]
         )
         self._stub: Any = GatewayStub(self._channel)  # type: ignore[no-untyped-call]
 
