@@ -22,7 +22,9 @@ def init_command(
         list[str] | None,
         typer.Option(help="Name or address of the server's machine; the nodes use the first."),
     ] = None,
-    gateways: Annotated[int, typer.Option(min=1, help="Gateways that share the enclave.")] = 1,
+    gateways: Annotated[
+        int, typer.Option(min=1, help="Gateways that share the enclave, behind a proxy.")
+    ] = 1,
     buffer_size: Annotated[int, typer.Option(min=2, help="Updates per released model.")] = 2,
     federation: Annotated[str, typer.Option(help="Name of the federation.")] = "local",
     gateway_port: Annotated[int, typer.Option(min=1, max=65535)] = 9443,

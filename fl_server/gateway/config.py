@@ -45,6 +45,8 @@ class GatewayConfig:
         Receives the port once the gateway serves.
     token_ttl : int
         Life of an access token, seconds.
+    token_key_lead : int
+        Seconds that a new token-signing key is published before it signs.
     refresh_ttl : int
         Life of a refresh family, seconds.
     limits : LoadLimits
@@ -70,6 +72,7 @@ class GatewayConfig:
     port_file: str
     journal_dir: str = ""
     token_ttl: int = 300
+    token_key_lead: int = 0
     refresh_ttl: int = 7 * 24 * 3600
     limits: LoadLimits = field(default_factory=LoadLimits)
     behind_proxy: bool = False

@@ -125,7 +125,8 @@ class Issuer:
         else:
             self._check_identity(client, request)
             family, refresh_token = self._start_family(client, jkt)
-        token = self._token_keys.signer.issue(
+        signer = self._token_keys.signer(lambda kid: bool(self._registry.revoked(kid=kid)))
+        token = signer.issue(
             issuer=self._token_keys.issuer,
             audience=self._token_keys.audience,
             client_id=client.client_id,

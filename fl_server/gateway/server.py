@@ -51,7 +51,7 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     # The one secret that all gateways before an enclave have and no client does.
     hop_key = load_key(Path(config.hop_key))
     link = EnclaveLink(Path(config.launcher_socket), HopSigner(hop_key, clock, rng))
-    token_keys = TokenKeys(Path(config.token_key), config.federation, clock)
+    token_keys = TokenKeys(Path(config.token_key), config.federation, clock, config.token_key_lead)
     issuer = Issuer(
         config,
         registry,
