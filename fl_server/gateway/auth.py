@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -64,6 +65,15 @@ _MAX_SENTENCE = 500
 _RETRY_AFTER = 0.25
 
 
+@dataclass(frozen=True)
+class Bearer:
+    """Whoever presents a token that verifies, and whether it was revoked nevertheless."""
+
+    token: str
+    claims: Claims
+    revoked: bool
+
+
 class Authenticator:
     """Decides whether the bearer of a token and a proof may make a call.
 
@@ -90,8 +100,8 @@ class Authenticator:
         self._tokens, self._registry = tokens, registry
         self._proofs, self._first_proofs = proofs, first_proofs
 
-    def bearer(self, scope: str, metadata: dict[str, str]) -> tuple[str, Claims]:
-        """Verify token and scope; return the token and its claims.
+    def bearer(self, scope: str, metadata: dict[str, str]) -> Bearer:
+        """Verify token and scope.
 
         Parameters
         ----------
@@ -108,19 +118,25 @@ class Authenticator:
         if kind != "DPoP" or not token:
             raise TokenRejected(Code.TOKEN_MISSING)
         claims = self._tokens.verify(token, scope)
-        if self._registry.revoked(kid=parse_token(token).header["kid"]):
+        revoked = self._registry.revoked(
+            client=claims.client_id,
+            family=family_of(claims.jti),
+            jti=claims.jti,
+            kid=parse_token(token).header["kid"],
+        )
+        if "kid" in revoked:
             # Not the bearer's fault: the code makes clients ask for a new token.
             raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
-        return token, claims
+        return Bearer(token, claims, bool(revoked))
 
-    def check(self, method: str, token: str, claims: Claims, metadata: dict[str, str]) -> None:
-        """Verify proof and revocation, in this order.
+    def check(self, method: str, bearer: Bearer, metadata: dict[str, str]) -> None:
+        """Verify the proof, then refuse a bearer who was revoked.
 
         Parameters
         ----------
         method : str
             Full gRPC method, the proof's htu.
-        token, claims : str, Claims
+        bearer : Bearer
             What `bearer` returned.
         metadata : dict
             Call metadata; "dpop" is read.
@@ -129,10 +145,8 @@ class Authenticator:
         ------
         TokenRejected, ProofRejected
         """
-        self._proofs.verify(_proof_in(metadata), method, token, claims.jkt)
-        if self._registry.revoked(
-            client=claims.client_id, family=family_of(claims.jti), jti=claims.jti
-        ):
+        self._proofs.verify(_proof_in(metadata), method, bearer.token, bearer.claims.jkt)
+        if bearer.revoked:
             raise TokenRejected(Code.TOKEN_REVOKED)
 
     def check_key(self, method: str, proof_key: bytes, metadata: dict[str, str]) -> None:
@@ -248,10 +262,10 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
             self._limiter.spend(self._address(context))
             return
         metadata = _metadata_of(context)
-        token, claims = await asyncio.to_thread(self._auth.bearer, scope, metadata)
-        call.client_id = claims.client_id
-        self._limiter.spend(claims.client_id)
-        await asyncio.to_thread(self._auth.check, SERVICE + call.method, token, claims, metadata)
+        bearer = await asyncio.to_thread(self._auth.bearer, scope, metadata)
+        call.client_id = bearer.claims.client_id
+        self._limiter.spend(call.client_id)
+        await asyncio.to_thread(self._auth.check, SERVICE + call.method, bearer, metadata)
 
     async def _request(self, call: Call, requests: Any, context: Any) -> Any:
         if call.method in _STREAMED:

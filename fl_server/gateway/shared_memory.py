@@ -38,6 +38,8 @@ class SharedReplayMemory:
         self._own = ReplayMemory(seconds, capacity)
         self._lock = threading.Lock()
         self._pruned = 0.0
+        # Not its row count, which not every driver knows.
+        self._insert = database.insert_new(USED).returning(USED.c.kind)
 
     def use(self, thing: str, now: float) -> bool:
         """Use something up at `now` (seconds); False if it was used before, here or elsewhere.
@@ -57,9 +59,7 @@ class SharedReplayMemory:
             if due:
                 connection.execute(sql.delete(USED).where(USED.c.expires_at < now - _CLOCK_MARGIN))
             row = {"kind": self._kind, "value": thing, "expires_at": now + self._seconds}
-            # Not its row count, which not every driver knows.
-            new = self._database.insert_new(USED, **row).returning(USED.c.kind)
-            return connection.execute(new).first() is not None
+            return connection.execute(self._insert, row).first() is not None
 
 
 class Refusals:
