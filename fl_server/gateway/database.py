@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from fl_protocol.codes import Code, ConfigInvalid, GatewayUnavailable
@@ -154,9 +154,10 @@ class Database:
 
     def insert_new(self, table: sql.Table, **values: Any) -> sql.Insert:
         """Return the statement that inserts a row unless one with one of its keys exists."""
-        if self._durable.dialect.name == _POSTGRES:
-            return postgresql.insert(table).values(**values).on_conflict_do_nothing()
-        return sqlite.insert(table).values(**values).on_conflict_do_nothing()
+        # Only the dialect in use is loaded: the other one takes memory, too.
+        dialect = import_module(f"sqlalchemy.dialects.{self._durable.dialect.name}")
+        insert: sql.Insert = dialect.insert(table).values(**values).on_conflict_do_nothing()
+        return insert
 
 
 @contextmanager
