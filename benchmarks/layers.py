@@ -30,7 +30,7 @@ from fl_protocol.envelope import (
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proof import SECONDS_USABLE, ProofVerifier, make_proof
-from fl_server.gateway.auth import Authenticator
+from fl_server.gateway.authenticator import Authenticator
 from fl_server.gateway.database import Database
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.shared_memory import SharedReplayMemory

@@ -35,6 +35,8 @@ def render(
     gateway_name: str = "localhost",
     rate: int = 500,
     burst: int = 1000,
+    address_rate: int = 50,
+    address_burst: int = 200,
     most_requests: int = 512,
     most_connections: int = 2048,
 ) -> str:
@@ -60,6 +62,8 @@ def render(
         DNS name in the gateways' certificates.
     rate, burst : int
         Calls a second of all nodes together, and how many of them at once after a quiet time.
+    address_rate, address_burst : int
+        The same of one address; for many nodes behind one, as much more.
     most_requests, most_connections : int
         Calls under way at the gateways, connections of nodes.
     """
@@ -79,6 +83,8 @@ def render(
         jwks_socket=_text(admin.with_name("key-set")),
         rate=rate,
         burst=burst,
+        address_rate=address_rate,
+        address_burst=address_burst,
         retry_after=_RETRY_AFTER,
         most_requests=most_requests,
         most_connections=most_connections,
@@ -137,8 +143,8 @@ def main(arguments: list[str]) -> None:
     for name in ("certificate", "key", "gateway-ca", "jwks", "admin"):
         parser.add_argument(f"--{name}", type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--gateway-name", default="localhost")
-    for name, default in (("rate", 500), ("burst", 1000)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    for name in ("rate", "burst", "address-rate", "address-burst"):
+        parser.add_argument(f"--{name}", type=int, default=argparse.SUPPRESS)
     print(render(**vars(parser.parse_args(arguments))))
 
 

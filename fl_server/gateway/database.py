@@ -203,7 +203,6 @@ def _postgresql(url: sql.URL, durable: bool) -> sql.Engine:
     return sql.create_engine(
         url,
         pool_timeout=_PATIENCE,
-        pool_pre_ping=False,
         hide_parameters=True,
         connect_args={
             "connect_timeout": _PATIENCE,

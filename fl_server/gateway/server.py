@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -14,7 +15,8 @@ from fl_protocol.ports import Clock, LocalDisk, Rng, SystemClock, SystemRng
 from fl_protocol.proof import SECONDS_USABLE, ProofNonces, ProofVerifier
 from fl_protocol.proto.gateway_pb2_grpc import add_GatewayServicer_to_server
 from fl_server.gateway.audit import AuditLog
-from fl_server.gateway.auth import Authenticator, Gatekeeper
+from fl_server.gateway.auth import Gatekeeper
+from fl_server.gateway.authenticator import Authenticator
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.database import Database
 from fl_server.gateway.enclave_link import EnclaveLink
@@ -33,6 +35,8 @@ from tee_sim.settings import load_key, load_signing_key
 _MAX_MESSAGE = 2 * 1024 * 1024
 _MAX_METADATA = 8 * 1024
 _STOP_GRACE = 2.0
+# Calls that wait for the registry must not keep the journal waiting.
+_THREADS = 32
 
 
 async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
@@ -45,6 +49,7 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     clock, rng : Clock, Rng
         Time and randomness.
     """
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     database = Database(config.registry)
     registry = Registry(database)
     audit = AuditLog(Path(config.audit_log))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import queue
+import select
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -314,6 +317,41 @@ def first_refusal(stack: LocalStack, proxy: EnvoyProxy) -> grpc.RpcError:
     raise AssertionError("never refused")
 
 
+@contextlib.contextmanager
+def from_address(source: str, target: str) -> Iterator[str]:
+    """Relay one connection, which comes from another address of this machine, to a target."""
+    host, _, port = target.rpartition(":")
+
+    def relay() -> None:
+        near, _ = listener.accept()
+        far = socket.create_connection((host, int(port)), source_address=(source, 0))
+        with near, far:
+            ways = {near: far, far: near}
+            while True:
+                for ready in select.select(list(ways), [], [])[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    ways[ready].sendall(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=relay)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    thread.join()
+
+
+def test_a_flood_from_one_address_leaves_others_alone(stack: LocalStack, folder: Path) -> None:
+    with (
+        EnvoyProxy(stack, folder, address_rate=1, address_burst=4) as proxy,
+        from_address("127.0.0.9", proxy.address) as elsewhere,
+    ):
+        assert first_refusal(stack, proxy).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        other = RawGateway(stack, elsewhere)
+        assert other.call("GetKeys", pb.KeysRequest()).jwks_json
+        other.close()
+
+
 def test_calls_beyond_the_bound_are_overload_and_not_an_outage(
     stack: LocalStack, folder: Path
 ) -> None:
@@ -336,6 +374,22 @@ def test_calls_beyond_the_bound_are_overload_and_not_an_outage(
         assert raw.call("GetKeys", pb.KeysRequest()) == "OVERLOADED"
         ended.put(None)
         assert held.exception(20) is not None
+        raw.close()
+
+
+def test_callers_cannot_have_a_gateway_ejected(tmp_path: Path, folder: Path) -> None:
+    limits = LoadLimits(request_deadline=0.1)
+    settings = dataclasses.replace(SETTINGS, limits=limits)
+    with LocalStack(tmp_path, settings) as stack, EnvoyProxy(stack, folder) as proxy:
+        raw = RawGateway(stack, proxy.address)
+        enrolled = raw.enrol(stack.ticket("client", "silent"))
+        token = raw.refresh(enrolled.client_id, enrolled.refresh_token).access_token
+        for _ in range(10):
+            silence = queue.Queue[pb.SubmitRequest]()
+            # A deadline that passed at the gateway looks like its failure.
+            assert raw.call("SubmitUpdate", iter(silence.get, None), token) == "DEADLINE"
+        assert proxy.counter("cluster.gateways.outlier_detection.ejections_enforced_total") == 0
+        assert proxy.healthy() == 2
         raw.close()
 
 
