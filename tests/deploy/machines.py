@@ -81,6 +81,11 @@ class Machine:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def stop(self, program: str) -> None:
+        """Kill one program."""
+        self._programs[program].kill()
+        self._programs[program].wait()
+
     def log(self, program: str) -> str:
         """Return what a program wrote so far."""
         return (self._logs / f"{program}.log").read_text(errors="replace")

@@ -24,6 +24,7 @@ APP = Path(__file__).with_name("machines_app")
 VERSIONS = 4
 SLOW, DYING, CUT_OFF = 0, 1, 2
 PARTITION_SECONDS = 12.0
+SUPERLINK = "asynclave-superlink.service"
 BIN = Path(sys.executable).parent
 
 pytestmark = [
@@ -44,29 +45,36 @@ class Federation:
     """The server's programs and the nodes, each in its own namespace."""
 
     def __init__(self, folder: Path, network: Network) -> None:
-        self._network, self.folder = network, folder
+        self._network, self.folder, self._superlinks = network, folder, 0
         spec = FederationSpec(nodes=len(network.nodes), hosts=(network.server.address,))
         init(folder, spec)
         self.nodes = [folder / "nodes" / name for name in spec.names]
         self._names = spec.names
-        self._start_server()
+        self.start_server()
         self._connect()
         for index, name in enumerate(self._names):
             self._start(network.nodes[index], "asynclave-supernode.service", name)
 
-    def _start_server(self) -> None:
+    def start_server(self) -> None:
         server, trusted = self._network.server, self.folder / "trusted"
-        self._start(server, "asynclave-superlink.service")
+        for left in (trusted / "launcher.sock", trusted / "gateway-0.port"):
+            left.unlink(missing_ok=True)
         self._start(server, "asynclave-enclave.service")
-        until(
-            lambda: "Uvicorn running" in server.log("asynclave-superlink.service"),
-            120,
-            "the SuperLink",
-        )
+        self.start_superlink()
         until((trusted / "launcher.sock").exists, 120, "the enclave")
         self._start(server, "asynclave-superexec.service")
         self._start(server, "asynclave-gateway@.service")
         until((trusted / "gateway-0.port").exists, 120, "the gateway")
+
+    def start_superlink(self) -> None:
+        server = self._network.server
+        self._start(server, SUPERLINK)
+        self._superlinks += 1
+        until(
+            lambda: server.log(SUPERLINK).count("Uvicorn running") == self._superlinks,
+            120,
+            "the SuperLink",
+        )
 
     def _start(self, machine: Machine, unit: str, node: str = "") -> None:
         folders = {name: self.folder / name for name in ("superlink", "trusted", "server")}
@@ -105,9 +113,9 @@ class Federation:
         assert isinstance(nodes, list)
         return sum(node["status"] == "online" for node in nodes)
 
-    def run(self, output: Path) -> str:
+    def run(self, output: Path, versions: int = VERSIONS) -> str:
         config = f'server-config="{self.folder}/server/server.json" output="{output}"'
-        arguments = [str(APP), "fed", "--run-config", f"{config} versions={VERSIONS}"]
+        arguments = [str(APP), "fed", "--run-config", f"{config} versions={versions}"]
         return str(self.flwr("run", *arguments)["run-id"])
 
     def status(self, run: str) -> str:
@@ -152,7 +160,7 @@ def test_a_run_over_machines_survives_a_slow_a_dead_and_a_cut_off_one(tmp_path: 
         not in subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
     )
     # and what the enclave signed verifies, each version of it
-    (records,) = (tmp_path / "federation" / "server" / "records").iterdir()
+    records = output.with_suffix(".run")
     found = audit(records)
     assert found.flaw is None and found.version >= VERSIONS
     # and the server has the model that was released
@@ -167,6 +175,45 @@ def test_a_run_over_machines_survives_a_slow_a_dead_and_a_cut_off_one(tmp_path: 
     kept = {update for node in federation.nodes for update in kept_updates(node)}
     assert set(acknowledged) <= set(found.released) | kept
     assert len(set(signed) - set(found.released)) < 2
+
+
+def test_a_run_survives_its_superlink_and_then_the_whole_server(tmp_path: Path) -> None:
+    output = tmp_path / "model.bin"
+    records = output.with_suffix(".run")
+    with Network(2, tmp_path) as network:
+        federation = Federation(tmp_path / "federation", network)
+        until(lambda: federation.online() == 2, 120, "connecting the nodes")
+        # when the SuperLink dies in the middle of a run
+        run = federation.run(output)
+        until(lambda: federation.acknowledged(0), 120, "the first update")
+        network.server.stop(SUPERLINK)
+        federation.start_superlink()
+        # then the run goes on from its database
+        until(lambda: federation.status(run).startswith("finished"), 200, "the rest of the run")
+        assert federation.status(run) == "finished:completed", federation.log(run)
+        first = audit(records)
+        assert first.flaw is None and first.version >= VERSIONS
+        # when the server loses power in the middle of another run of the same name
+        before = len(federation.acknowledged(0))
+        federation.run(output, first.version + 2 * VERSIONS)
+        until(lambda: len(federation.acknowledged(0)) > before + 1, 200, "more updates")
+        network.server.kill()
+        lost = len(accepted_updates(records))
+        federation.start_server()
+        until(lambda: federation.online() == 2, 120, "connecting the nodes again")
+        # then it is taken up where it was, in a new enclave
+        again = federation.run(output, first.version + 2 * VERSIONS)
+        until(lambda: federation.status(again).startswith("finished"), 200, "the last run")
+        assert federation.status(again) == "finished:completed", federation.log(again)
+        acknowledged = [update for node in range(2) for update in federation.acknowledged(node)]
+    found = audit(records)
+    assert found.flaw is None and len(found.enclaves) == 2
+    assert found.version >= first.version + 2 * VERSIONS
+    signed = accepted_updates(records)
+    assert len(signed) > lost > first.accepted
+    assert len(set(found.released)) == len(found.released)
+    kept = {update for node in federation.nodes for update in kept_updates(node)}
+    assert set(acknowledged) <= set(found.released) | kept
 
 
 def accepted_updates(records: Path) -> list[str]:

@@ -16,7 +16,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     settings = context.run_config
-    strategy = AsyncWA(buffer_size=2, fraction_evaluate=0.0, gateway=str(settings["server-config"]))
+    strategy = AsyncWA(
+        buffer_size=2,
+        fraction_evaluate=0.0,
+        gateway=str(settings["server-config"]),
+        state_folder=Path(str(settings["output"])).with_suffix(".run"),
+        run_name="machines",
+    )
     result = strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord({"weights": Array(np.zeros(SIZE, np.float32))}),
