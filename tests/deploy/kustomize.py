@@ -8,16 +8,19 @@ else in a kustomization is an error.
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+OVERLAY = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "overlays" / "two-nodes"
 Manifest = dict[str, Any]
 
 _KNOWN = {
     *("apiVersion", "kind", "resources", "namespace", "nameSuffix", "labels", "images", "patches"),
 }
+_VARIABLE = re.compile(r"\$\((\w+)\)")
 _CLUSTER_WIDE = {"Namespace"}
 # Where a manifest names another: the member, the member in it that holds the name, and the kind.
 _REFERENCES = {
@@ -59,6 +62,33 @@ def containers(manifest: Manifest) -> list[Manifest]:
     """Return the containers of a workload, those that run first among them."""
     spec = manifest.get("spec", {}).get("template", {}).get("spec", {})
     return [*spec.get("initContainers", []), *spec.get("containers", [])]
+
+
+def commands(manifests: list[Manifest], **settings: str) -> dict[str, list[str]]:
+    """Return the command of every container that runs a program, by workload and container.
+
+    Parameters
+    ----------
+    settings : str
+        Take precedence over the containers' variables.
+    """
+    maps = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "ConfigMap"}
+    found = {}
+    for workload in manifests:
+        for container in containers(workload):
+            if container["command"][0] == "sh":
+                continue
+            variables = {entry["name"]: entry["value"] for entry in container.get("env", [])}
+            for source in container.get("envFrom", []):
+                variables |= maps[source["configMapRef"]["name"]]
+            variables |= settings
+            name = f"{workload['metadata']['name']}-{container['name']}"
+            found[name] = [_expanded(word, variables) for word in container["command"]]
+    return found
+
+
+def _expanded(word: str, variables: dict[str, str]) -> str:
+    return _VARIABLE.sub(lambda match: variables[match[1]], word)
 
 
 def members(value: Any) -> list[tuple[str, Any]]:

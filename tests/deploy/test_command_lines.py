@@ -17,8 +17,7 @@ from fl_server.gateway.config import GatewayConfig
 from fl_server.intake.config import ServerConfig
 from tee_sim.launcher_config import LauncherConfig
 from tee_sim.node_config import NodeConfig
-from tests.deploy.kustomize import build, containers
-from tests.deploy.test_kubernetes import OVERLAY
+from tests.deploy.kustomize import OVERLAY, build, commands
 from tests.deploy.units import NAMES, UNITS, read_unit
 
 # Their packages give the functions of the same names.
@@ -30,7 +29,6 @@ superexec, supernode, superlink = (
         ("superlink", "superlink"),
     )
 )
-VARIABLE = re.compile(r"\$\((\w+)\)")
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +50,7 @@ def of_units(federation: Path) -> dict[str, list[str]]:
 
 
 def of_manifests() -> dict[str, list[str]]:
-    manifests = build(OVERLAY)
-    maps = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "ConfigMap"}
-    found = {}
-    for workload in manifests:
-        for container in containers(workload):
-            if container["command"][0] == "sh":
-                continue
-            variables = {e["name"]: e["value"] for e in container.get("env", [])}
-            for source in container.get("envFrom", []):
-                variables |= maps[source["configMapRef"]["name"]]
-            name = f"{workload['metadata']['name']}-{container['name']}"
-            found[name] = [
-                VARIABLE.sub(lambda match: variables[match[1]], word)  # noqa: B023
-                for word in container["command"]
-            ]
-    return found
+    return commands(build(OVERLAY))
 
 
 def read_by(command: list[str], folder: Path) -> None:

@@ -13,10 +13,9 @@ import kubernetes_validate
 import pytest
 
 from asynclave.deployment.federation import FederationSpec, init
-from tests.deploy.kustomize import Manifest, build, containers, members
+from tests.deploy.kustomize import OVERLAY, Manifest, build, containers, members
 
-FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
-OVERLAY = FOLDER / "overlays" / "two-nodes"
+FOLDER = OVERLAY.parents[1]
 VERSIONS = ["1.31", kubernetes_validate.latest_version()]
 MANIFESTS = build(OVERLAY)
 BY_NAME = {f"{m['kind']}/{m['metadata']['name']}": m for m in MANIFESTS}

@@ -1,8 +1,12 @@
-"""A federation of `asynclave init` over machines of its own, as the systemd units start it."""
+"""A federation of `asynclave init` over machines of its own.
+
+The server and two nodes are started as the systemd units do it, one node as the manifests do.
+"""
 
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 import time
@@ -16,6 +20,7 @@ from asynclave.verification.audit import audit
 from fl_protocol.chain import Link
 from fl_protocol.receipts import ACCEPTED, Receipt
 from fl_server.intake.records import CHAIN, MODEL, decode_record
+from tests.deploy.kustomize import OVERLAY, build, commands
 from tests.deploy.machines import Machine, Network, missing
 from tests.deploy.units import read_unit
 
@@ -53,7 +58,10 @@ class Federation:
         self.start_server()
         self._connect()
         for index, name in enumerate(self._names):
-            self._start(network.nodes[index], "asynclave-supernode.service", name)
+            if index == CUT_OFF:
+                self._start_pod(network.nodes[index], name)
+            else:
+                self._start(network.nodes[index], "asynclave-supernode.service", name)
 
     def start_server(self) -> None:
         server, trusted = self._network.server, self.folder / "trusted"
@@ -82,6 +90,27 @@ class Federation:
             folders["node"] = self.folder / "nodes" / node
         started = read_unit(unit, folders, instance="0")
         machine.start(node or unit, started.command, started.environment, started.folder)
+
+    def _start_pod(self, machine: Machine, name: str) -> None:
+        """Start what the Kubernetes manifests start for a node: a SuperNode, a warm executor."""
+        node, run = self.folder / "nodes" / name, self.folder / "run"
+        run.mkdir()
+        (run / "executor.key").write_bytes(secrets.token_bytes(32))
+        lines = (node / "node.env").read_text().splitlines()
+        found = commands(build(OVERLAY), **dict(line.split("=", 1) for line in lines))
+        environment = read_unit("asynclave-supernode.service", {"node": node}).environment
+        for container in ("supernode", "executor"):
+            program, *arguments = found[f"supernode-0-{container}"]
+            placed = [
+                word.replace("/var/lib/asynclave/node", str(node))
+                .replace("/run/asynclave", str(run))
+                .replace("/etc/asynclave", str(node))
+                for word in arguments
+            ]
+            home = {"FLWR_HOME": str(run / container)}
+            machine.start(
+                f"{name}-{container}", [str(BIN / program), *placed], environment | home, node
+            )
 
     def _connect(self) -> None:
         home = self.folder / "operator"

@@ -1,0 +1,5 @@
+"""``python -m asynclave``."""
+
+from asynclave.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""``asynclave chaos``: break everything on purpose, and count what is lost."""

@@ -1,0 +1,1 @@
+"""``asynclave doctor``: what this machine offers, found out by trying."""

@@ -1,0 +1,1 @@
+"""``asynclave ledger``: what became of every update of a saved run."""

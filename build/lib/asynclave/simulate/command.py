@@ -1,0 +1,67 @@
+"""``asynclave simulate``; its errors are `AsynclaveError`s and `StrategyError`s."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def simulate_command(
+    config: Annotated[Path | None, typer.Option(help="TOML file with the settings.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Aggregation recipe.")] = None,
+    dispatch: Annotated[
+        str | None, typer.Option(help="Selection policy: who gets the next tasks.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Seeds to run side by side.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for results and plot.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end.")
+    ] = False,
+) -> None:
+    """Compare aggregation recipes on simulated devices, in virtual time."""
+    # Before numpy and torch are asked for products: one thread per run gives one result.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from rich.console import Console
+
+    from asynclave.simulate.plots import draw
+    from asynclave.simulate.progress import SweepProgress
+    from fl_sim.simulation.config import load_config
+    from fl_sim.simulation.sweep import read_results, simulate
+
+    overrides: dict[str, dict[str, Any]] = {
+        "strategy": {"name": strategy},
+        "dispatch": {"policy": dispatch},
+        "run": {"seeds": seeds, "workers": workers, "output": output},
+    }
+    loaded = load_config(config, overrides)
+    console = Console(stderr=True)
+    results = loaded.run.output / "results.jsonl"
+    with SweepProgress(console, loaded) as progress:
+        result = simulate(loaded, results=results, on_progress=progress)
+    key = loaded.key()
+    picture = loaded.run.output / f"accuracy-{key}.png"
+    draw(picture, [run for run in read_results(results) if run.config == key])
+    summary = result.summary()
+    if as_json:
+        print(json.dumps(summary), file=sys.stdout)
+        return
+    accuracy, target = summary["final_accuracy"], summary["time_to_target"]
+    fairness = summary["fairness"]["mean"]
+    console.print(
+        f"[bold]{result.strategy}[/]: accuracy {accuracy['mean']:.1%} "
+        f"(standard deviation {accuracy['std']:.1%}) over {len(result.runs)} seeds, "
+        f"{summary['updates_per_second']:.0f} updates/s, fairness {fairness:.2f}"
+    )
+    if loaded.run.target_accuracy is not None:
+        median = "never" if target["median"] is None else f"{target['median']:.1f} median tasks"
+        console.print(
+            f"accuracy {loaded.run.target_accuracy:.1%}: {median}, "
+            f"reached by {target['reached']} of {len(result.runs)} seeds"
+        )
+    console.print(f"results: {results}\nplot: {picture}", highlight=False, soft_wrap=True)

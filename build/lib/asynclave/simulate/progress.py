@@ -1,0 +1,60 @@
+"""Progress of a sweep on the terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from fl_sim.simulation.config import SimulationConfig
+from fl_sim.simulation.loop import Evaluation
+
+
+class SweepProgress:
+    """A bar over the virtual time of all seeds; nothing when there is no terminal.
+
+    Parameters
+    ----------
+    console : Console
+        Where to draw.
+    config : SimulationConfig
+        The sweep.
+    """
+
+    def __init__(self, console: Console, config: SimulationConfig) -> None:
+        # Seeds side by side are all under way; finished ones stay at 1.
+        self._shares: dict[int, float] = {}
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        name = config.strategy.name
+        self._task = self._bar.add_task(name, total=config.run.seeds, state="")
+
+    def __enter__(self) -> SweepProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, seed: int, share: float, evaluation: Evaluation) -> None:
+        """Show the state after an evaluation of a seed."""
+        self._shares[seed] = share
+        self._bar.update(
+            self._task,
+            completed=sum(self._shares.values()),
+            state=f"seed {seed}, accuracy {evaluation.accuracy:.1%}",
+        )

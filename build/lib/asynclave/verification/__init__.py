@@ -1,0 +1,1 @@
+"""``asynclave verify-run``: whether a run's directory is what its enclaves signed."""

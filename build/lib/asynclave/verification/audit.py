@@ -1,0 +1,239 @@
+"""The audit of a run's directory, offline: evidence, chain, rules, model files, in this order."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
+
+from asynclave.verification.rules import Flaw, Ledger
+from fl_protocol.chain import Link, first_fault
+from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected, ReceiptRejected
+from fl_protocol.ports import Clock
+from fl_protocol.receipts import Head, verify_head
+from fl_protocol.signatures import Signed
+from fl_server.intake.records import (
+    CHAIN,
+    LAYOUT,
+    MODEL,
+    TRUST,
+    decode_record,
+    evidence_name,
+    head_name,
+)
+from strategies.catalog import recipe_from
+from strategies.errors import ManifestMismatch
+from strategies.layout import Layout
+from strategies.update import digest_of
+from tee_sim.appraisal import Attested, TrustPolicy
+from tee_sim.evidence import Claims, Evidence
+from tee_sim.trust_file import load_trust
+
+_PUBLISHED = "model.safetensors"
+_EVIDENCE = re.compile(re.escape(evidence_name(0)).replace("0", "(0|[1-9][0-9]{0,15})"))
+_UNREADABLE = Link(Signed(b"", b""), None)
+
+
+@dataclass
+class Audit:
+    """What was found, as far as the audit came.
+
+    Attributes
+    ----------
+    num_records, accepted, refused, releases : int
+        Records in all and by kind.
+    version : int
+        The newest released version; -1 before the run was opened.
+    enclaves : dict of int to Attested
+        Appraised enclaves by epoch.
+    released : dict of str to int
+        Version by the id of every update that is in a release.
+    notes : list of str
+        What holds, and what is not covered, in words.
+    flaw : Flaw, optional
+        The first thing that is wrong; None when everything holds.
+    """
+
+    num_records: int = 0
+    accepted: int = 0
+    refused: int = 0
+    releases: int = 0
+    version: int = -1
+    enclaves: dict[int, Attested] = field(default_factory=dict)
+    released: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    flaw: Flaw | None = None
+
+
+def audit(folder: Path, policy: Path | None = None) -> Audit:
+    """Check a run's directory.
+
+    Parameters
+    ----------
+    folder : Path
+        What `fl_server.intake.records` describes, and perhaps the published model.
+    policy : Path, optional
+        Trust policy to appraise evidence by; the run's own when omitted.
+
+    Raises
+    ------
+    ConfigInvalid
+        The folder holds no records, or the policy cannot be read.
+    """
+    found = Audit()
+    links = _links(_read(folder / CHAIN))
+    trust = load_trust(policy or folder / TRUST)
+    layout = _read(folder / LAYOUT)
+    found.num_records = len(links)
+    found.flaw = _appraise(folder, links, trust, found)
+    if found.flaw is None and not links:
+        found.flaw = Flaw(0, "removed", "the chain is empty, without even the run's opening")
+    if found.flaw is None:
+        found.flaw = _check_chain(folder, links, found)
+    if found.flaw is None:
+        _check_rules(folder, links, layout, found)
+    return found
+
+
+def _appraise(folder: Path, links: list[Link], trust: TrustPolicy, found: Audit) -> Flaw | None:
+    epochs = sorted(
+        int(match[1]) for path in folder.iterdir() if (match := _EVIDENCE.fullmatch(path.name))
+    )
+    for epoch in epochs:
+        evidence = (folder / evidence_name(epoch)).read_bytes()
+        try:
+            found.enclaves[epoch] = _appraised(evidence, trust, epoch)
+        except EvidenceRejected as error:
+            return Flaw(_first_of(links, epoch), "evidence", f"epoch {epoch}: {error}")
+    return None
+
+
+def _first_of(links: list[Link], epoch: int) -> int:
+    epochs = [link.record.epoch if link.record else None for link in links]
+    return epochs.index(epoch) if epoch in epochs else len(links)
+
+
+def _appraised(evidence: bytes, trust: TrustPolicy, epoch: int) -> Attested:
+    claims = Claims.decode(Evidence.decode(evidence).payload)
+    # Whether it answered a challenge in time, only who sent the challenge could tell.
+    clock = _Stopped(float(claims.iat))
+    attested = trust.appraise(evidence, bytes.fromhex(claims.nonce), 0, clock)
+    if attested.epoch != epoch:
+        raise EvidenceRejected(Code.EVIDENCE_EPOCH)
+    return attested
+
+
+def _check_chain(folder: Path, links: list[Link], found: Audit) -> Flaw | None:
+    keys = {epoch: attested.receipt_key for epoch, attested in found.enclaves.items()}
+    found_heads = {epoch: _head(folder, epoch, key) for epoch, key in keys.items()}
+    heads = {epoch: head for epoch, head in found_heads.items() if head is not None}
+    fault = first_fault(links, keys, heads)
+    return None if fault is None else Flaw(fault.index, fault.damage.value, fault.detail)
+
+
+def _head(folder: Path, epoch: int, key: bytes) -> Head | None:
+    try:
+        head = verify_head(decode_record((folder / head_name(epoch)).read_bytes()), key)
+    except (OSError, ValueError, ReceiptRejected):
+        return None
+    return head if head.epoch == epoch else None
+
+
+def _check_rules(folder: Path, links: list[Link], layout: bytes, found: Audit) -> None:
+    policies = {epoch: attested.policy for epoch, attested in found.enclaves.items()}
+    ledger = Ledger(policies, hashlib.sha256(layout).hexdigest())
+    found.flaw = ledger.follow(links)
+    found.accepted, found.refused = ledger.accepted, ledger.refused
+    found.releases, found.version = ledger.releases, ledger.version
+    found.released = ledger.consumed
+    if ledger.taken_back:
+        found.notes.append(
+            f"{ledger.taken_back} of the releases were taken back: their enclave ended before it "
+            "had handed them out"
+        )
+    if found.flaw is None:
+        found.flaw = _check_released(folder, ledger, found) or _check_published(
+            folder, layout, ledger, found
+        )
+
+
+def _check_released(folder: Path, ledger: Ledger, found: Audit) -> Flaw | None:
+    path = folder / MODEL
+    if not path.exists():
+        missing = Flaw(found.num_records, "model", f"{MODEL} is missing")
+        return missing if ledger.releases else None
+    version = ledger.released.get(hashlib.sha256(path.read_bytes()).hexdigest())
+    if version is None:
+        return Flaw(found.num_records, "model", f"{MODEL} is no model the enclave released")
+    found.notes.append(f"{MODEL} is version {version}")
+    return None
+
+
+def _check_published(folder: Path, layout: bytes, ledger: Ledger, found: Audit) -> Flaw | None:
+    path = folder / _PUBLISHED
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "numpy") as file:
+            named = (file.metadata() or {}).get("digest", "")
+        arrays, shape = load_file(path), Layout.from_json(layout.decode())
+        params = shape.flatten({entry.name: arrays[entry.name] for entry in shape.entries})
+    except (SafetensorError, ManifestMismatch, KeyError, ValueError) as error:
+        return Flaw(found.num_records, "model", f"{_PUBLISHED} cannot be read: {error}")
+    if named not in ledger.released:
+        return Flaw(found.num_records, "model", f"{_PUBLISHED} names a model never released")
+    version = ledger.released.get(digest_of(params))
+    if version is not None:
+        found.notes.append(f"{_PUBLISHED} is version {version}")
+    elif _publishes_a_mean(found):
+        found.notes.append(
+            f"{_PUBLISHED} is a mean over releases up to version {ledger.released[named]}, "
+            "which no signature covers"
+        )
+    else:
+        return Flaw(found.num_records, "model", f"{_PUBLISHED} is no model the enclave released")
+    return None
+
+
+def _publishes_a_mean(found: Audit) -> bool:
+    recipe = next(iter(found.enclaves.values())).policy.recipe
+    return recipe_from(recipe["name"], **recipe["options"]).parts().published is not None
+
+
+def _links(chain: bytes) -> list[Link]:
+    lines = chain.split(b"\n")
+    return [_link(line) for line in (lines if lines[-1] else lines[:-1])]
+
+
+def _link(line: bytes) -> Link:
+    try:
+        return Link.of(decode_record(line))
+    except ValueError:
+        return _UNREADABLE
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID,
+            f"{path}: {error.strerror}; only confidential runs leave records to verify.",
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Stopped(Clock):
+    """A clock that stands at the time of the evidence."""
+
+    time: float
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("an audit does not wait")

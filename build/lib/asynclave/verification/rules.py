@@ -1,0 +1,173 @@
+"""What an honest enclave's records say about each other, beyond their signatures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from fl_protocol.chain import Link
+from fl_protocol.receipts import (
+    ACCEPTED,
+    GENESIS,
+    NO_PRIVACY,
+    Chained,
+    Opening,
+    Receipt,
+    Release,
+    updates_digest,
+)
+from strategies.reject import Reject
+from tee_sim.policy import EnclavePolicy
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """The first thing that is wrong: the record's index, its kind in one word, and why."""
+
+    index: int
+    kind: str
+    detail: str
+
+
+class Breach(Exception):
+    """A record breaks a rule; the message says which."""
+
+
+@dataclass
+class Ledger:
+    """Follows one run through its records and keeps what the next ones must fit.
+
+    Parameters
+    ----------
+    policies : mapping of int to EnclavePolicy
+        The attested policy of each epoch.
+    manifest_digest : str
+        Digest of the layout the run was written down with.
+    """
+
+    policies: Mapping[int, EnclavePolicy]
+    manifest_digest: str
+    run_id: str = ""
+    version: int = -1
+    released: dict[str, int] = field(default_factory=dict)
+    accepted: int = 0
+    refused: int = 0
+    releases: int = 0
+    taken_back: int = 0
+    consumed: dict[str, int] = field(default_factory=dict)
+    _buffer: list[Receipt] = field(default_factory=list)
+    _models: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _clients: dict[int, frozenset[str]] = field(default_factory=dict)
+
+    def follow(self, links: Sequence[Link]) -> Flaw | None:
+        """Take in a whole chain of readable records; return the first that breaks a rule."""
+        for index, link in enumerate(links):
+            try:
+                self._take(link)
+            except Breach as breach:
+                return Flaw(index, type(link.record).__name__.lower(), str(breach))
+        return None
+
+    def _take(self, link: Link) -> None:
+        record = link.record
+        if isinstance(record, Opening):
+            self._open(record)
+        elif record is not None and record.run_id == self.run_id:
+            # Whoever opened another run in the same enclave has records of its own in the chain.
+            if isinstance(record, Receipt):
+                self._receive(record)
+            else:
+                self._release(record, link.digest)
+
+    def _open(self, opening: Opening) -> None:
+        self.run_id = self.run_id or opening.run_id
+        self._buffer = []
+        if opening.run_id != self.run_id:
+            return
+        _require(opening.policy_digest == self._policy(opening).digest, "another policy")
+        _require(opening.manifest_digest == self.manifest_digest, "the model has another layout")
+        opened = (opening.version, opening.model_digest)
+        if self.version < 0:
+            _require(opening.continues == GENESIS, "the run began before these records")
+            self._models[GENESIS] = opened
+        _require(opening.continues in self._models, "it continues a release that is not here")
+        _require(
+            opened == self._models[opening.continues],
+            f"the run was opened again from another model than the version it continues, "
+            f"{self._models[opening.continues][0]}",
+        )
+        self._take_back(opening.version)
+        self.version = opening.version
+        self.released[opening.model_digest] = opening.version
+
+    def _take_back(self, version: int) -> None:
+        """Forget releases after a version: they were never handed out."""
+        self.taken_back += max(0, self.version - version)
+        self.released = {known: at for known, at in self.released.items() if at <= version}
+        self._models = {link: model for link, model in self._models.items() if model[0] <= version}
+        self.consumed = {update: at for update, at in self.consumed.items() if at <= version}
+        self._clients = {at: clients for at, clients in self._clients.items() if at <= version}
+
+    def _receive(self, receipt: Receipt) -> None:
+        policy = self._policy(receipt)
+        _require(receipt.federation == policy.federation, "another federation")
+        if receipt.outcome != ACCEPTED:
+            self.refused += 1
+            if receipt.outcome == Reject.LEVERAGE_BOUND:
+                # The enclave discarded its buffer; what was in it may come again.
+                self._buffer = []
+            return
+        update, client = receipt.update_id, receipt.client_id
+        buffered = {waiting.update_id for waiting in self._buffer}
+        _require(update not in self.consumed, f"update {update} is in an earlier release")
+        _require(update not in buffered, f"update {update} was accepted twice")
+        quota = sum(waiting.client_id == client for waiting in self._buffer)
+        _require(quota < policy.max_per_client, f"{client} is in the buffer already")
+        _require(
+            receipt.staleness == self.version - receipt.base_version <= policy.max_staleness,
+            "the staleness is not that of its versions, or above the policy's bound",
+        )
+        self._buffer.append(receipt)
+        self.accepted += 1
+
+    def _release(self, release: Release, link: str) -> None:
+        policy = self._policy(release)
+        updates = [receipt.update_id for receipt in self._buffer]
+        clients = len({receipt.client_id for receipt in self._buffer})
+        _require(release.version == self.version + 1, "it skips or repeats a version")
+        _require(release.policy_digest == policy.digest, "it was made under another policy")
+        _require(release.manifest_digest == self.manifest_digest, "its model has another layout")
+        _require(
+            release.updates_digest == updates_digest(updates)
+            and release.num_updates == len(updates),
+            "its updates are not those accepted since the release before",
+        )
+        _require(release.num_clients == clients, f"its updates come from {clients} clients")
+        _require(clients >= policy.k, f"{clients} clients are fewer than the policy's {policy.k}")
+        self._clients[release.version] = frozenset(receipt.client_id for receipt in self._buffer)
+        _require(
+            release.epsilon == self._epsilon(policy),
+            "its epsilon is not what its clients have spent",
+        )
+        self.version = release.version
+        self.released[release.model_digest] = release.version
+        self._models[link] = (release.version, release.model_digest)
+        self.releases += 1
+        self.consumed.update(dict.fromkeys(updates, release.version))
+        self._buffer = []
+
+    def _epsilon(self, policy: EnclavePolicy) -> str:
+        if policy.dp is None:
+            return NO_PRIVACY
+        releases = Counter(chain.from_iterable(self._clients.values()))
+        return policy.dp.stated(max(releases.values()))
+
+    def _policy(self, record: Chained) -> EnclavePolicy:
+        return self.policies[record.epoch]
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Breach(otherwise)

@@ -1,0 +1,1 @@
+"""The edge side: trainer, ClientApp and sealed uploads."""

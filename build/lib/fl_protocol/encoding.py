@@ -1,0 +1,29 @@
+"""Unpadded base64url, one spelling only (RFC 7515, section 2)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+
+def b64url(data: bytes) -> str:
+    """Encode without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def b64url_decode(text: str) -> bytes:
+    """Decode the one canonical spelling.
+
+    Raises
+    ------
+    ValueError
+        For padding, white space, characters outside the alphabet, an impossible length, or
+        unused bits that are not zero: several texts would otherwise mean the same bytes.
+    """
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("not base64url") from error
+    if b64url(data) != text:
+        raise ValueError("not canonical base64url")
+    return data

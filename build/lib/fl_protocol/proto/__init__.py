@@ -1,0 +1,1 @@
+"""The gRPC contract; the stubs beside it are generated from gateway.proto."""

@@ -1,0 +1,1 @@
+"""Server side: gateway, intake, Flower strategies. Import the submodule you need."""

@@ -1,0 +1,27 @@
+"""One process at a time in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fl_protocol.codes import Code, StorageFailed
+from fl_protocol.ports import LocalDisk
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process; it is created when missing, readable by its owner only.
+
+    Raises
+    ------
+    StorageFailed
+        ``STATE_IN_USE``.
+    """
+    with LocalDisk().lock(folder / "lock", wait=False) as held:
+        if not held:
+            raise StorageFailed(
+                Code.STATE_IN_USE, f"Another process uses the saved state in {folder}."
+            )
+        yield

@@ -1,0 +1,312 @@
+"""Admission: every call passes here before its handler runs, and leaves one audit line.
+
+Order: method known -> token -> rate -> proof of possession -> revocation -> request. Every method
+is served as a stream of requests, because gRPC calls those handlers at once: a caller whom the
+metadata does not admit is refused without its request being waited for, and nobody can keep a call
+open by sending none. Refusals leave as a gRPC status with the code in the trailing metadata and a
+constant sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from fl_protocol.codes import (
+    AsynclaveError,
+    Code,
+    GatewayUnavailable,
+    ProofRejected,
+    TokenRejected,
+    error_for,
+)
+from fl_protocol.jws import parse_token
+from fl_protocol.proof import ProofVerifier, thumbprint
+from fl_protocol.tokens import Claims
+from fl_protocol.wire import CODE_METADATA, RETRY_METADATA, SERVICE
+from fl_server.gateway.audit import AuditLog
+from fl_server.gateway.call import Call, begin_call
+from fl_server.gateway.issuer import family_of
+from fl_server.gateway.limits import LoadLimits, RateLimiter
+from fl_server.gateway.registry import Registry
+from fl_server.gateway.statuses import status_for
+from fl_server.gateway.token_keys import TokenKeys
+
+# None: the call authenticates itself (a ticket, a refresh token, the identity key) or is public.
+REQUIRED_SCOPES: dict[str, str | None] = {
+    "Enrol": None,
+    "IssueToken": None,
+    "GetKeys": None,
+    "GetEvidence": "attest:read",
+    "OpenRun": "run:manage",
+    "SubmitUpdate": "update:submit",
+    "GetUpdateStatus": "update:submit",
+    "GetRelease": "model:read",
+    "GetRecords": "run:manage",
+}
+
+_STREAMED = ("OpenRun", "SubmitUpdate")
+_BINDS_PROOF_KEY = ("Enrol", "IssueToken")
+# Never ends by itself, so anybody could hold as many as there are calls at a time.
+_REFUSED = "/grpc.health.v1.Health/Watch"
+
+_logger = logging.getLogger(__name__)
+# A refusal may quote its caller, who must not fill the log or a reply's trailing metadata.
+_MAX_SENTENCE = 500
+# Seconds, where whoever refuses does not say.
+_RETRY_AFTER = 0.25
+
+
+class Authenticator:
+    """Decides whether the bearer of a token and a proof may make a call.
+
+    It asks the registry, so it belongs in a thread; it may be used from several.
+
+    Parameters
+    ----------
+    tokens : TokenKeys
+        Verify access tokens.
+    proofs, first_proofs : ProofVerifier
+        Verify the proofs beside a token, and those of callers who have none yet: these must not
+        be able to fill the memory that the others' proofs need.
+    registry : Registry
+        Revocations.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenKeys,
+        proofs: ProofVerifier,
+        first_proofs: ProofVerifier,
+        registry: Registry,
+    ) -> None:
+        self._tokens, self._registry = tokens, registry
+        self._proofs, self._first_proofs = proofs, first_proofs
+
+    def bearer(self, scope: str, metadata: dict[str, str]) -> tuple[str, Claims]:
+        """Verify token and scope; return the token and its claims.
+
+        Parameters
+        ----------
+        scope : str
+            Scope the method requires.
+        metadata : dict
+            Call metadata; "authorization" is read.
+
+        Raises
+        ------
+        TokenRejected
+        """
+        kind, _, token = metadata.get("authorization", "").partition(" ")
+        if kind != "DPoP" or not token:
+            raise TokenRejected(Code.TOKEN_MISSING)
+        claims = self._tokens.verify(token, scope)
+        if self._registry.revoked(kid=parse_token(token).header["kid"]):
+            # Not the bearer's fault: the code makes clients ask for a new token.
+            raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
+        return token, claims
+
+    def check(self, method: str, token: str, claims: Claims, metadata: dict[str, str]) -> None:
+        """Verify proof and revocation, in this order.
+
+        Parameters
+        ----------
+        method : str
+            Full gRPC method, the proof's htu.
+        token, claims : str, Claims
+            What `bearer` returned.
+        metadata : dict
+            Call metadata; "dpop" is read.
+
+        Raises
+        ------
+        TokenRejected, ProofRejected
+        """
+        self._proofs.verify(_proof_in(metadata), method, token, claims.jkt)
+        if self._registry.revoked(
+            client=claims.client_id, family=family_of(claims.jti), jti=claims.jti
+        ):
+            raise TokenRejected(Code.TOKEN_REVOKED)
+
+    def check_key(self, method: str, proof_key: bytes, metadata: dict[str, str]) -> None:
+        """Verify that a caller without a token holds the proof key it wants bound to one.
+
+        Raises
+        ------
+        ProofRejected
+        """
+        self._first_proofs.verify(_proof_in(metadata), method, None, thumbprint(proof_key))
+
+
+def _proof_in(metadata: dict[str, str]) -> str:
+    if not metadata.get("dpop"):
+        raise ProofRejected(Code.PROOF_MISSING)
+    return metadata["dpop"]
+
+
+class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
+    """The interceptor that wraps every handler of the service."""
+
+    def __init__(
+        self, auth: Authenticator, limiter: RateLimiter, audit: AuditLog, limits: LoadLimits
+    ) -> None:
+        self._auth, self._limiter, self._audit = auth, limiter, audit
+        self._request_deadline = limits.request_deadline
+        self._write_deadline = limits.write_deadline
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handler of a method; of health checks only the single one is offered."""
+        handler = await continuation(details)
+        if handler is None or details.method == _REFUSED:
+            return None
+        codec = (handler.request_deserializer, handler.response_serializer)
+        name = details.method.removeprefix(SERVICE)
+        if name == details.method:
+            return grpc.stream_unary_rpc_method_handler(self._public(handler.unary_unary), *codec)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(name, handler.unary_stream), *codec
+            )
+        return grpc.stream_unary_rpc_method_handler(
+            self._single(name, handler.stream_unary or handler.unary_unary), *codec
+        )
+
+    def _public(self, inner: Any) -> Any:
+        async def handler(requests: Any, context: Any) -> Any:
+            try:
+                self._limiter.spend(_address(context.peer()))
+                request = await _only(self._prompt(requests))
+            except AsynclaveError as refusal:
+                await _abort(context, refusal)
+            return await inner(request, context)
+
+        return handler
+
+    def _single(self, name: str, inner: Any) -> Any:
+        async def handler(requests: Any, context: Any) -> Any:
+            async with self._serving(name, requests, context) as request:
+                return await inner(request, context)
+
+        return handler
+
+    def _streaming(self, name: str, inner: Any) -> Any:
+        async def handler(requests: Any, context: Any) -> None:
+            async with (
+                self._serving(name, requests, context) as request,
+                contextlib.aclosing(inner(request, context)) as parts,
+            ):
+                await self._write(parts, context)
+
+        return handler
+
+    async def _write(self, parts: AsyncIterator[Any], context: Any) -> None:
+        try:
+            async with asyncio.timeout(self._write_deadline):
+                async for part in parts:
+                    await context.write(part)
+        except TimeoutError:
+            raise error_for(Code.DEADLINE, "the reply was not taken in time") from None
+
+    @contextlib.asynccontextmanager
+    async def _serving(self, name: str, requests: Any, context: Any) -> AsyncIterator[Any]:
+        call = begin_call(name, _metadata_of(context))
+        try:
+            await self._admit(call, context)
+            yield await self._request(call, requests, context)
+        except AsynclaveError as error:
+            refusal = error
+        except Exception:
+            _logger.exception("%s failed", name)
+            refusal = AsynclaveError(Code.INTERNAL)
+        else:
+            self._record(call, call.outcome)
+            return
+        self._record(call, refusal.code, refusal.sentence[:_MAX_SENTENCE])
+        await _abort(context, refusal)
+
+    async def _admit(self, call: Call, context: Any) -> None:
+        scope = REQUIRED_SCOPES[call.method]
+        if scope is None:
+            self._limiter.spend(_address(context.peer()))
+            return
+        metadata = _metadata_of(context)
+        token, claims = await asyncio.to_thread(self._auth.bearer, scope, metadata)
+        call.client_id = claims.client_id
+        self._limiter.spend(claims.client_id)
+        await asyncio.to_thread(self._auth.check, SERVICE + call.method, token, claims, metadata)
+
+    async def _request(self, call: Call, requests: Any, context: Any) -> Any:
+        if call.method in _STREAMED:
+            return self._prompt(requests)
+        request = await _only(self._prompt(requests))
+        if call.method in _BINDS_PROOF_KEY:
+            await asyncio.to_thread(
+                self._auth.check_key,
+                SERVICE + call.method,
+                request.proof_key,
+                _metadata_of(context),
+            )
+        return request
+
+    async def _prompt(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Pass messages on, the first of which must come soon."""
+        messages = _readable(requests)
+        try:
+            async with asyncio.timeout(self._request_deadline):
+                first = await anext(messages, None)
+        except TimeoutError:
+            raise error_for(Code.DEADLINE, "the call came without its request") from None
+        if first is not None:
+            yield first
+            async for message in messages:
+                yield message
+
+    def _record(self, call: Call, code: str, detail: str = "") -> None:
+        self._audit.record(
+            call.method, code, client=call.client_id, trace_id=call.trace_id, detail=detail
+        )
+
+
+async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Pass messages on; bytes that are none end the call."""
+    try:
+        async for request in requests:
+            yield request
+    except DecodeError:
+        raise error_for(Code.CONFIG_INVALID, "the request is no message of this method") from None
+
+
+async def _only(requests: AsyncIterator[Any]) -> Any:
+    """Return the request of a method that takes one."""
+    async for request in requests:
+        return request
+    raise error_for(Code.CONFIG_INVALID, "the call came without its request")
+
+
+async def _abort(context: Any, refusal: AsynclaveError) -> None:
+    trailing = [(CODE_METADATA, refusal.code)]
+    if isinstance(refusal, GatewayUnavailable):
+        milliseconds = round(1000 * (refusal.retry_after or _RETRY_AFTER))
+        trailing.append((RETRY_METADATA, str(milliseconds)))
+    sentence = refusal.sentence[:_MAX_SENTENCE]
+    await context.abort(status_for(refusal.code), sentence, tuple(trailing))
+
+
+def _metadata_of(context: Any) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or ()}
+
+
+def _address(peer: str) -> str:
+    """Drop the port, which a new connection would change."""
+    return peer.rpartition(":")[0]

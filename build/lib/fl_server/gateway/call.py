@@ -1,0 +1,46 @@
+"""The call being served: what audit, enclave and receipt shall say about it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from fl_protocol.wire import SERVICE
+from tee_sim.hop import Origin, origin
+
+# W3C Trace Context, version 00; an id of zeros is none.
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+_current: ContextVar[Call] = ContextVar("asynclave_call")
+
+
+@dataclass
+class Call:
+    """What is known of the call being served; handlers fill in what the audit line should say."""
+
+    method: str
+    client_id: str = ""
+    trace_id: str = ""
+    outcome: str = "OK"
+
+    def follow(self, trace_id: str) -> None:
+        """Adopt the trace that audit, enclave and receipt shall name."""
+        self.trace_id = trace_id
+        origin.set(Origin(SERVICE + self.method, trace_id))
+
+
+def begin_call(method: str, metadata: Mapping[str, str]) -> Call:
+    """Begin to serve a method, in its caller's trace if the metadata names one."""
+    call = Call(method)
+    found = _TRACEPARENT.fullmatch(str(metadata.get("traceparent", "")))
+    call.follow(found[1] if found else secrets.token_hex(16))
+    _current.set(call)
+    return call
+
+
+def current_call() -> Call:
+    """Return the call the running handler serves."""
+    return _current.get()

@@ -1,0 +1,213 @@
+"""The gateway's way to the enclave: attach through the launcher, again when that broke off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from fl_protocol.codes import Code, GatewayUnavailable, RunRejected
+from fl_protocol.header import body_size
+from fl_protocol.ports import Chunk
+from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.signatures import Signed
+from fl_server.gateway.releases import Release, ReleaseCache
+from fl_server.gateway.undisturbed import Undisturbed
+from tee_sim.client import EnclaveClient, Opened
+from tee_sim.control import LauncherClient
+from tee_sim.hop import HopSigner
+
+# A request that takes longer means a hung enclave, which is replaced.
+_REQUEST_SECONDS = 60.0
+
+_Result = TypeVar("_Result")
+
+
+class EnclaveLink:
+    """Requests to whichever enclave is running, one at a time.
+
+    The enclave outlives a broken exchange and this process. Nothing is repeated here: after a
+    failure the caller, who alone knows which enclave its update was sealed to, decides.
+
+    Parameters
+    ----------
+    launcher_socket : Path
+        The launcher's Unix socket.
+    signer : HopSigner
+        Signs every request.
+    """
+
+    def __init__(self, launcher_socket: Path, signer: HopSigner) -> None:
+        self._launcher = LauncherClient(launcher_socket, signer)
+        self._client: EnclaveClient | None = None
+        self._turn = asyncio.Lock()
+        # A caller that hangs up must not tear an exchange apart: the half-read channel would have
+        # to be given up, and there is no endless number of them.
+        self._requests = Undisturbed()
+        self._releases = ReleaseCache()
+        # Bytes of the open run's model; None while no run is open in the attached enclave.
+        self._model_bytes: int | None = None
+        self._epoch, self._hung = 0, False
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the enclave attached last."""
+        return self._epoch
+
+    async def attach(self) -> None:
+        """Attach to an enclave unless one is attached; one that hangs is replaced.
+
+        Raises
+        ------
+        GatewayUnavailable
+            ENCLAVE_UNAVAILABLE: the launcher is gone or cannot start an enclave.
+        """
+        async with self._turn:
+            try:
+                await self._attached_in_time()
+            except GatewayUnavailable:
+                if not self._hung:
+                    raise
+                await self._attached_in_time()
+
+    async def evidence(self, nonce: bytes) -> bytes:
+        """Have the platform answer a challenge about the running enclave."""
+        return await self._requests.run(self._evidence(nonce))
+
+    async def open_run(self, header: pb.OpenRunHeader, body: list[bytes]) -> pb.OpenRunReply:
+        """Open a run from its parameters; raises RunRejected."""
+
+        async def request(enclave: EnclaveClient) -> Opened:
+            opened = await enclave.open_run(
+                header.run_id,
+                header.layout_json,
+                header.recipe_json,
+                body,
+                header.version,
+                join=header.join,
+            )
+            if not header.join:
+                self._releases.clear()
+            self._model_bytes = header.length
+            return opened
+
+        opened = await self._ask(request)
+        return pb.OpenRunReply(
+            version=opened.version,
+            model_digest=opened.model_digest,
+            epoch=opened.epoch,
+            opening=_record(opened.signed),
+        )
+
+    async def update_limit(self) -> int:
+        """Return the bytes a sealed update of the open run has at most.
+
+        Raises
+        ------
+        RunRejected
+            ``RUN_UNKNOWN``: no run is open.
+        """
+        if self._model_bytes is None or self._client is None or self._client.broken:
+            await self.attach()
+        if self._model_bytes is None:
+            raise RunRejected(Code.RUN_UNKNOWN)
+        return body_size(self._model_bytes)[0]
+
+    async def submit(self, header: pb.SubmitHeader, body: Sequence[Chunk]) -> pb.SubmitReply:
+        """Hand a sealed update in; raises EnvelopeRejected or UpdateRejected."""
+        signed = await self._ask(
+            lambda enclave: enclave.submit(
+                header.protected,
+                header.wrap,
+                header.tags,
+                header.signature,
+                header.membership,
+                body,
+            )
+        )
+        return pb.SubmitReply(payload=signed.payload, signature=signed.signature)
+
+    async def update_status(
+        self, request: pb.UpdateStatusRequest, client_id: str
+    ) -> pb.UpdateStatusReply:
+        """Ask what became of a client's update; raises RunRejected."""
+        status, receipt = await self._ask(
+            lambda enclave: enclave.update_status(
+                request.run_id, client_id, request.update_id, request.nonce
+            )
+        )
+        return pb.UpdateStatusReply(
+            status=_record(status), receipt=None if receipt is None else _record(receipt)
+        )
+
+    async def get_release(self, run_id: str, version: int) -> tuple[pb.ReleaseHeader, bytes]:
+        """Fetch a signed release and its parameters; raises RunRejected."""
+        kept = self._releases.get(run_id, version)
+        if kept is not None and self._client is not None and not self._client.broken:
+            return kept
+
+        async def request(enclave: EnclaveClient) -> Release:
+            signed, body = await enclave.get_release(run_id, version)
+            header = pb.ReleaseHeader(
+                payload=signed.payload, signature=signed.signature, length=len(body)
+            )
+            self._releases.put(run_id, version, (header, body))
+            return header, body
+
+        return await self._ask(request)
+
+    async def get_records(self, from_seq: int) -> pb.RecordsReply:
+        """Fetch a piece of the enclave's chain."""
+        found = await self._ask(lambda enclave: enclave.get_records(from_seq))
+        return pb.RecordsReply(records=map(_record, found.records), head=_record(found.head))
+
+    async def close(self) -> None:
+        """Let go of the enclave, which waits for the next to attach."""
+        if self._client is not None:
+            self._client.close()
+        self._launcher.close()
+
+    async def _ask(self, request: Callable[[EnclaveClient], Awaitable[_Result]]) -> _Result:
+        return await self._requests.run(self._exchange(request))
+
+    async def _exchange(self, request: Callable[[EnclaveClient], Awaitable[_Result]]) -> _Result:
+        async with self._turn, self._in_time():
+            return await request(await self._attached())
+
+    async def _evidence(self, nonce: bytes) -> bytes:
+        async with self._turn, self._in_time():
+            await self._attached()
+            return await self._launcher.evidence(nonce)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                yield
+        except TimeoutError:
+            self._hung = True
+            raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from None
+
+    async def _attached_in_time(self) -> None:
+        async with self._in_time():
+            await self._attached()
+
+    async def _attached(self) -> EnclaveClient:
+        # Only to be called in turn: a client in the middle of an exchange looks broken.
+        if self._client is None or self._client.broken:
+            if self._client is not None:
+                self._client.close()
+            attachment = await self._launcher.attach(replace=self._hung)
+            self._client, self._hung = attachment.client, False
+            if attachment.epoch != self._epoch:
+                self._releases.clear()
+            self._epoch = attachment.epoch
+            status = await self._client.status()
+            self._model_bytes = status["model_bytes"] or None
+        return self._client
+
+
+def _record(signed: Signed) -> pb.SignedRecord:
+    return pb.SignedRecord(payload=signed.payload, signature=signed.signature)

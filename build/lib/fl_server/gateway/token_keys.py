@@ -1,0 +1,103 @@
+"""The keys that sign access tokens: the current one, and the one before until its tokens end.
+
+They are files that are looked at before each use, so that a rotation needs no restart.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fl_protocol.ports import Clock, LocalDisk, Rng
+from fl_protocol.proof import thumbprint
+from fl_protocol.tokens import Claims, TokenSigner, TokenVerifier
+from tee_sim.settings import load_signing_key
+
+_KEY_BYTES = 32
+
+
+class TokenKeys:
+    """Signs with the newest key and verifies with the two newest; safe to share between threads.
+
+    Parameters
+    ----------
+    path : Path
+        The current raw Ed25519 key; `rotate` keeps the one before beside it.
+    federation : str
+        Names issuer and audience.
+    clock : Clock
+        Time for verification.
+
+    Raises
+    ------
+    ConfigInvalid
+        A file is no signing key.
+    """
+
+    def __init__(self, path: Path, federation: str, clock: Clock) -> None:
+        self._path, self._clock = path, clock
+        self._lock = threading.Lock()
+        self.issuer = f"asynclave:{federation}"
+        self.audience = f"asynclave-gateway:{federation}"
+        self._load()
+
+    @property
+    def signer(self) -> TokenSigner:
+        """The signer with the current key."""
+        self._follow()
+        return self._signers[0]
+
+    def jwks(self) -> dict[str, Any]:
+        """Return the key set (RFC 7517), the current key first."""
+        self._follow()
+        return {"keys": [signer.jwk() for signer in self._signers]}
+
+    def verify(self, token: str, required_scope: str) -> Claims:
+        """Verify an access token; raises TokenRejected as `TokenVerifier.verify` does."""
+        self._follow()
+        return self._verifier.verify(token, required_scope)
+
+    def _follow(self) -> None:
+        with self._lock:
+            if self._state() != self._loaded:
+                self._load()
+
+    def _load(self) -> None:
+        self._loaded = self._state()
+        paths = (self._path, _previous(self._path))
+        keys = [load_signing_key(path) for path in paths if path.exists()]
+        # In the middle of a rotation both files hold the same key.
+        signers = {signer.kid: signer for signer in map(_signer, keys)}
+        self._signers = list(signers.values())
+        keys_now = {"keys": [signer.jwk() for signer in self._signers]}
+        self._verifier = TokenVerifier(keys_now, self.issuer, self.audience, self._clock)
+
+    def _state(self) -> tuple[int, int]:
+        found = self._path.stat()
+        return found.st_ino, found.st_mtime_ns
+
+
+def rotate(path: Path, rng: Rng) -> None:
+    """Replace the current key; tokens it signed are valid until the next rotation or their end.
+
+    Parameters
+    ----------
+    path : Path
+        The current key's file.
+    rng : Rng
+        Source of the new key.
+    """
+    disk = LocalDisk()
+    disk.write_atomic(_previous(path), path.read_bytes(), 0o600)
+    disk.write_atomic(path, rng.bytes(_KEY_BYTES), 0o600)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_suffix(".previous")
+
+
+def _signer(key: Ed25519PrivateKey) -> TokenSigner:
+    return TokenSigner(key, kid=thumbprint(key.public_key().public_bytes_raw()))

@@ -1,0 +1,136 @@
+"""A confidential run as its folder shows it, for a server that takes it up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl_protocol.chain import Link
+from fl_protocol.codes import Code, StorageFailed
+from fl_protocol.receipts import ACCEPTED, Opening, Receipt, Release
+from fl_server.durable.checkpoint import decode_state
+from fl_server.intake.records import CHAIN, LAYOUT, MODEL, SERVER, decode_record
+from strategies.layout import Layout
+from strategies.update import Vector, frozen
+
+
+@dataclass(frozen=True)
+class Continued:
+    """What a run's folder holds.
+
+    Attributes
+    ----------
+    version : int
+        Version of the newest model in it.
+    params : Vector
+        That model, shape (P,).
+    counted : frozenset of str
+        Updates that the enclaves accepted.
+    epoch : int
+        Of the newest record; -1 if there is none.
+    links : tuple of Link
+        The records of that epoch.
+    releases : frozenset of str
+        Chain links of all releases.
+    server : Mapping
+        What `RunRecords.server` was given last; empty if that belongs to another version.
+    """
+
+    version: int
+    params: Vector
+    counted: frozenset[str]
+    epoch: int
+    links: tuple[Link, ...]
+    releases: frozenset[str]
+    server: Mapping[str, Any]
+
+
+def read_folder(folder: Path, run_id: str, layout: Layout) -> Continued | None:
+    """Read a run's folder; None if no run was begun in it.
+
+    Whoever can write the folder can make a server lose its way, no more: the enclave opens the run
+    at no other model than the newest it has handed out, and `asynclave verify-run` finds the rest.
+
+    Raises
+    ------
+    StorageFailed
+        ``STATE_MISMATCH``: it holds another run. ``LEDGER_DAMAGED``: it cannot be read.
+    """
+    if not (folder / CHAIN).exists() or not (folder / LAYOUT).exists():
+        return None
+    links = [_link(folder, line) for line in _lines(folder / CHAIN)]
+    _require_same(folder, run_id, layout, links)
+    model = _read(folder / MODEL)
+    params = np.frombuffer(model, "<f4").astype(np.float32)
+    if params.size != layout.num_params:
+        raise _damaged(folder / MODEL)
+    version = _version(hashlib.sha256(model).hexdigest(), links)
+    if version is None:
+        raise _damaged(folder / MODEL)
+    records = [link.record for link in links]
+    epoch = max((record.epoch for record in records if record), default=-1)
+    return Continued(
+        version,
+        frozen(params),
+        frozenset(r.update_id for r in records if isinstance(r, Receipt) and r.outcome == ACCEPTED),
+        epoch,
+        tuple(link for link in links if link.record and link.record.epoch == epoch),
+        frozenset(link.digest for link in links if isinstance(link.record, Release)),
+        _server(folder, version),
+    )
+
+
+def _version(digest: str, links: list[Link]) -> int | None:
+    if not links:
+        # The server ended before it had the record of the opening.
+        return 0
+    made = (link.record for link in reversed(links))
+    for record in made:
+        if isinstance(record, (Opening, Release)) and record.model_digest == digest:
+            return record.version
+    return None
+
+
+def _require_same(folder: Path, run_id: str, layout: Layout, links: list[Link]) -> None:
+    if _read(folder / LAYOUT) != layout.to_json().encode():
+        raise StorageFailed(Code.STATE_MISMATCH, f"The run in {folder} has another layout.")
+    opened = {link.record.run_id for link in links if isinstance(link.record, Opening)}
+    if opened - {run_id}:
+        raise StorageFailed(Code.STATE_MISMATCH, f"{folder} holds the run {min(opened)}.")
+
+
+def _server(folder: Path, version: int) -> Mapping[str, Any]:
+    if not (folder / SERVER).exists():
+        return {}
+    state = decode_state(_read(folder / SERVER))
+    meta = json.loads(state["meta"])
+    return {**state, **meta} if meta["version"] == version else {}
+
+
+def _lines(path: Path) -> list[bytes]:
+    # What stands behind the last line break was torn off while it was written.
+    return _read(path).split(b"\n")[:-1]
+
+
+def _link(folder: Path, line: bytes) -> Link:
+    try:
+        return Link.of(decode_record(line))
+    except ValueError as error:
+        raise _damaged(folder / CHAIN) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> StorageFailed:
+    return StorageFailed(Code.LEDGER_DAMAGED, f"{path} is damaged; the run cannot be continued.")

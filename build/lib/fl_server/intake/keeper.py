@@ -1,0 +1,117 @@
+"""Fetches the enclave's records as it signs them and has them written down."""
+
+from __future__ import annotations
+
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from fl_protocol.codes import Code, GatewayUnavailable, ReceiptRejected
+from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.receipts import verify_head, verify_record
+from fl_protocol.session import Session
+from fl_protocol.signatures import Signed
+from fl_server.intake.records import CHAIN, RunRecords
+from fl_server.intake.witness import ChainWitness
+from strategies.layout import Layout
+from strategies.update import Vector
+from tee_sim.appraisal import Attested, TrustPolicy
+
+_logger = getLogger(__name__)
+
+
+class ChainKeeper:
+    """Keeps the whole chain of one run, receipts whose replies were lost included.
+
+    Parameters
+    ----------
+    session : Session
+        Connection to the gateway.
+    folder : Path
+        The run's; created when missing.
+    trust : TrustPolicy
+        Written down beside the evidence it accepted.
+    """
+
+    def __init__(self, session: Session, folder: Path, trust: TrustPolicy) -> None:
+        self.folder = folder
+        self._session, self._trust = session, trust
+        self._records: RunRecords | None = None
+        self._attested: Attested | None = None
+        self._witness: ChainWitness
+        self._next = 0
+
+    def begin(self, layout: Layout, params: Vector) -> None:
+        """Begin the records of a run with its initial model, shape (P,)."""
+        self._records = RunRecords.create(self.folder, self._trust, layout, params)
+
+    def continue_(self) -> None:
+        """Go on with the records that the folder holds."""
+        self._records = RunRecords(self.folder)
+
+    def follow(self, attested: Attested, witness: ChainWitness, seq: int) -> None:
+        """Write down the records of an enclave from a number on."""
+        assert self._records is not None
+        self._attested, self._witness, self._next = attested, witness, seq
+        self._records.attested(attested)
+        self.fetch()
+
+    def model(self, params: Vector, server: dict[str, Any]) -> None:
+        """Keep a released model, shape (P,), and what the server would continue with from there."""
+        if self._records is not None:
+            # In this order: a state of another version than the model's is not used.
+            self._records.server(server)
+            self._records.model(params)
+
+    def fetch(self) -> None:
+        """Write down what the enclave has signed since.
+
+        Raises
+        ------
+        ReceiptRejected
+            A record contradicts one that the enclave signed before.
+        """
+        if self._records is None or self._attested is None:
+            # Not begun, or refused before an enclave opened the run.
+            return
+        try:
+            while self._fetch_some(self._records, self._attested):
+                pass
+        except GatewayUnavailable as error:
+            # What is missing comes with the next fetch, unless the enclave is gone with it.
+            _logger.warning("Records of the run could not be fetched: %s", error)
+
+    def close(self) -> None:
+        """Fetch what is left and close the files."""
+        self.fetch()
+        if self._records is not None:
+            self._records.close()
+            self._records = None
+
+    def _fetch_some(self, records: RunRecords, attested: Attested) -> bool:
+        reply = self._session.call("GetRecords", pb.GetRecordsRequest(from_seq=self._next))
+        found = [Signed.of(record) for record in reply.records]
+        head, key = Signed.of(reply.head), attested.receipt_key
+        try:
+            verify_head(head, key)
+        except ReceiptRejected:
+            # Another enclave answers by now; the intake follows it soon.
+            return False
+        for signed in found:
+            record = verify_record(signed, key)
+            self._witness.observe(record, signed)
+            if record.seq < self._next:
+                raise ReceiptRejected(Code.RECEIPT_INVALID, "a record came in the wrong place")
+            self._next = record.seq + 1
+        records.append(found, attested.epoch, head)
+        return bool(found)
+
+
+def free_folder(parent: Path, run_id: str) -> Path:
+    """Return a folder for a run that no other has used: its name, or with a number behind it."""
+    name = run_id if run_id.strip(".") else "_"
+    number, folder = 1, parent / name
+    while (folder / CHAIN).exists():
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder

@@ -1,0 +1,156 @@
+"""What a server writes down of a confidential run, so that anybody can check it afterwards.
+
+::
+
+    receipts.jsonl        every record the enclaves signed since they opened the run, in order
+    evidence-EPOCH.json   the evidence that was appraised, with policy and receipt key
+    head-EPOCH.json       where that epoch's chain ended when the enclave was asked last
+    trust.toml            what the server demanded of the evidence
+    layout.json           the model's layout
+    released-model.bin    the newest released model, at first the initial one: its SHA-256 is the
+                          ``model_digest`` of a release's or the opening's record
+    server.npz            what else the server continues from: running mean, whose node is whose
+
+Nothing in it is secret. `asynclave verify-run` reads it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fl_protocol import canonical
+from fl_protocol.encoding import b64url, b64url_decode
+from fl_protocol.ports import Disk, LocalDisk
+from fl_protocol.signatures import Signed
+from fl_protocol.storage import stored
+from fl_server.durable.checkpoint import encode_state
+from strategies.layout import Layout
+from strategies.update import Vector
+from tee_sim.appraisal import Attested, TrustPolicy
+from tee_sim.trust_file import write_trust
+
+CHAIN = "receipts.jsonl"
+TRUST = "trust.toml"
+LAYOUT = "layout.json"
+MODEL = "released-model.bin"
+SERVER = "server.npz"
+
+_MAX_LINE = 1 << 16
+_MODE = 0o644
+
+
+class RunRecords:
+    """Appends to the records of one run.
+
+    Parameters
+    ----------
+    folder : Path
+        An existing folder; its chain is continued, cut behind its last whole line.
+    disk : Disk, optional
+        The local disk by default.
+
+    Raises
+    ------
+    StorageFailed
+        ``JOURNAL_FULL`` or ``JOURNAL_FAILED``, here and from every method that writes: what was to
+        be written is not there, not even in part.
+    """
+
+    def __init__(self, folder: Path, *, disk: Disk | None = None) -> None:
+        self._folder, self._disk = folder, disk or LocalDisk()
+        path = folder / CHAIN
+        with stored("the records"):
+            if self._disk.exists(path):
+                self._disk.truncate(path, self._disk.read(path).rfind(b"\n") + 1)
+            self._chain = self._disk.open_log(path)
+            self._size = self._disk.size(path)
+
+    @classmethod
+    def create(cls, folder: Path, trust: TrustPolicy, layout: Layout, params: Vector) -> RunRecords:
+        """Begin the records of a run.
+
+        Parameters
+        ----------
+        folder : Path
+            Created when missing.
+        trust : TrustPolicy
+            What evidence is appraised by.
+        layout : Layout
+            The model's.
+        params : Vector
+            Initial model, shape (P,).
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        records = cls(folder)
+        records.model(params)
+        records._write(LAYOUT, layout.to_json().encode())
+        write_trust(folder / TRUST, trust)
+        return records
+
+    def attested(self, attested: Attested) -> None:
+        """Keep the evidence of an enclave that the run is about to be opened in."""
+        self._write(evidence_name(attested.epoch), attested.evidence)
+
+    def append(self, records: list[Signed], epoch: int, head: Signed) -> None:
+        """Append verified records and keep the head that covers them."""
+        lines = b"".join(encode_record(signed) + b"\n" for signed in records)
+        with stored("the records"):
+            try:
+                self._chain.append([lines])
+                self._chain.sync()
+            except OSError:
+                # A part of a line would make all that follow unreadable.
+                self._disk.truncate(self._folder / CHAIN, self._size)
+                raise
+        self._size += len(lines)
+        self._write(head_name(epoch), encode_record(head))
+
+    def model(self, params: Vector) -> None:
+        """Keep the newest released model, shape (P,)."""
+        self._write(MODEL, params.astype("<f4", copy=False).tobytes())
+
+    def server(self, state: dict[str, Any]) -> None:
+        """Keep what the server continues from; arrays, and a JSON string ``"meta"``."""
+        self._write(SERVER, encode_state(state))
+
+    def close(self) -> None:
+        """Close the chain."""
+        self._chain.close()
+
+    def _write(self, name: str, data: bytes) -> None:
+        with stored(name):
+            self._disk.write_atomic(self._folder / name, data, _MODE)
+
+
+def evidence_name(epoch: int) -> str:
+    """Return the name of the file that holds an epoch's evidence."""
+    return f"evidence-{epoch}.json"
+
+
+def head_name(epoch: int) -> str:
+    """Return the name of the file that holds the head of an epoch's chain."""
+    return f"head-{epoch}.json"
+
+
+def encode_record(signed: Signed) -> bytes:
+    """Return a signed record as one line: its payload readable, its signature base64url."""
+    payload, signature = signed.payload.decode("ascii"), b64url(signed.signature)
+    return canonical.encode({"payload": payload, "signature": signature})
+
+
+def decode_record(line: bytes) -> Signed:
+    """Read what `encode_record` wrote, byte for byte.
+
+    Raises
+    ------
+    ValueError
+        It is anything else: two spellings of a record would be one edit that goes unseen.
+    """
+    members = canonical.decode_object(line, _MAX_LINE)
+    if members.keys() != {"payload", "signature"}:
+        raise ValueError("a record has a payload and a signature")
+    payload, signature = members["payload"], members["signature"]
+    if type(payload) is not str or type(signature) is not str or not payload.isascii():
+        raise ValueError("payload and signature are texts")
+    return Signed(payload.encode("ascii"), b64url_decode(signature))

@@ -1,0 +1,281 @@
+"""Gateway and simulated enclave on one machine: keys, processes, and bundles for the nodes."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from fl_protocol.codes import AsynclaveError, Code, error_for
+from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
+from fl_server.gateway.config import GatewayConfig
+from fl_server.gateway.issuer import create_ticket
+from fl_server.gateway.registry import open_registry
+from fl_server.gateway.token_keys import rotate
+from fl_server.intake.config import ServerConfig
+from fl_server.stack.keys import HOP_KEY, ISSUER_KEY, TOKEN_KEY, create_keys
+from fl_server.stack.pki import ServerCertificate, create_server_certificate
+from fl_server.stack.platform import StackPlatform
+from fl_server.stack.processes import Child
+from fl_server.stack.settings import StackSettings
+
+_HOST = "127.0.0.1"
+_HOSTS = ("localhost", _HOST, "::1")
+_START_PATIENCE = 30.0
+
+
+class LocalStack:
+    """Launcher, enclave and gateway as child processes; none outlives this process.
+
+    Parameters
+    ----------
+    state_dir : Path
+        Receives keys, registry, logs and bundles; created when missing.
+    settings : StackSettings, optional
+        The enclave's policy and the gateway's bounds.
+    gateway_port : int
+        Port to listen on; 0 lets the kernel choose.
+    clock, rng : Clock, Rng, optional
+        The system's by default.
+
+    Examples
+    --------
+    >>> with LocalStack(Path("state")) as stack:  # doctest: +SKIP
+    ...     bundle = stack.client_config("node-1")
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        settings: StackSettings | None = None,
+        *,
+        gateway_port: int = 0,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+    ) -> None:
+        self.state_dir = state_dir.resolve()
+        self.settings = settings or StackSettings()
+        self._clock, self._rng = clock or SystemClock(), rng or SystemRng()
+        self._port = gateway_port
+        self._launcher: Child | None = None
+        self._gateway: Child | None = None
+        self._platform: StackPlatform | None = None
+        self._certificate: ServerCertificate
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Create keys and start both processes; returns when the gateway serves.
+
+        Raises
+        ------
+        GatewayUnavailable
+            A process did not come up; the sentence ends with its log's last lines.
+        """
+        if self._gateway is not None:
+            return
+        try:
+            self._create_keys()
+            self._start_launcher()
+            self._start_gateway()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End both processes and the enclave; calling it again does nothing."""
+        for child in (self._gateway, self._launcher):
+            if child is not None:
+                child.stop()
+        self._gateway = self._launcher = None
+        if self._platform is not None:
+            self._platform.close()
+
+    def restart_gateway(self) -> None:
+        """Start the gateway again on its port, ending it first if it still runs.
+
+        Its successor attaches to the same enclave, which has kept what it had buffered.
+        """
+        _running(self._gateway).stop()
+        self._start_gateway()
+
+    def restart_launcher(self) -> None:
+        """Start the launcher again, ending it and its enclave first if they still run."""
+        _running(self._launcher).stop()
+        self._files.socket_path.unlink(missing_ok=True)
+        self._start_launcher()
+
+    @property
+    def address(self) -> str:
+        """The gateway's "host:port"."""
+        _running(self._gateway)
+        return f"{_HOST}:{self._port}"
+
+    @property
+    def ca_pem(self) -> bytes:
+        """Certificate of the authority behind the gateway's certificate."""
+        return self._certificate.ca.read_bytes()
+
+    @property
+    def journal_dir(self) -> Path:
+        """Folder of the gateway's journal."""
+        return self.state_dir / "journal"
+
+    @property
+    def gateway_pid(self) -> int:
+        """Process id of the gateway."""
+        return _running(self._gateway).pid
+
+    @property
+    def launcher_pid(self) -> int:
+        """Process id of the launcher."""
+        return _running(self._launcher).pid
+
+    @property
+    def enclave_pid(self) -> int:
+        """Process id of the present enclave.
+
+        Raises
+        ------
+        AsynclaveError
+            ENCLAVE_UNAVAILABLE when there is none at the moment.
+        """
+        return self._files.enclave_pid()
+
+    def ticket(self, role: str, name: str) -> str:
+        """Create a single-use enrolment ticket for a "client" or "server"."""
+        with open_registry(self._registry_location) as registry:
+            return create_ticket(registry, role, name, clock=self._clock, rng=self._rng)
+
+    def revoke(self, kind: str, value: str) -> None:
+        """Revoke as `Registry.revoke` does; the gateway refuses it from the next call on."""
+        with open_registry(self._registry_location) as registry:
+            registry.revoke(kind, value)
+
+    def rotate_token_key(self) -> None:
+        """Sign access tokens with a new key from now on; those issued before stay valid."""
+        rotate(self.state_dir / TOKEN_KEY, self._rng)
+
+    def client_config(self, name: str) -> Path:
+        """Write the bundle of a client and return its path.
+
+        Parameters
+        ----------
+        name : str
+            Beginning of its client id.
+        """
+        return self._bundle("client", name)
+
+    def server_config(self, name: str = "server", records: Path | None = None) -> Path:
+        """Write the bundle of a server and return its path; `records` as in `ServerConfig`."""
+        path = self._bundle("server", name)
+        if records is not None:
+            replace(ServerConfig.load(path), records_dir=str(records.resolve())).save(path)
+        return path
+
+    @property
+    def _files(self) -> StackPlatform:
+        if self._platform is None:
+            raise _not_started()
+        return self._platform
+
+    @property
+    def _registry_location(self) -> str:
+        return self.settings.registry or str(self.state_dir / "registry.sqlite")
+
+    def _bundle(self, role: str, name: str) -> Path:
+        folder = self.state_dir / "nodes" / name
+        path = folder / f"{role}.json"
+        config = self.settings.bundle(
+            gateway=self.address,
+            ca_pem=self.ca_pem.decode(),
+            identity_dir=str(folder / "identity"),
+            ticket=self.ticket(role, name),
+            root_pem=self._files.root_pem,
+            measurement=self._files.measurement,
+        )
+        config.save(path)
+        return path
+
+    def _create_keys(self) -> None:
+        self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
+        self._certificate = create_server_certificate(self.state_dir, _HOSTS, now)
+        policy = self.settings.policy(create_keys(self.state_dir, self._rng))
+        self._platform = StackPlatform(
+            self.state_dir / "platform", policy, self.state_dir / HOP_KEY
+        )
+        with open_registry(self._registry_location):
+            pass
+
+    def _start_launcher(self) -> None:
+        self._launcher = self._spawn("launcher", "tee_sim.launcher", self._files.config_path)
+        self._launcher.wait_until(self._files.ready, _START_PATIENCE, self._clock)
+
+    def _start_gateway(self) -> None:
+        port_file = self.state_dir / "gateway.port"
+        port_file.unlink(missing_ok=True)
+        config = GatewayConfig(
+            federation=self.settings.federation,
+            host=_HOST,
+            port=self._port,
+            tls_certificate=str(self._certificate.certificate),
+            tls_key=str(self._certificate.key),
+            issuer_key=str(self.state_dir / ISSUER_KEY),
+            token_key=str(self.state_dir / TOKEN_KEY),
+            registry=self._registry_location,
+            audit_log=str(self.state_dir / "audit.jsonl"),
+            launcher_socket=str(self._files.socket_path),
+            hop_key=str(self.state_dir / HOP_KEY),
+            port_file=str(port_file),
+            journal_dir=str(self.journal_dir) if self.settings.journal else "",
+            token_ttl=self.settings.token_ttl,
+            limits=self.settings.limits,
+            parent_pid=os.getpid(),
+        )
+        path = self.state_dir / "gateway.json"
+        config.save(path)
+        self._gateway = self._spawn("gateway", "fl_server.gateway", path)
+        self._gateway.wait_until(port_file.exists, _START_PATIENCE, self._clock)
+        self._port = int(port_file.read_text())
+        self._gateway.wait_until(self._healthy, _START_PATIENCE, self._clock)
+
+    def _spawn(self, name: str, module: str, config: Path) -> Child:
+        return Child(name, module, config, self.state_dir / f"{name}.log")
+
+    def _healthy(self) -> bool:
+        credentials = grpc.ssl_channel_credentials(self.ca_pem)
+        options = [("grpc.enable_http_proxy", 0)]
+        with grpc.secure_channel(f"{_HOST}:{self._port}", credentials, options) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            try:
+                reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+            except grpc.RpcError:
+                return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _running(child: Child | None) -> Child:
+    if child is None:
+        raise _not_started()
+    return child
+
+
+def _not_started() -> AsynclaveError:
+    return error_for(Code.GATEWAY_UNAVAILABLE, "the stack is not started; call start() first")

@@ -1,0 +1,114 @@
+"""Which trainer to use: by rule for fully connected models, else by measuring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from fl_client.trainer import TrainSettings
+from fl_protocol.codes import Code, ConfigInvalid
+from fl_sim.cohort.base import ClientData, CohortTrainer, Rows, Task
+from fl_sim.cohort.dense import DenseTrainer
+from fl_sim.cohort.flat import FlatTrainer
+from fl_sim.cohort.vmapped import VmappedTrainer, can_vmap
+from strategies.update import Vector
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What clients train.
+
+    Attributes
+    ----------
+    data : ClientData
+        Training examples.
+    test : tuple of (ndarray, ndarray)
+        Inputs and labels of the test examples.
+    settings : TrainSettings
+        Local training; `steps` is set.
+    model : callable
+        Builds the module.
+    dense_sizes : tuple of int, optional
+        Layer widths if the model is fully connected with ReLU.
+    """
+
+    data: ClientData
+    test: tuple[npt.NDArray[np.float32], Rows]
+    settings: TrainSettings
+    model: Callable[[], nn.Module]
+    dense_sizes: tuple[int, ...] | None = None
+
+
+def trainer_for(problem: Problem, backend: str, initial: Vector, cohort_size: int) -> CohortTrainer:
+    """Return the trainer of the given name, or for "auto" the one to prefer.
+
+    Fully connected models go to numpy, which was the fastest at every size tried. For other
+    modules `vmap` and the flat loop each train one cohort a few times and the faster is taken.
+    Pin the name that was chosen to reproduce a run bit for bit: trainers sum in different orders.
+
+    Parameters
+    ----------
+    problem : Problem
+        What to train.
+    backend : {"auto", "numpy", "vmap", "flat"}
+        Name of a trainer.
+    initial : Vector
+        A model to measure with.
+    cohort_size : int
+        Tasks trained together.
+
+    Raises
+    ------
+    ConfigInvalid
+        If the model cannot be trained that way.
+    """
+    if backend == "auto":
+        if problem.dense_sizes is not None:
+            return _numpy(problem)
+        return _fastest(problem, initial, cohort_size)
+    if backend == "numpy":
+        return _numpy(problem)
+    if backend == "vmap":
+        if not can_vmap(problem.model()):
+            raise _invalid("vmap trains no model with buffers or dropout; use flat.")
+        return VmappedTrainer(
+            problem.model(), problem.data, problem.test, problem.settings, cohort_size
+        )
+    return FlatTrainer(problem.model(), problem.data, problem.test, problem.settings)
+
+
+def _numpy(problem: Problem) -> CohortTrainer:
+    if problem.dense_sizes is None:
+        raise _invalid("numpy trains mlp and logistic only; use vmap or flat.")
+    return DenseTrainer(problem.dense_sizes, problem.data, problem.test, problem.settings)
+
+
+def _fastest(problem: Problem, initial: Vector, cohort_size: int) -> CohortTrainer:
+    names = ["flat", "vmap"] if can_vmap(problem.model()) else ["flat"]
+    trainers = [trainer_for(problem, name, initial, cohort_size) for name in names]
+    if len(trainers) == 1:
+        return trainers[0]
+    count = problem.data.num_clients
+    tasks = [Task(initial, number % count, 0) for number in range(cohort_size)]
+    out = np.empty((cohort_size, initial.size), np.float32)
+    return min(trainers, key=lambda trainer: _seconds(trainer, tasks, out))
+
+
+def _seconds(trainer: CohortTrainer, tasks: list[Task], out: npt.NDArray[np.float32]) -> float:
+    seconds = []
+    for _ in range(_ROUNDS):
+        started = time.process_time()
+        trainer.train(tasks, list(out))
+        seconds.append(time.process_time() - started)
+    return min(seconds)
+
+
+def _invalid(sentence: str) -> ConfigInvalid:
+    return ConfigInvalid(Code.CONFIG_INVALID, f"train.backend: {sentence}")

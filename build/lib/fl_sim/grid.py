@@ -1,0 +1,251 @@
+"""A Flower grid on virtual time: unmodified ClientApps, simulated devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flwr.app import Context, Error, Message, MessageType, RecordDict, UserConfig
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+from fl_sim.clock import VirtualClock
+from fl_sim.devices import Devices
+from fl_sim.failures import Failures, Fate
+from fl_sim.flwr_compat import ErrorCode, Run, adopt_identity, snapshot, stamp
+
+FIRST_NODE_ID = 101
+"""Node number of client 0; Flower keeps 1 for the SuperLink."""
+
+
+@dataclass(frozen=True)
+class Presence:
+    """When a node is connected.
+
+    Attributes
+    ----------
+    joins : float (default: 0.0)
+        Time in seconds at which the node connects.
+    leaves : float (default: infinity)
+        Time in seconds at which it disappears; its running task is lost.
+    """
+
+    joins: float = 0.0
+    leaves: float = math.inf
+
+
+@dataclass
+class _Task:
+    """A message under way; `failure` is set when the node will never answer it."""
+
+    message: Message
+    due: float
+    failure: Error | None
+
+
+@dataclass
+class _Node:
+    context: Context
+    presence: Presence
+    num_tasks: int = 0
+    busy_until: float = 0.0
+
+
+class VirtualGrid(Grid):
+    """Runs a ClientApp on simulated devices in virtual time.
+
+    Durations come from `devices`; the ClientApp itself runs in this process at the moment its
+    reply is delivered. `pull_messages` delivers one reply at a time, in the order of virtual
+    time; with nothing ready it advances the clock to the next completion (but not past the
+    alarm of the clock). A node works on its messages one after the other.
+
+    Parameters
+    ----------
+    client_app : ClientApp
+        The app every node runs.
+    num_nodes : int
+        Number of nodes. Node `i` gets the node config ``{"partition-id": i,
+        "num-partitions": num_nodes}``.
+    devices : Devices, optional
+        Task durations; if unset every training task takes exactly one second.
+    run_config : mapping, optional
+        The run config every ClientApp sees.
+    failures : Failures, optional
+        Failing tasks; none if unset.
+    presence : mapping of int to Presence, optional
+        Clients that join late or leave early.
+    node_configs : mapping of int to dict, optional
+        Further node config entries by client.
+    run_id : int (default: 1)
+        Flower run id.
+    start : float (default: 0.0)
+        Virtual time at the beginning, in seconds; above 0 for a run that is continued.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        num_nodes: int,
+        devices: Devices | None = None,
+        run_config: UserConfig | None = None,
+        *,
+        failures: Failures | None = None,
+        presence: Mapping[int, Presence] | None = None,
+        node_configs: Mapping[int, UserConfig] | None = None,
+        run_id: int = 1,
+        start: float = 0.0,
+    ) -> None:
+        self.clock = VirtualClock(start)
+        self._app = client_app
+        self._devices = devices or Devices(seconds=(1.0,) * num_nodes, jitter=0.0)
+        if len(self._devices) != num_nodes:
+            raise ValueError(f"{len(self._devices)} devices for {num_nodes} nodes")
+        self._failures = failures or Failures()
+        self._run = Run.create_empty(run_id)
+        self._tasks: dict[str, _Task] = {}
+        self._num_messages = 0
+        self._nodes = {
+            FIRST_NODE_ID + client: _Node(
+                context=Context(
+                    run_id=run_id,
+                    node_id=FIRST_NODE_ID + client,
+                    node_config={
+                        "partition-id": client,
+                        "num-partitions": num_nodes,
+                        **(node_configs or {}).get(client, {}),
+                    },
+                    state=RecordDict(),
+                    run_config=dict(run_config or {}),
+                ),
+                presence=(presence or {}).get(client, Presence()),
+            )
+            for client in range(num_nodes)
+        }
+        adopt_identity(run_id)
+
+    def set_run(self, run: Run) -> None:
+        """Set the run this grid operates in."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Run information."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message; prefer the ``Message`` constructor, as in Flower itself."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Return the ids of the nodes connected now."""
+        now = self.clock.now()
+        return [
+            node_id
+            for node_id, node in self._nodes.items()
+            if node.presence.joins <= now < node.presence.leaves
+        ]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Hand messages to their nodes.
+
+        Returns
+        -------
+        list of str
+            One message id per message, ``""`` where the node is not connected.
+        """
+        return [self._push(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the next reply to one of the given messages, advancing the clock to it.
+
+        Returns
+        -------
+        list of Message
+            One reply; none if none of the messages is under way or the clock's alarm comes
+            first.
+        """
+        waiting = [i for i in message_ids if i in self._tasks]
+        if not waiting:
+            return []
+        first = min(waiting, key=lambda i: (self._tasks[i].due, i))
+        due = self._tasks[first].due
+        if due > max(self.clock.alarm, self.clock.now()):
+            self.clock.advance_to(self.clock.alarm)
+            return []
+        self.clock.advance_to(due)
+        return [self._complete(first)]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Send messages and wait for all replies, at most `timeout` virtual seconds."""
+        pending = set(self.push_messages(messages)) - {""}
+        end = math.inf if timeout is None else self.clock.now() + timeout
+        alarm = self.clock.alarm
+        self.clock.set_alarm(end)
+        replies: list[Message] = []
+        while pending and (pulled := self.pull_messages(pending)):
+            replies.extend(pulled)
+            pending -= {reply.metadata.reply_to_message_id for reply in pulled}
+        self.clock.set_alarm(alarm)
+        return replies
+
+    def _push(self, message: Message) -> str:
+        node_id = message.metadata.dst_node_id
+        if node_id not in self.get_node_ids():
+            return ""
+        self._num_messages += 1
+        # Zero-padded, so that replies due at the same instant come in the order of sending.
+        message_id = f"message-{self._num_messages:09d}"
+        sent = snapshot(message, message_id)
+        stamp(message, message_id)
+        self._tasks[message_id] = self._schedule(sent, node_id)
+        return message_id
+
+    def _schedule(self, message: Message, node_id: int) -> _Task:
+        node, client = self._nodes[node_id], node_id - FIRST_NODE_ID
+        number, now = node.num_tasks, self.clock.now()
+        node.num_tasks += 1
+        evaluate = message.metadata.message_type.startswith(MessageType.EVALUATE)
+        duration = self._devices.duration(client, number, evaluate=evaluate)
+        fate, share = self._failures.fate(client, number)
+        start = max(now, node.busy_until)
+        due, failure = start + share * duration, None
+        if fate is Fate.DROPS_OUT:
+            failure = Error(ErrorCode.NODE_UNAVAILABLE, "The node dropped out.")
+        node.busy_until = due
+        expiry = now + message.metadata.ttl
+        if fate is Fate.GOES_SILENT or due > expiry:
+            due, failure = expiry, Error(ErrorCode.MESSAGE_UNAVAILABLE, "Time-to-live passed.")
+        if node.presence.leaves < due:
+            due = node.presence.leaves
+            failure = Error(ErrorCode.NODE_UNAVAILABLE, "The node has left.")
+        return _Task(message, due, failure)
+
+    def _complete(self, message_id: str) -> Message:
+        task = self._tasks.pop(message_id)
+        if task.failure is not None:
+            reply = Message(task.failure, reply_to=task.message)
+        else:
+            reply = self._run_app(task)
+        stamp(reply, f"reply-to-{message_id}")
+        return reply
+
+    def _run_app(self, task: _Task) -> Message:
+        context = self._nodes[task.message.metadata.dst_node_id].context
+        try:
+            return self._app(task.message, context)
+        except Exception as error:
+            # As a SuperNode does: whatever the user's code raises becomes an error reply.
+            reason = f"{type(error).__name__}: {error}"
+            return Message(
+                Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=task.message
+            )

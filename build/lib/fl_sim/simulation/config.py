@@ -1,0 +1,191 @@
+"""What a simulation is made of: the sections of its TOML file, each key with a default."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fl_protocol.codes import Code, ConfigInvalid
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(_Section):
+    """Which data, and how it is split over the clients."""
+
+    name: str = "mnist-5k"
+    partition: Literal["dirichlet", "natural", "iid"] = "dirichlet"
+    alpha: float = Field(default=0.3, gt=0)
+
+
+class DevicesSection(_Section):
+    """The simulated devices.
+
+    `in_flight` is a number of clients when whole (``25``) and a share of them otherwise
+    (``0.25``, ``1.0``). `sigma` is the spread of the law of speeds, see
+    `fl_sim.simulation.fleet_builder.speeds`. `death_rate` is the share of the clients that leave
+    for good during the run, `dropout` the probability that a task breaks off. With
+    `bandwidth_mbps`, the median of a lognormal law, a task takes the time to download and upload
+    the model too. `duty_cycle` is the share of each `period` (in median tasks) in which a client
+    is online.
+    """
+
+    clients: int = Field(default=60, ge=1, le=10_000_000)
+    in_flight: int | float = Field(default=1.0, gt=0)
+    speed: Literal["lognormal", "pareto", "uniform", "trace"] = "lognormal"
+    sigma: float = Field(default=1.2, ge=0)
+    jitter: float = Field(default=0.2, ge=0)
+    slow_hold_rare: bool = True
+    death_rate: float = Field(default=0.0, ge=0, le=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    task_seconds: float = Field(default=1.0, gt=0)
+    bandwidth_mbps: float | None = Field(default=None, gt=0)
+    bandwidth_sigma: float = Field(default=0.5, ge=0)
+    duty_cycle: float | None = Field(default=None, gt=0, le=1)
+    period: float = Field(default=10.0, gt=0)
+    trace: Path | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DevicesSection:
+        if (self.speed == "trace") != (self.trace is not None):
+            raise ValueError('speed = "trace" and the key trace go together')
+        if self.speed == "uniform" and self.sigma >= 1:
+            raise ValueError("sigma must be below 1 when the speed is uniform")
+        if isinstance(self.in_flight, float) and self.in_flight > 1:
+            raise ValueError("in_flight is a whole number of clients or a share of at most 1.0")
+        if self.num_in_flight > self.clients:
+            raise ValueError(f"in_flight exceeds the {self.clients} clients")
+        return self
+
+    @property
+    def num_in_flight(self) -> int:
+        """Number of clients training at the same time."""
+        if isinstance(self.in_flight, int):
+            return self.in_flight
+        return max(1, round(self.in_flight * self.clients))
+
+
+class TrainSection(_Section):
+    """Local training on each client.
+
+    `backend` pins how cohorts are trained, see `fl_sim.cohort`; results of different backends
+    differ in float rounding.
+    """
+
+    model: str = "mlp"
+    hidden: int = Field(default=64, ge=1)
+    local_steps: int = Field(default=5, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    lr: float = Field(default=0.05, gt=0)
+    backend: Literal["auto", "numpy", "vmap", "flat"] = "auto"
+    cohort_size: int = Field(default=16, ge=1, le=1024)
+
+
+class StrategySection(_Section):
+    """The aggregation recipe; `options` by recipe name, as ``strategies.recipe_from`` takes them.
+
+    `buffer_size` is for recipes that have this option and no entry of their own for it.
+    """
+
+    name: str = "async-wa"
+    buffer_size: int | None = Field(default=None, ge=1)
+    max_staleness: int | None = Field(default=None, ge=0)
+    options: dict[str, dict[str, bool | int | float | str]] = {}
+
+
+class DispatchSection(_Section):
+    """Which idle clients get the next tasks; see ``strategies.selection``.
+
+    It matters only while fewer tasks are in flight than clients could work. `smoothing` is the
+    weight of the newest duration in a client's expected duration, `recent` the time over which
+    utilisation is averaged, in mean task durations; `options` by policy name.
+    """
+
+    policy: str = "uniform"
+    smoothing: float = Field(default=0.3, gt=0, le=1)
+    recent: float = Field(default=10.0, gt=0)
+    options: dict[str, dict[str, float]] = {}
+
+
+class RunSection(_Section):
+    """How long, and from which seed on. Times are in median task durations.
+
+    `workers` processes run seeds side by side, each with one; results are the same.
+    `cache_folder` is where recipes with ``cache = "disk"`` keep clients' last deltas; the system's
+    folder for temporary files if unset.
+    """
+
+    virtual_time: float = Field(default=40.0, gt=0)
+    target_accuracy: float | None = Field(default=None, gt=0, lt=1)
+    evaluate_every: float = Field(default=1.0, gt=0)
+    max_updates: int | None = Field(default=None, ge=1)
+    first_seed: int = Field(default=1, ge=0)
+    seeds: int = Field(default=5, ge=1)
+    workers: int = Field(default=1, ge=1, le=256)
+    output: Path = Path("runs/simulations")
+    cache_folder: Path | None = None
+
+
+class SimulationConfig(_Section):
+    """The whole configuration of a simulation."""
+
+    data: DataSection = DataSection()
+    devices: DevicesSection = DevicesSection()
+    train: TrainSection = TrainSection()
+    strategy: StrategySection = StrategySection()
+    dispatch: DispatchSection = DispatchSection()
+    run: RunSection = RunSection()
+
+    def key(self) -> str:
+        """Return a digest of everything that results depend on, but for strategy and seed."""
+        content = self.model_dump(mode="json", exclude={"strategy": {"name"}, "run": _NO_RESULT})
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+_NO_RESULT = {"first_seed", "seeds", "workers", "output", "cache_folder"}
+
+
+def load_config(
+    path: Path | None, overrides: dict[str, dict[str, Any]] | None = None
+) -> SimulationConfig:
+    """Read a TOML file; overrides win, `None` values among them are ignored.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file; None for the defaults.
+    overrides : dict, optional
+        Section name to values.
+
+    Raises
+    ------
+    ConfigInvalid
+        If the file cannot be read, or a key or value does not fit.
+    """
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise _invalid(f"{path} cannot be read: {error.strerror}.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise _invalid(f"{path} is not valid TOML: {error}.") from None
+    for section, values in (overrides or {}).items():
+        given = {key: value for key, value in values.items() if value is not None}
+        if given and isinstance(content.setdefault(section, {}), dict):
+            content[section].update(given)
+    try:
+        return SimulationConfig.model_validate(content)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise _invalid("; ".join(lines)) from None
+
+
+def _invalid(sentence: str) -> ConfigInvalid:
+    return ConfigInvalid(Code.CONFIG_INVALID, sentence)

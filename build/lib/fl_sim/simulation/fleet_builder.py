@@ -1,0 +1,135 @@
+"""Fleets from a configuration: laws of speed, deaths, traces, who gets the slow devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fl_sim.simulation.config import DevicesSection
+from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.trace import read_trace
+
+
+def slowest_last(fleet: Fleet, scores: Sequence[float]) -> Fleet:
+    """Give the slowest devices to the clients of the highest scores.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        The devices; compute, transfer and duty of a device stay together.
+    scores : sequence of float
+        One score per client.
+
+    Returns
+    -------
+    Fleet
+    """
+    by_speed = np.argsort(np.add(fleet.compute, fleet.transfer), kind="stable")
+    device_of = np.empty(len(fleet), np.int64)
+    device_of[np.argsort(np.asarray(scores), kind="stable")] = by_speed
+    return replace(
+        fleet,
+        compute=tuple(fleet.compute[d] for d in device_of),
+        transfer=tuple(fleet.transfer[d] for d in device_of),
+        duty=None if fleet.duty is None else tuple(fleet.duty[d] for d in device_of),
+    )
+
+
+def speeds(law: str, num_clients: int, spread: float, seed: int) -> npt.NDArray[np.float64]:
+    """Draw median training times with a median of one.
+
+    Parameters
+    ----------
+    law : {"lognormal", "pareto", "uniform"}
+        Lognormal; Pareto (Zipf-like, heavy tail of slow devices); uniform.
+    num_clients : int
+        Number of draws.
+    spread : float
+        Standard deviation of the logarithm; for Pareto the inverse of the tail exponent; for
+        uniform the half-width relative to the median, below 1.
+    seed : int
+        Seed.
+
+    Returns
+    -------
+    ndarray of float64, shape (num_clients,)
+    """
+    rng = np.random.default_rng((seed, num_clients))
+    if law == "lognormal":
+        return np.exp(spread * rng.normal(size=num_clients))
+    uniform = rng.random(num_clients)
+    if law == "pareto":
+        return (2.0 * (1.0 - uniform)) ** -spread
+    return 1.0 + spread * (2.0 * uniform - 1.0)
+
+
+def deaths(num_clients: int, rate: float, horizon: float, seed: int) -> tuple[float, ...] | None:
+    """Let the share `rate` of the clients die at uniformly drawn times before `horizon`."""
+    if not rate:
+        return None
+    rng = np.random.default_rng((seed, 6))
+    times = np.full(num_clients, math.inf)
+    dying = rng.permutation(num_clients)[: round(rate * num_clients)]
+    times[dying] = rng.random(len(dying)) * horizon
+    return tuple(times.tolist())
+
+
+def fleet_from(
+    config: DevicesSection,
+    *,
+    model_bytes: int,
+    virtual_time: float,
+    seed: int,
+    scores: Sequence[float] | None = None,
+) -> Fleet:
+    """Build the devices of a configuration.
+
+    Parameters
+    ----------
+    config : DevicesSection
+        The section ``[devices]``.
+    model_bytes : int
+        Size of one download, and of one upload.
+    virtual_time : float
+        Length of the run in median task durations; deaths are spread over it.
+    seed : int
+        Seed of speeds, bandwidths, jitter, failures and deaths.
+    scores : sequence of float, optional
+        One score per client: the higher, the slower its device.
+
+    Raises
+    ------
+    ConfigInvalid
+        If the trace does not fit.
+    """
+    count = config.clients
+    if config.trace is not None:
+        trace = read_trace(config.trace, count)
+        compute, network, duty = trace.compute, trace.network, trace.duty_cycle
+    else:
+        draws = config.task_seconds * speeds(config.speed, count, config.sigma, seed)
+        compute, network, duty = tuple(draws.tolist()), None, None
+    if network is None and config.bandwidth_mbps is not None:
+        noise = np.random.default_rng((seed, 7)).normal(size=count)
+        rates = config.bandwidth_mbps * np.exp(config.bandwidth_sigma * noise)
+        network = tuple(rates.tolist())
+    if duty is None and config.duty_cycle is not None:
+        duty = (config.duty_cycle,) * count
+    transfer = tuple(16.0e-6 * model_bytes / rate for rate in network or ())
+    fleet = Fleet(
+        compute,
+        transfer or (0.0,) * count,
+        duty,
+        jitter=config.jitter,
+        dropout=config.dropout,
+        seed=seed,
+    )
+    if scores is not None:
+        fleet = slowest_last(fleet, scores)
+    unit = fleet.median_task
+    dies_at = deaths(count, config.death_rate, virtual_time * unit, seed)
+    return replace(fleet, period=config.period * unit, dies_at=dies_at)

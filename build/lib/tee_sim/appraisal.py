@@ -1,0 +1,273 @@
+"""A relying party's decision about evidence: everything is refused unless configured otherwise."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography.exceptions import InvalidSignature
+
+from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected
+from fl_protocol.ports import Clock
+from tee_sim.certificates import verify_chain
+from tee_sim.evidence import (
+    DOMAIN,
+    SIMULATED,
+    Claims,
+    Evidence,
+    EvidenceVerifier,
+    report_data,
+)
+from tee_sim.policy import EnclavePolicy, Guardrails
+
+_MAX_AGE_SECONDS = 600
+
+
+class Stated(Protocol):
+    """What a platform states about the code it runs; `Claims` and a quote's facts both do."""
+
+    @property
+    def platform(self) -> str:
+        """Kind of platform."""
+        ...
+
+    @property
+    def measurement(self) -> str:
+        """Hexadecimal digest of the code."""
+        ...
+
+    @property
+    def security_version(self) -> int:
+        """Version for the relying party's minimum."""
+        ...
+
+    @property
+    def debug(self) -> bool:
+        """Whether the memory can be read."""
+        ...
+
+    @property
+    def tcb(self) -> Mapping[str, int]:
+        """Versions of the platform's parts by name."""
+        ...
+
+    @property
+    def tcb_status(self) -> str:
+        """The vendor's judgement of the platform; empty without collateral."""
+        ...
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question of appraisal, the code of its refusal, and its answer."""
+
+    name: str
+    code: Code
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Attested:
+    """An enclave that a trust policy accepts; keys are raw, 32 bytes each.
+
+    ``evidence`` is what was appraised, as received.
+    """
+
+    epoch: int
+    hpke_key: bytes
+    receipt_key: bytes
+    policy: EnclavePolicy
+    policy_digest: str
+    isolation: Mapping[str, str]
+    measurement: str
+    evidence: bytes
+
+
+@dataclass(frozen=True)
+class SimulatedVerifier:
+    """Verifies evidence of the simulated platform against a pinned root (PEM)."""
+
+    root_pem: str
+
+    def verify(self, evidence: Evidence, now: float) -> Claims:
+        """Return authentic claims; raises EvidenceRejected."""
+        if evidence.quote:
+            # Nothing would vouch for these bytes, and every byte of evidence must count.
+            raise EvidenceRejected(Code.EVIDENCE_MALFORMED)
+        key = verify_chain(evidence.chain, self.root_pem, now)
+        try:
+            key.verify(evidence.signature, DOMAIN + evidence.payload)
+        except InvalidSignature as error:
+            raise EvidenceRejected(Code.EVIDENCE_CHAIN) from error
+        return Claims.decode(evidence.payload)
+
+
+@dataclass(frozen=True)
+class TrustPolicy:
+    """What a relying party demands of an enclave.
+
+    Parameters
+    ----------
+    roots_of_trust : tuple of str
+        Kinds of platform to trust; none by default. "simulated" proves nothing about hardware.
+    simulated_root_pem : str
+        Pinned root of the simulated platform.
+    measurements : tuple of str
+        Allowed images, hexadecimal: SHA-384 on the simulated platform, on hardware what the
+        facts of its quotes call measurement.
+    min_security_version : int
+        Oldest platform to accept.
+    guardrails : Guardrails
+        The weakest policy to accept.
+    allow_debug : bool
+        Accept an enclave whose memory can be read.
+    federation : str, optional
+        Federation the policy must name.
+    policy_digest : str, optional
+        Agreed policy; any that passes the guardrails when None.
+    verifiers : Mapping of str to EvidenceVerifier
+        Verifiers of further platforms by their name in `roots_of_trust`.
+    minimum_tcb : Mapping of str to Mapping of str to int
+        By platform: the least version of each named part; a part the evidence does not name is
+        too old.
+    tcb_statuses : tuple of str
+        Allowed judgements of the vendor, as "UpToDate"; when empty none is asked for. Collateral
+        exists for Intel only, so naming any refuses all other platforms.
+    """
+
+    roots_of_trust: tuple[str, ...] = ()
+    simulated_root_pem: str = ""
+    measurements: tuple[str, ...] = ()
+    min_security_version: int = 0
+    guardrails: Guardrails = field(default_factory=Guardrails)
+    allow_debug: bool = False
+    federation: str | None = None
+    policy_digest: str | None = None
+    verifiers: Mapping[str, EvidenceVerifier] = field(default_factory=dict)
+    minimum_tcb: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    tcb_statuses: tuple[str, ...] = ()
+
+    def appraise(self, evidence: bytes, nonce: bytes, last_epoch: int, clock: Clock) -> Attested:
+        """Decide about evidence, in a fixed order with one code each.
+
+        Parameters
+        ----------
+        evidence : bytes
+            As received, at most 16 KiB.
+        nonce : bytes
+            The challenge it must answer.
+        last_epoch : int
+            Highest epoch seen so far; older enclaves are refused.
+        clock : Clock
+            For validity times.
+
+        Returns
+        -------
+        Attested
+
+        Raises
+        ------
+        EvidenceRejected
+            With the code of the first check that failed.
+        """
+        decoded = Evidence.decode(evidence)
+        now = clock.now()
+        # The platform decides which root applies, so it is looked at before the signature;
+        # nothing but refusing it follows from the unauthenticated name.
+        claims = self.verifier(Claims.decode(decoded.payload).platform).verify(decoded, now)
+        _require(age_check(claims, now), *self.platform_checks(claims))
+        policy = policy_of(claims)
+        _require(report_data_check(claims, policy), *_freshness_checks(claims, nonce, last_epoch))
+        _require(*self.policy_checks(policy))
+        self.guardrails.check(policy)
+        keys = claims.keys()
+        return Attested(
+            claims.epoch,
+            keys.hpke,
+            keys.receipt,
+            policy,
+            policy.digest,
+            claims.isolation,
+            claims.measurement,
+            evidence,
+        )
+
+    def verifier(self, platform: str) -> EvidenceVerifier:
+        """Return the verifier of a platform that is trusted.
+
+        Raises
+        ------
+        EvidenceRejected
+            ``EVIDENCE_SIMULATED_REFUSED`` or ``EVIDENCE_CHAIN``: nobody named the platform.
+        """
+        if platform not in self.roots_of_trust:
+            if platform == SIMULATED:
+                raise EvidenceRejected(Code.EVIDENCE_SIMULATED_REFUSED)
+            raise EvidenceRejected(
+                Code.EVIDENCE_CHAIN, "The platform of the evidence is not named in roots_of_trust."
+            )
+        if platform == SIMULATED:
+            return SimulatedVerifier(self.simulated_root_pem)
+        if platform not in self.verifiers:
+            raise EvidenceRejected(Code.EVIDENCE_CHAIN)
+        return self.verifiers[platform]
+
+    def platform_checks(self, stated: Stated) -> tuple[Check, ...]:
+        """Return what is asked about the platform and the code it runs, in order."""
+        minimum = self.minimum_tcb.get(stated.platform, {})
+        recent = all(stated.tcb.get(part, -1) >= least for part, least in minimum.items())
+        known = stated.measurement in self.measurements
+        version_holds = stated.security_version >= self.min_security_version
+        judged = not self.tcb_statuses or stated.tcb_status in self.tcb_statuses
+        return (
+            Check("debug off", Code.EVIDENCE_DEBUG, not stated.debug or self.allow_debug),
+            Check("measurement known", Code.EVIDENCE_MEASUREMENT, known),
+            Check("security version", Code.EVIDENCE_SECURITY_VERSION, version_holds),
+            Check("TCB versions", Code.EVIDENCE_SECURITY_VERSION, recent),
+            Check("TCB status", Code.EVIDENCE_SECURITY_VERSION, judged),
+        )
+
+    def policy_checks(self, policy: EnclavePolicy) -> tuple[Check, ...]:
+        """Return whether the policy is the agreed one, in order; the guardrails come after."""
+        agreed = self.policy_digest in (None, policy.digest)
+        ours = self.federation in (None, policy.federation)
+        return (
+            Check("policy agreed", Code.EVIDENCE_POLICY, agreed),
+            Check("federation", Code.EVIDENCE_POLICY, ours),
+        )
+
+
+def policy_of(claims: Claims) -> EnclavePolicy:
+    """Return the policy the claims carry; raises EvidenceRejected ``EVIDENCE_POLICY``."""
+    try:
+        return EnclavePolicy.from_members(claims.policy)
+    except ConfigInvalid as error:
+        raise EvidenceRejected(Code.EVIDENCE_POLICY) from error
+
+
+def age_check(claims: Claims, now: float) -> Check:
+    """Return whether the claims were made within ten minutes of `now` (Unix seconds)."""
+    return Check("age", Code.EVIDENCE_EXPIRED, abs(now - claims.iat) <= _MAX_AGE_SECONDS)
+
+
+def report_data_check(claims: Claims, policy: EnclavePolicy) -> Check:
+    """Return whether the platform's report data vouches for epoch, keys, policy and nonce."""
+    expected = report_data(claims.epoch, claims.keys(), policy.digest, bytes.fromhex(claims.nonce))
+    holds = hmac.compare_digest(expected, claims.report_data)
+    return Check("report data", Code.EVIDENCE_REPORT_DATA, holds)
+
+
+def _freshness_checks(claims: Claims, nonce: bytes, last_epoch: int) -> tuple[Check, ...]:
+    answered = hmac.compare_digest(bytes.fromhex(claims.nonce), nonce)
+    return (
+        Check("challenge", Code.EVIDENCE_NONCE, answered),
+        Check("epoch", Code.EVIDENCE_EPOCH, claims.epoch >= last_epoch),
+    )
+
+
+def _require(*checks: Check) -> None:
+    for check in checks:
+        if not check.holds:
+            raise EvidenceRejected(check.code)

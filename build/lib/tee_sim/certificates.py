@@ -1,0 +1,181 @@
+"""Certificates of the simulated platform: a root made for one deployment, and chains to it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from fl_protocol.codes import Code, EvidenceRejected
+from fl_protocol.ports import Clock, Disk, LocalDisk, SystemClock
+
+_VALID = datetime.timedelta(days=365)
+# A client whose clock runs behind must not refuse a root made a moment ago.
+_GRACE = datetime.timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class SimulatedRoot:
+    """Files of a simulated root of trust.
+
+    Parameters
+    ----------
+    root : Path
+        Self-signed root certificate, PEM; clients pin it.
+    platform_key : Path
+        Raw Ed25519 private key (32 bytes) of the platform, mode 0600.
+    platform_chain : Path
+        The platform's certificate, PEM, issued by the root.
+    """
+
+    root: Path
+    platform_key: Path
+    platform_chain: Path
+
+
+def create_root(
+    directory: Path, clock: Clock | None = None, disk: Disk | None = None
+) -> SimulatedRoot:
+    """Make a simulated root and one platform under it, all readable by their owner only.
+
+    The root's key is not kept, so nothing else can be issued under it.
+
+    Parameters
+    ----------
+    directory : Path
+        Receives ``root.pem``, ``platform.key`` and ``platform.pem``.
+    clock : Clock, optional
+        Start of the year of validity; the system's by default.
+    disk : Disk, optional
+        The local one by default.
+
+    Returns
+    -------
+    SimulatedRoot
+    """
+    disk = disk or LocalDisk()
+    now = datetime.datetime.fromtimestamp((clock or SystemClock()).now(), datetime.UTC)
+    root_key, platform_key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    root_name, platform_name = _name("Asynclave simulated root"), _name("Asynclave platform")
+    root = _certificate(root_name, root_name, root_key.public_key(), root_key, now, authority=True)
+    leaf = _certificate(
+        platform_name, root_name, platform_key.public_key(), root_key, now, authority=False
+    )
+    files = _files_in(directory)
+    disk.write_atomic(files.root, root.public_bytes(Encoding.PEM), 0o600)
+    disk.write_atomic(files.platform_key, platform_key.private_bytes_raw(), 0o600)
+    disk.write_atomic(files.platform_chain, leaf.public_bytes(Encoding.PEM), 0o600)
+    return files
+
+
+def kept_root(
+    directory: Path, clock: Clock | None = None, disk: Disk | None = None
+) -> SimulatedRoot:
+    """Return the root that `create_root` made there before, or a new one if that has expired.
+
+    Whoever pinned it keeps believing the platform after a restart. Parameters are those of
+    `create_root`.
+    """
+    disk, clock = disk or LocalDisk(), clock or SystemClock()
+    files = _files_in(directory)
+    if all(disk.exists(path) for path in (files.root, files.platform_key, files.platform_chain)):
+        root = x509.load_pem_x509_certificate(disk.read(files.root))
+        if root.not_valid_after_utc.timestamp() > clock.now():
+            return files
+    return create_root(directory, clock, disk)
+
+
+def _files_in(directory: Path) -> SimulatedRoot:
+    return SimulatedRoot(
+        directory / "root.pem", directory / "platform.key", directory / "platform.pem"
+    )
+
+
+def verify_chain(chain: Sequence[str], root_pem: str, now: float) -> Ed25519PublicKey:
+    """Check a chain of Ed25519 certificates from leaf up to a pinned root (RFC 5280, section 6).
+
+    Parameters
+    ----------
+    chain : sequence of str
+        PEM certificates, leaf first, root left out; each in its one canonical spelling.
+    root_pem : str
+        The pinned root.
+    now : float
+        Unix seconds.
+
+    Returns
+    -------
+    Ed25519PublicKey
+        The leaf's key.
+
+    Raises
+    ------
+    EvidenceRejected
+        ``EVIDENCE_MALFORMED``, ``EVIDENCE_CHAIN`` or ``EVIDENCE_EXPIRED``.
+    """
+    try:
+        certificates = [_read_exact(pem) for pem in chain]
+    except (ValueError, x509.InvalidVersion) as error:
+        raise EvidenceRejected(Code.EVIDENCE_MALFORMED) from error
+    try:
+        issuers = [*certificates[1:], x509.load_pem_x509_certificate(root_pem.encode())]
+        for certificate, issuer in zip(certificates, issuers, strict=True):
+            certificate.verify_directly_issued_by(issuer)
+            if not _is_authority(issuer):
+                raise ValueError("issued by something that is no authority")
+        key = certificates[0].public_key()
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        raise EvidenceRejected(Code.EVIDENCE_CHAIN) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise EvidenceRejected(Code.EVIDENCE_CHAIN)
+    moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    for certificate in (*certificates, issuers[-1]):
+        if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
+            raise EvidenceRejected(Code.EVIDENCE_EXPIRED)
+    return key
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _certificate(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: Ed25519PublicKey,
+    signer: Ed25519PrivateKey,
+    now: datetime.datetime,
+    *,
+    authority: bool,
+) -> x509.Certificate:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _GRACE)
+        .not_valid_after(now + _VALID)
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .sign(signer, None)
+    )
+
+
+def _read_exact(pem: str) -> x509.Certificate:
+    # PEM tolerates white space and text around it; evidence must have one spelling only.
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    if certificate.public_bytes(Encoding.PEM) != pem.encode():
+        raise ValueError("not the canonical spelling of a certificate")
+    return certificate
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    return constraints.value.ca

@@ -1,0 +1,140 @@
+"""The bundle a node is given: where the gateway is, how to enrol, which enclave to trust."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from fl_protocol.codes import Code, ConfigInvalid
+from fl_protocol.identity import IdentityStore
+from fl_protocol.ports import Clock, LocalDisk, Rng
+from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.session import Session
+from tee_sim.appraisal import TrustPolicy
+from tee_sim.attestation import Attestor, EpochWitness
+from tee_sim.policy import Guardrails
+from tee_sim.quotes.verifiers import hardware_verifiers
+from tee_sim.settings import load_settings
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Settings of a client or of the server for one gateway.
+
+    Attributes
+    ----------
+    gateway : str
+        "host:port".
+    ca_pem : str
+        Certificates of the authorities the gateway's certificate must come from.
+    federation : str
+        Federation name.
+    identity_dir : str
+        Folder for this node's keys, relative to the bundle's; created on first use.
+    ticket : str, optional
+        Enrolment ticket, needed once.
+    roots_of_trust : tuple of str
+        Platforms whose evidence is believed. Simulated enclaves are refused unless "simulated"
+        is named.
+    simulated_root_pem : str
+        Certificate the simulated platform's chain must end at.
+    measurements : tuple of str
+        Known enclave measurements, SHA-384 in hex.
+    min_security_version : int
+        Oldest acceptable enclave build.
+    minimum_tcb : dict
+        By hardware platform: least version of each named part of its trusted computing base.
+    guardrails : dict
+        Members of `Guardrails`: the weakest enclave policy this node accepts.
+    patience : float
+        Seconds to keep trying while the gateway cannot be reached.
+    run_patience : float
+        Seconds to wait for the server to open the run again after an enclave restart.
+    """
+
+    gateway: str
+    ca_pem: str
+    federation: str
+    identity_dir: str
+    ticket: str | None = None
+    roots_of_trust: tuple[str, ...] = ()
+    simulated_root_pem: str = ""
+    measurements: tuple[str, ...] = ()
+    min_security_version: int = 0
+    minimum_tcb: dict[str, dict[str, int]] = field(default_factory=dict)
+    guardrails: dict[str, Any] = field(default_factory=dict)
+    patience: float = 30.0
+    run_patience: float = 10.0
+
+    PATHS: ClassVar[tuple[str, ...]] = ("identity_dir",)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a bundle; raises ConfigInvalid naming what is wrong."""
+        return load_settings(
+            cls, Path(path), paths=cls.PATHS, roots_of_trust=tuple, measurements=tuple
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the bundle as JSON, mode 0600 because it may hold a ticket."""
+        text = json.dumps(asdict(self), indent=2, sort_keys=True)
+        LocalDisk().write_atomic(path, text.encode(), 0o600)
+
+    def trust_policy(self) -> TrustPolicy:
+        """Return what this node demands of an enclave; raises ConfigInvalid."""
+        try:
+            guardrails = Guardrails(**self.guardrails)
+        except (TypeError, ValueError) as error:
+            raise ConfigInvalid(Code.CONFIG_INVALID, f"guardrails: {error}") from None
+        return TrustPolicy(
+            roots_of_trust=self.roots_of_trust,
+            simulated_root_pem=self.simulated_root_pem,
+            measurements=self.measurements,
+            min_security_version=self.min_security_version,
+            guardrails=guardrails,
+            federation=self.federation,
+            verifiers=hardware_verifiers(),
+            minimum_tcb=self.minimum_tcb,
+        )
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A node's session with its gateway and the enclave it has appraised behind it."""
+
+    session: Session
+    attestor: Attestor
+    store: IdentityStore
+
+
+def connect(config: NodeConfig, clock: Clock, rng: Rng) -> Connection:
+    """Prepare a connection; nothing is sent yet.
+
+    Raises
+    ------
+    ConfigInvalid, EnrolmentRejected
+        The bundle or the identity folder is not usable.
+    """
+    folder = Path(config.identity_dir)
+    store = IdentityStore(folder)
+    session = Session(
+        config.gateway,
+        config.ca_pem.encode(),
+        store.load_or_create(rng),
+        config.ticket,
+        clock,
+        rng,
+        store=store,
+        patience=config.patience,
+    )
+
+    def get_evidence(nonce: bytes) -> bytes:
+        reply = session.call("GetEvidence", pb.EvidenceRequest(nonce=nonce))
+        return bytes(reply.evidence)
+
+    witness = EpochWitness(folder / "epoch")
+    return Connection(
+        session, Attestor(get_evidence, config.trust_policy(), witness, clock, rng), store
+    )

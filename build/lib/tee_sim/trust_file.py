@@ -1,0 +1,92 @@
+"""A trust policy in a TOML file; whatever is not written there is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from fl_protocol.codes import Code, ConfigInvalid
+from fl_protocol.ports import LocalDisk
+from tee_sim.appraisal import TrustPolicy
+from tee_sim.policy import Guardrails
+from tee_sim.quotes.verifiers import hardware_verifiers
+
+
+def load_trust(path: Path) -> TrustPolicy:
+    """Read the members of `TrustPolicy`, except `verifiers`: those are the hardware ones.
+
+    Raises
+    ------
+    ConfigInvalid
+        The file cannot be read, or a member is unknown or of another type.
+    """
+    try:
+        members = tomllib.loads(path.read_text())
+        for name, value in members.items():
+            if name not in _RULES or not _RULES[name](value):
+                known = ", ".join(_RULES)
+                raise ValueError(f"{name} is not known or not valid; the settings are {known}")
+        for name in ("roots_of_trust", "measurements", "tcb_statuses"):
+            members[name] = tuple(members.get(name, ()))
+        guardrails = Guardrails(**members.pop("guardrails", {}))
+        return TrustPolicy(**members, guardrails=guardrails, verifiers=hardware_verifiers())
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error}") from None
+
+
+def write_trust(path: Path, trust: TrustPolicy) -> None:
+    """Write what `load_trust` reads, readable for all: a trust policy holds nothing secret."""
+    members = {name: getattr(trust, name) for name in _RULES if name != "guardrails"}
+    tables = {
+        "guardrails": asdict(trust.guardrails),
+        **{f"minimum_tcb.{name}": parts for name, parts in members.pop("minimum_tcb").items()},
+    }
+    lines = [_assignment(name, value) for name, value in members.items() if value is not None]
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(_assignment(*item) for item in table.items())]
+    LocalDisk().write_atomic(path, "\n".join([*lines, ""]).encode(), 0o644)
+
+
+def _assignment(name: str, value: object) -> str:
+    # Texts, finite numbers, booleans and lists of texts are spelt alike in JSON and TOML.
+    return f"{name} = {'inf' if value == math.inf else json.dumps(value)}"
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
+def _is_texts(value: object) -> bool:
+    return type(value) is list and all(map(_is_text, value))
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_minimum(value: object) -> bool:
+    return type(value) is dict and all(
+        type(parts) is dict and all(map(_is_whole, parts.values())) for parts in value.values()
+    )
+
+
+_RULES: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "roots_of_trust": _is_texts,
+        "simulated_root_pem": _is_text,
+        "measurements": _is_texts,
+        "min_security_version": _is_whole,
+        "minimum_tcb": _is_minimum,
+        "tcb_statuses": _is_texts,
+        "allow_debug": lambda value: type(value) is bool,
+        "federation": _is_text,
+        "policy_digest": _is_text,
+        "guardrails": lambda value: type(value) is dict,
+    }
+)
