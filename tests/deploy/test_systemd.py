@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from fl_client.supernode.policy import NodeCode, NodeRefused
 from tests.deploy.units import NAMES, UNITS
 
 HARDENING = (
@@ -78,3 +80,12 @@ def test_a_mistyped_setting_would_be_found(installed: Path) -> None:
         text=True,
     )
     assert str(wrong) in checked.stderr
+
+
+def test_a_supernode_that_was_refused_for_good_is_not_started_again() -> None:
+    (line,) = re.findall(
+        r"^RestartPreventExitStatus=(.*)$",
+        (UNITS / "asynclave-supernode.service").read_text(),
+        re.M,
+    )
+    assert line.split() == [str(NodeRefused(code).status) for code in NodeCode]
