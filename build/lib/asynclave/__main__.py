@@ -1,5 +1,0 @@
-"""``python -m asynclave``."""
-
-from asynclave.cli import main
-
-main()

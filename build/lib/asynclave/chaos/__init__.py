@@ -1,1 +1,0 @@
-"""``asynclave chaos``: break everything on purpose, and count what is lost."""

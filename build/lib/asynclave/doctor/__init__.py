@@ -1,1 +1,0 @@
-"""``asynclave doctor``: what this machine offers, found out by trying."""

@@ -1,1 +1,0 @@
-"""``asynclave ledger``: what became of every update of a saved run."""

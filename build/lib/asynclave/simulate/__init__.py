@@ -1,1 +1,0 @@
-"""``asynclave simulate``: sweeps over seeds on the fast path of ``fl_sim``."""

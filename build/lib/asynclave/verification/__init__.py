@@ -1,1 +1,0 @@
-"""``asynclave verify-run``: whether a run's directory is what its enclaves signed."""

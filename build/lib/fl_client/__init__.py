@@ -1,1 +1,0 @@
-"""The edge side: trainer, ClientApp and sealed uploads."""

@@ -1,1 +1,0 @@
-"""Keeps a Flower SuperNode running: ``python -m fl_client.supernode``."""

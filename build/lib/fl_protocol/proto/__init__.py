@@ -1,1 +1,0 @@
-"""The gRPC contract; the stubs beside it are generated from gateway.proto."""

@@ -1,1 +1,0 @@
-"""Server side: gateway, intake, Flower strategies. Import the submodule you need."""

@@ -1,1 +1,0 @@
-"""Where replies go: into an engine in this process, or to an enclave behind a gateway."""

@@ -1,1 +1,0 @@
-"""User-level differential privacy of what a merge releases."""

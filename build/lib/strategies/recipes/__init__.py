@@ -1,1 +1,0 @@
-"""The named recipes, one file each."""
