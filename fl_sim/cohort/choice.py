@@ -62,7 +62,7 @@ def trainer_for(problem: Problem, backend: str, initial: Vector, cohort_size: in
     initial : Vector
         A model to measure with.
     cohort_size : int
-        Tasks trained together.
+        Tasks trained together when measuring.
 
     Raises
     ------
@@ -76,11 +76,7 @@ def trainer_for(problem: Problem, backend: str, initial: Vector, cohort_size: in
     if backend == "numpy":
         return _numpy(problem)
     if backend == "vmap":
-        if not can_vmap(problem.model()):
-            raise _invalid("vmap trains no model with buffers or dropout; use flat.")
-        return VmappedTrainer(
-            problem.model(), problem.data, problem.test, problem.settings, cohort_size
-        )
+        return _vmapped(problem)
     return FlatTrainer(problem.model(), problem.data, problem.test, problem.settings)
 
 
@@ -90,11 +86,22 @@ def _numpy(problem: Problem) -> CohortTrainer:
     return DenseTrainer(problem.dense_sizes, problem.data, problem.test, problem.settings)
 
 
+def _vmapped(problem: Problem) -> CohortTrainer:
+    model = problem.model()
+    if not can_vmap(model):
+        raise _invalid("vmap trains no model with buffers, dropout or shared weights; use flat.")
+    try:
+        return VmappedTrainer(model, problem.data, problem.test, problem.settings)
+    except RuntimeError as error:
+        raise _invalid(f"vmap cannot run this model; use flat. It said: {error}") from error
+
+
 def _fastest(problem: Problem, initial: Vector, cohort_size: int) -> CohortTrainer:
-    names = ["flat", "vmap"] if can_vmap(problem.model()) else ["flat"]
-    trainers = [trainer_for(problem, name, initial, cohort_size) for name in names]
-    if len(trainers) == 1:
-        return trainers[0]
+    flat = trainer_for(problem, "flat", initial, cohort_size)
+    try:
+        trainers = [flat, _vmapped(problem)]
+    except ConfigInvalid:
+        return flat
     count = problem.data.num_clients
     tasks = [Task(initial, number % count, 0) for number in range(cohort_size)]
     out = np.empty((cohort_size, initial.size), np.float32)

@@ -78,13 +78,7 @@ class DenseTrainer:
 
     def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         """Write trained minus base model of each task."""
-        # The longest first: whoever is done drops off the end of a tile.
-        steps = [self._plan.steps_of(task) for task in tasks]
-        order = sorted(range(len(tasks)), key=lambda place: -steps[place])
-        tiles = -(-len(tasks) // len(self._models))
-        size = -(-len(tasks) // tiles)
-        for start in range(0, len(tasks), size):
-            tile = order[start : start + size]
+        for tile in self._plan.tiles(tasks, len(self._models)):
             self._train_tile([tasks[place] for place in tile], [out[place] for place in tile])
 
     def accuracy(self, params: Vector) -> float:

@@ -77,9 +77,11 @@ class FlatTrainer:
             rows = torch.from_numpy(batch)
             logits = self._model(self._inputs[rows])
             loss = functional.cross_entropy(logits, self._labels[rows])
-            gradients = torch.autograd.grad(loss, self._parameters)
+            found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+            pairs = zip(self._parameters, found, strict=True)
+            used = [(entry, gradient) for entry, gradient in pairs if gradient is not None]
             with torch.no_grad():
-                torch._foreach_add_(self._parameters, gradients, alpha=-self._lr)
+                torch._foreach_add_(*map(list, zip(*used, strict=True)), alpha=-self._lr)
 
 
 def flatten_module(model: nn.Module) -> Tensor:

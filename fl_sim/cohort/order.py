@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -37,16 +37,18 @@ class StepPlan:
         Who holds which examples; nobody none.
     settings : TrainSettings
         Batch size, steps of a task that does not say its own (must be set), and seed.
+    multiple : int (default: 1)
+        What to round the width up to a multiple of.
 
     Attributes
     ----------
     steps : int
         Steps of a task that does not say its own.
     width : int
-        Rows of the largest batch of any client.
+        Rows of the largest batch of any client, rounded up.
     """
 
-    def __init__(self, data: ClientData, settings: TrainSettings) -> None:
+    def __init__(self, data: ClientData, settings: TrainSettings, multiple: int = 1) -> None:
         assert settings.steps is not None
         self.steps = settings.steps
         self._data, self._settings = data, settings
@@ -54,7 +56,8 @@ class StepPlan:
         self._shapes: dict[tuple[int, int], _Shape] = {}
         sizes, batch = data.sizes(), settings.batch_size
         odd = bool(np.any((sizes > batch) & (sizes % batch == 1)))
-        self.width = batch + 1 if odd else min(batch, int(sizes.max()))
+        largest = batch + 1 if odd else min(batch, int(sizes.max()))
+        self.width = -(-largest // multiple) * multiple
 
     def seed(self, task: Task) -> int:
         """Return the seed of a task's data order and dropout masks."""
@@ -63,6 +66,27 @@ class StepPlan:
     def steps_of(self, task: Task) -> int:
         """Return the number of steps of a task."""
         return self.steps if task.steps is None else task.steps
+
+    def tiles(self, tasks: Sequence[Task], most: int) -> Iterator[list[int]]:
+        """Yield the places of tasks to train together, as even as can be.
+
+        Parameters
+        ----------
+        tasks : sequence of Task
+            The tasks.
+        most : int
+            How many can be trained together.
+
+        Yields
+        ------
+        list of int
+            The longest task first: whoever is done drops off the end.
+        """
+        steps = [self.steps_of(task) for task in tasks]
+        order = sorted(range(len(tasks)), key=lambda place: -steps[place])
+        size = -(-len(tasks) // -(-len(tasks) // most))
+        for start in range(0, len(tasks), size):
+            yield order[start : start + size]
 
     def batches(self, task: Task) -> list[Rows]:
         """Return the example numbers of each step of a task."""

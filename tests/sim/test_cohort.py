@@ -14,7 +14,19 @@ from fl_sim.cohort.base import CohortTrainer, Task
 from fl_sim.cohort.choice import Problem, trainer_for
 from fl_sim.simulation.models import initial_model
 from strategies.update import Vector
-from tests.support.simulation import SETTINGS, batch_norm_model, dropout_model, initial, problem
+from tests.support.simulation import (
+    SETTINGS,
+    BranchingModel,
+    ConvolutionModel,
+    GatedModel,
+    PartlyFrozenModel,
+    ProductModel,
+    SharedModel,
+    batch_norm_model,
+    dropout_model,
+    initial,
+    problem,
+)
 
 BACKENDS = ["numpy", "vmap", "flat"]
 MODELS = ["mlp", "logistic"]
@@ -97,8 +109,30 @@ def test_dropout_masks_are_those_of_a_live_client(make: Callable[[], nn.Module])
     np.testing.assert_allclose(delta, trained_alone(job, task, make()), atol=2e-7)
 
 
-@pytest.mark.parametrize("make", [dropout_model, batch_norm_model])
-def test_refuses_to_vectorise_a_module_with_state(make: Callable[[], nn.Module]) -> None:
+@pytest.mark.parametrize("make", [GatedModel, ProductModel, PartlyFrozenModel])
+@pytest.mark.parametrize("backend", ["vmap", "flat"])
+def test_trains_any_module_like_a_live_client_whoever_is_trained_with_it(
+    make: Callable[[], nn.Module], backend: str
+) -> None:
+    job = replace(problem(20), model=make, dense_sizes=None)
+    tasks = tasks_of(initial_model(make()), 19)
+    trainer = trainer_for(job, backend, tasks[0].base, 19)
+    together = trained(trainer, tasks)
+    backwards = trained(trainer, tasks[::-1])[::-1]
+    for task, one, other in zip(tasks, together, backwards, strict=True):
+        expected = trained_alone(job, task, make())
+        assert np.abs(expected).max() > 0.01
+        np.testing.assert_allclose(one, expected, atol=3e-7)
+        assert np.array_equal(one, other)
+        assert np.array_equal(one, trained(trainer, [task])[0])
+
+
+@pytest.mark.parametrize(
+    "make", [dropout_model, batch_norm_model, SharedModel, BranchingModel, ConvolutionModel]
+)
+def test_refuses_to_vectorise_what_it_cannot_and_takes_another_way(
+    make: Callable[[], nn.Module],
+) -> None:
     job = replace(problem(), model=make, dense_sizes=None)
     with pytest.raises(ConfigInvalid, match="use flat"):
         trainer_for(job, "vmap", initial_model(make()), 4)

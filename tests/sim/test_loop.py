@@ -47,7 +47,7 @@ def simulation(
     return Simulation(trainer, sizes, initial(), devices, recipe, loop, pace=pace)
 
 
-@pytest.mark.parametrize("backend", ["numpy", "flat"])
+@pytest.mark.parametrize("backend", ["numpy", "vmap", "flat"])
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_the_digest_does_not_depend_on_who_is_trained_together(name: str, backend: str) -> None:
     fields = RECIPES[name].__dataclass_fields__
@@ -72,7 +72,7 @@ class ByClient:
         return 1 if client % 2 == 0 else 6
 
 
-@pytest.mark.parametrize("backend", ["numpy", "flat"])
+@pytest.mark.parametrize("backend", ["numpy", "vmap", "flat"])
 def test_the_digest_does_not_depend_on_who_is_trained_together_at_any_pace(backend: str) -> None:
     def digest(cohort_size: int) -> str:
         return simulation(backend=backend, cohort_size=cohort_size, pace=ByClient()).run()

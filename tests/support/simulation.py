@@ -83,3 +83,75 @@ def dropout_model() -> nn.Module:
 def batch_norm_model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(INPUTS, 6), nn.BatchNorm1d(6), nn.Linear(6, CLASSES))
+
+
+class ProductModel(nn.Module):
+    """The gradient of either matrix is a product with the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Parameter(0.1 * torch.randn(HIDDEN, INPUTS))
+        self.last = nn.Parameter(0.1 * torch.randn(CLASSES, HIDDEN))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs @ (self.last @ self.first).T
+
+
+class PartlyFrozenModel(nn.Module):
+    """One layer is not trained, one is not used, and memory is overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen = nn.Linear(INPUTS, HIDDEN)
+        self.frozen.requires_grad_(False)
+        self.unused = nn.Linear(2, 3)
+        self.last = nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.last(self.frozen(inputs).relu_())
+
+
+class GatedModel(nn.Sequential):
+    """Normalisation without statistics, and activations that kernels approximate."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        layers = nn.Linear(INPUTS, HIDDEN), nn.LayerNorm(HIDDEN), nn.GELU(), nn.Tanh()
+        super().__init__(*layers, nn.Linear(HIDDEN, CLASSES))
+
+
+class ConvolutionModel(nn.Sequential):
+    """Three channels: the kernel for all clients treats the last ones in another way."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        layers = nn.Unflatten(1, (1, INPUTS)), nn.Conv1d(1, 3, 3), nn.Flatten()
+        super().__init__(*layers, nn.Linear(3 * (INPUTS - 2), CLASSES))
+
+
+class BranchingModel(nn.Sequential):
+    """Its course depends on values."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(nn.Linear(INPUTS, CLASSES))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = super().forward(inputs)
+        return logits if logits.sum() > 0 else 2 * logits
+
+
+class SharedModel(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.once = nn.Linear(INPUTS, INPUTS)
+        self.twice = self.once
+        self.last = nn.Linear(INPUTS, CLASSES)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.last(self.twice(self.once(inputs).relu()).relu())
