@@ -3,13 +3,15 @@
 ``python -m benchmarks.simulator`` prints one JSON object: a figure per target first, then what it
 comes from. A client update is 80 examples of 784
 features, batch 16, one pass: 5 steps of SGD. The loop is ``fl_client.trainer`` as a live client
-runs it; ``engine`` is the cohort trainer alone, ``simulation`` a whole FedBuff run with
-scheduling, drop-outs, merging and evaluation.
+runs it; ``engine`` is the cohort trainer alone with the same 16 clients in every call,
+``engine_of_all`` with the next 16 of 100, whose data no cache near the core holds; ``simulation``
+is a whole FedBuff run over 100 clients with scheduling, drop-outs, merging and evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -36,12 +38,13 @@ from fl_sim.simulation.windows import scheduler_for
 from strategies.recipes.fedbuff import FedBuff
 from strategies.update import Vector
 
-_EXAMPLES, _COHORT, _UPDATES, _ROUNDS = 80, 16, 96, 5
-_SIMULATED = 5 * _UPDATES
+_EXAMPLES, _CLIENTS, _COHORT, _UPDATES, _ROUNDS = 80, 100, 16, 96, 5
+_SIMULATED = 20 * _UPDATES
 _JOBS = {
     "logistic": ("logistic", 1, ("numpy", "vmap", "flat")),
     "mlp": ("mlp", 64, ("numpy", "vmap", "flat")),
     "cnn": ("cnn", 1, ("vmap", "flat")),
+    "mlp_204k": ("mlp", 256, ("vmap", "flat")),
     "mlp_407k": ("mlp", 512, ("numpy", "vmap", "flat")),
 }
 
@@ -50,8 +53,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--large", action="store_true", help="only the run of a million updates")
-    if parser.parse_args().large:
+    parser.add_argument("--jobs", nargs="+", choices=_JOBS, help="only these, against the loop")
+    arguments = parser.parse_args()
+    if arguments.large:
         measured: dict[str, Any] = logistic_run(100_000, 1000, 1_000_000)
+    elif arguments.jobs:
+        torch.set_num_threads(1)
+        measured = {name: _job(*_JOBS[name]) for name in arguments.jobs}
     else:
         measured = _figures()
     json.dump(measured, sys.stdout, indent=2)
@@ -68,7 +76,7 @@ def cpu_ms_per_update(job: str) -> float:
     """
     torch.set_num_threads(1)
     model, hidden, backends = _JOBS[job]
-    work = _simulation(*_problem(model, hidden, 100), backends[0])
+    work = _simulation(*_problem(model, hidden, _CLIENTS), backends[0])
     return round(_cpu_seconds({job: (work, _SIMULATED)})[job] * 1e3, 4)
 
 
@@ -85,8 +93,9 @@ def _figures() -> dict[str, Any]:
         "scheduler_events_per_second": schedulers[1]["events_per_second"],
         "scheduler_peak_mib": {run["clients"]: run["peak_mib"] for run in schedulers[1::2]},
         "engine_ms_per_update": {name: jobs[name]["engine_ms"] for name in ("mlp", "logistic")},
-        "simulation_times_engine": {
-            name: jobs[name]["simulation_times_engine"] for name in ("mlp", "logistic")
+        **{
+            figure: {name: jobs[name][figure] for name in ("mlp", "logistic")}
+            for figure in ("simulation_times_engine", "simulation_times_engine_of_all")
         },
         "any_module_times_the_loop": {name: job["any_module"] for name, job in jobs.items()},
         "ms_at_100000_clients_times_100": round(clients[100_000] / clients[100], 2),
@@ -167,12 +176,13 @@ def _problem(model: str, hidden: int, num_clients: int) -> tuple[Problem, Vector
 
 
 def _job(model: str, hidden: int, backends: tuple[str, ...]) -> dict[str, Any]:
-    problem, base = _problem(model, hidden, 100)
+    problem, base = _problem(model, hidden, _CLIENTS)
     contenders = {"loop": (_loop(problem), _UPDATES)}
     for backend in backends:
         contenders[f"engine_{backend}"] = (_engine(problem, base, backend), _UPDATES)
     name = f"simulation_{backends[0]}"
     contenders[name] = (_simulation(problem, base, backends[0]), _SIMULATED)
+    contenders["engine_of_all"] = (_engine(problem, base, backends[0], _CLIENTS), _UPDATES)
     seconds = _cpu_seconds(contenders)
     engine = seconds[f"engine_{backends[0]}"]
     modules = [seconds[f"engine_{kind}"] for kind in ("vmap", "flat")]
@@ -180,6 +190,7 @@ def _job(model: str, hidden: int, backends: tuple[str, ...]) -> dict[str, Any]:
         "parameters": base.size,
         "engine_ms": round(engine * 1e3, 3),
         "simulation_times_engine": round(seconds[name] / engine, 2),
+        "simulation_times_engine_of_all": round(seconds[name] / seconds["engine_of_all"], 2),
         "any_module": round(seconds["loop"] / min(modules), 2),
         "ms_per_update": {k: round(v * 1e3, 3) for k, v in seconds.items()},
         "times_the_loop": {k: round(seconds["loop"] / v, 2) for k, v in seconds.items()},
@@ -204,13 +215,18 @@ def _loop(problem: Problem) -> Callable[[], object]:
     return work
 
 
-def _engine(problem: Problem, base: Vector, backend: str) -> Callable[[], object]:
+def _engine(
+    problem: Problem, base: Vector, backend: str, clients: int = _COHORT
+) -> Callable[[], object]:
+    """Cohorts of the first so many clients, by turns."""
     trainer = trainer_for(problem, backend, base, _COHORT)
     rows = list(np.empty((_COHORT, base.size), np.float32))
+    numbers = itertools.count()
 
     def work() -> None:
-        for version in range(_UPDATES // _COHORT):
-            trainer.train([Task(base, client, version) for client in range(_COHORT)], rows)
+        for _ in range(_UPDATES // _COHORT):
+            cohort = itertools.islice(numbers, _COHORT)
+            trainer.train([Task(base, n % clients, n // clients) for n in cohort], rows)
 
     return work
 
