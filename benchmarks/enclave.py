@@ -1,0 +1,242 @@
+"""What an update costs the enclave, over the floor: ``python -m benchmarks.enclave``, one JSON object.
+
+*Inside* is everything the enclave does with an update that lies in its memory: check the request,
+the signatures and the header, open, screen, keep, answer with a signed receipt, and with every
+tenth update merge and sign the release. *With the hand-over* is a real enclave process, from the
+gateway's side of its socket until the receipt is there. The floor is AES-256-GCM of the same bytes
+into a reused row, and one add. All three take turns, update by update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.updates import BUFFER, RUN, Federation, Floor, Member, parts_of, tags_digest
+from fl_protocol.encoding import b64url, b64url_decode
+from fl_protocol.envelope import SealedUpdate
+from fl_protocol.ports import LocalDisk, SystemClock, SystemRng
+from fl_protocol.receipts import verify_release
+from fl_protocol.signatures import Signed
+from tee_sim import image
+from tee_sim.channel import Body, Request
+from tee_sim.client import EnclaveClient
+from tee_sim.enclave.memory import KEY_BYTES, ReleaseMemory
+from tee_sim.enclave.service import EnclaveService, Keys
+from tee_sim.hop import HopSigner, HopVerifier
+from tee_sim.launch import BootOptions, EnclaveProcess
+from tee_sim.sealed_state import SealedState
+
+# Merges measured by megabytes of an update; one more warms up.
+_MERGES = {1: 12, 10: 6, 100: 2}
+_MEGABYTE = 250_000
+_KEY = bytes(32)
+_CLOCK, _RNG = SystemClock(), SystemRng()
+
+
+def measure(megabytes: int, merges: int) -> dict[str, float]:
+    """Return the ratios of one size, and the milliseconds they come from.
+
+    Parameters
+    ----------
+    megabytes : int
+        Size of an update, 250,000 float32 each.
+    merges : int
+        Merges of ten updates each; the first is left out.
+    """
+    federation = Federation(megabytes * _MEGABYTE)
+    with _enclave(federation) as process, asyncio.Runner() as runner:
+        inside, outside = _Inside(federation), _Outside(federation, process, runner)
+        floor, seconds = Floor(federation.delta), defaultdict[str, list[float]](list)
+        floor.work()
+        for _ in range(merges + 1):
+            for member in federation.members:
+                _timed(seconds["floor"], floor.work)
+                for name, side in (("inside", inside), ("with_hand_over", outside)):
+                    hand_in = side.prepared(member)
+                    _timed(seconds[name], hand_in)
+            inside.publish()
+            outside.publish()
+        return _figures({name: _by_merge(values) for name, values in seconds.items()})
+
+
+def _figures(seconds: dict[str, np.ndarray]) -> dict[str, float]:
+    floor = float(np.median(seconds["floor"]))
+    figures = {"floor_ms": 1e3 * floor}
+    for name in ("inside", "with_hand_over"):
+        without = float(np.median(seconds[name][:, :-1]))
+        whole = float(np.median(seconds[name].mean(axis=1)))
+        figures |= {
+            f"{name}_ms": 1e3 * without,
+            f"{name}_merging_ms": 1e3 * whole,
+            f"{name}_over_floor": without / floor,
+            f"{name}_merging_over_floor": whole / floor,
+        }
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def _by_merge(seconds: Sequence[float]) -> np.ndarray:
+    """Return one row per merge, the first left out; the last column is the update that merged."""
+    return np.array(seconds).reshape(-1, BUFFER)[1:]
+
+
+def _timed(seconds: list[float], work: Any) -> None:
+    started = time.perf_counter()
+    work()
+    seconds.append(time.perf_counter() - started)
+
+
+class _MemoryBody(Body):
+    """A body that is in memory already."""
+
+    def __init__(self, chunks: Sequence[memoryview]) -> None:
+        self._chunks = iter(chunks)
+        self.remaining = sum(len(chunk) for chunk in chunks)
+
+    def read_into(self, target: memoryview) -> None:
+        target[:] = next(self._chunks)
+        self.remaining -= len(target)
+
+
+class _Side:
+    """An open run, whichever way requests get to its enclave."""
+
+    def __init__(self, federation: Federation, hpke_key: bytes, receipt_key: bytes) -> None:
+        self._federation = federation
+        self._hpke_key, self._receipt_key = hpke_key, receipt_key
+        self._version, self._digest = 0, federation.initial_digest()
+
+    def _sealed(self, member: Member) -> SealedUpdate:
+        return self._federation.sealed(member, self._hpke_key, self._version, self._digest)
+
+    def _published(self, signed: Signed) -> None:
+        release = verify_release(signed, self._receipt_key)
+        self._version, self._digest = release.version, release.model_digest
+
+
+class _Inside(_Side):
+    """The enclave's service in this process."""
+
+    def __init__(self, federation: Federation) -> None:
+        keys = Keys()
+        public = keys.public()
+        super().__init__(federation, public.hpke, public.receipt)
+        memory = ReleaseMemory(_Nowhere(), bytes(KEY_BYTES), _RNG)
+        hop = HopVerifier(_KEY, _CLOCK)
+        self._signer = HopSigner(_KEY, _CLOCK, _RNG)
+        self._service = EnclaveService(1, federation.policy, keys, _CLOCK, hop, memory)
+        body = federation.zeros.data.cast("B")
+        self._ask(federation.opening(), [body], bytes.fromhex(federation.initial_digest()))
+
+    def prepared(self, member: Member) -> Any:
+        sealed = self._sealed(member)
+        parts = {name: b64url(part) for name, part in parts_of(sealed, member).items()}
+        request = self._signer.sign({"op": "SUBMIT", **parts}, tags_digest(sealed))
+        return lambda: _checked(
+            self._service.answer(Request(request, _MemoryBody(sealed.segments))).header
+        )
+
+    def publish(self) -> None:
+        request = {"op": "GET_RELEASE", "run_id": RUN, "version": self._version + 1}
+        reply = self._ask(request)
+        self._published(
+            Signed(b64url_decode(reply["payload"]), b64url_decode(reply["signature"]))
+        )
+
+    def _ask(
+        self, request: dict[str, Any], body: Sequence[memoryview] = (), digest: bytes | None = None
+    ) -> dict[str, Any]:
+        signed = (
+            self._signer.sign(request) if digest is None else self._signer.sign(request, digest)
+        )
+        return _checked(self._service.answer(Request(signed, _MemoryBody(body))).header)
+
+
+class _Outside(_Side):
+    """A real enclave process behind the gateway's client."""
+
+    def __init__(
+        self, federation: Federation, process: EnclaveProcess, runner: asyncio.Runner
+    ) -> None:
+        keys = process.facts.keys
+        super().__init__(federation, keys.hpke, keys.receipt)
+        self._runner = runner
+        signer = HopSigner(_KEY, _CLOCK, _RNG)
+        self._client = runner.run(EnclaveClient.over(process.hand_over(), signer))
+        opening = federation.opening()
+        runner.run(
+            self._client.open_run(
+                opening["run_id"],
+                opening["layout_json"],
+                opening["recipe_json"],
+                [federation.zeros.data.cast("B")],
+            )
+        )
+
+    def prepared(self, member: Member) -> Any:
+        sealed = self._sealed(member)
+        parts = parts_of(sealed, member)
+        body = list(map(bytes, sealed.segments))
+        return lambda: self._runner.run(self._client.submit(**parts, segments=body))
+
+    def publish(self) -> None:
+        signed, _ = self._runner.run(self._client.get_release(RUN, self._version + 1))
+        self._published(signed)
+
+
+class _Nowhere:
+    """A vault that forgets."""
+
+    def load(self, name: str) -> tuple[int, bytes]:
+        return 0, b""
+
+    def store(self, name: str, sealed: bytes) -> None:
+        return None
+
+
+def _checked(reply: dict[str, Any]) -> dict[str, Any]:
+    if not reply["ok"]:
+        raise RuntimeError(f"the benchmark's request was refused: {reply['code']}")
+    return reply
+
+
+@contextmanager
+def _enclave(federation: Federation) -> Iterator[EnclaveProcess]:
+    with TemporaryDirectory() as folder:
+        handle = image.build().seal()
+        process = EnclaveProcess.start(
+            handle,
+            image.measurement_of(handle),
+            image.dependency_paths(),
+            1,
+            federation.policy,
+            BootOptions(None, _KEY),
+            SealedState(Path(folder), LocalDisk(), _RNG),
+        )
+        try:
+            yield process
+        finally:
+            process.end()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, nargs="+", default=list(_MERGES))
+    sizes = parser.parse_args().megabytes
+    figures = {f"{size} MB": measure(size, _MERGES.get(size, 2)) for size in sizes}
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
