@@ -1,4 +1,4 @@
-"""What an update costs the enclave, over the floor: ``python -m benchmarks.enclave``, one JSON object.
+"""What an update costs the enclave over the floor: ``python -m benchmarks.enclave``, as JSON.
 
 *Inside* is everything the enclave does with an update that lies in its memory: check the request,
 the signatures and the header, open, screen, keep, answer with a signed receipt, and with every
@@ -40,8 +40,13 @@ from tee_sim.sealed_state import SealedState
 # Merges measured by megabytes of an update; one more warms up.
 _MERGES = {1: 12, 10: 6, 100: 2}
 _MEGABYTE = 250_000
-_KEY = bytes(32)
+KEY = bytes(32)
 _CLOCK, _RNG = SystemClock(), SystemRng()
+
+
+def measure_all(sizes: Sequence[int] = tuple(_MERGES)) -> dict[str, dict[str, float]]:
+    """Return the figures of each size in megabytes."""
+    return {f"{size} MB": measure(size, _MERGES.get(size, 2)) for size in sizes}
 
 
 def measure(megabytes: int, merges: int) -> dict[str, float]:
@@ -55,8 +60,8 @@ def measure(megabytes: int, merges: int) -> dict[str, float]:
         Merges of ten updates each; the first is left out.
     """
     federation = Federation(megabytes * _MEGABYTE)
-    with _enclave(federation) as process, asyncio.Runner() as runner:
-        inside, outside = _Inside(federation), _Outside(federation, process, runner)
+    with enclave(federation) as process, asyncio.Runner() as runner:
+        inside, outside = _Inside(federation), Outside(federation, process, runner)
         floor, seconds = Floor(federation.delta), defaultdict[str, list[float]](list)
         floor.work()
         for _ in range(merges + 1):
@@ -132,8 +137,8 @@ class _Inside(_Side):
         public = keys.public()
         super().__init__(federation, public.hpke, public.receipt)
         memory = ReleaseMemory(_Nowhere(), bytes(KEY_BYTES), _RNG)
-        hop = HopVerifier(_KEY, _CLOCK)
-        self._signer = HopSigner(_KEY, _CLOCK, _RNG)
+        hop = HopVerifier(KEY, _CLOCK)
+        self._signer = HopSigner(KEY, _CLOCK, _RNG)
         self._service = EnclaveService(1, federation.policy, keys, _CLOCK, hop, memory)
         body = federation.zeros.data.cast("B")
         self._ask(federation.opening(), [body], bytes.fromhex(federation.initial_digest()))
@@ -149,9 +154,7 @@ class _Inside(_Side):
     def publish(self) -> None:
         request = {"op": "GET_RELEASE", "run_id": RUN, "version": self._version + 1}
         reply = self._ask(request)
-        self._published(
-            Signed(b64url_decode(reply["payload"]), b64url_decode(reply["signature"]))
-        )
+        self._published(Signed(b64url_decode(reply["payload"]), b64url_decode(reply["signature"])))
 
     def _ask(
         self, request: dict[str, Any], body: Sequence[memoryview] = (), digest: bytes | None = None
@@ -162,8 +165,8 @@ class _Inside(_Side):
         return _checked(self._service.answer(Request(signed, _MemoryBody(body))).header)
 
 
-class _Outside(_Side):
-    """A real enclave process behind the gateway's client."""
+class Outside(_Side):
+    """An open run in a real enclave process, behind the gateway's client."""
 
     def __init__(
         self, federation: Federation, process: EnclaveProcess, runner: asyncio.Runner
@@ -171,7 +174,7 @@ class _Outside(_Side):
         keys = process.facts.keys
         super().__init__(federation, keys.hpke, keys.receipt)
         self._runner = runner
-        signer = HopSigner(_KEY, _CLOCK, _RNG)
+        signer = HopSigner(KEY, _CLOCK, _RNG)
         self._client = runner.run(EnclaveClient.over(process.hand_over(), signer))
         opening = federation.opening()
         runner.run(
@@ -184,12 +187,14 @@ class _Outside(_Side):
         )
 
     def prepared(self, member: Member) -> Any:
+        """Return what hands one more update in."""
         sealed = self._sealed(member)
         parts = parts_of(sealed, member)
         body = list(map(bytes, sealed.segments))
         return lambda: self._runner.run(self._client.submit(**parts, segments=body))
 
     def publish(self) -> None:
+        """Fetch what was merged; updates are of this model from now on."""
         signed, _ = self._runner.run(self._client.get_release(RUN, self._version + 1))
         self._published(signed)
 
@@ -211,7 +216,8 @@ def _checked(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _enclave(federation: Federation) -> Iterator[EnclaveProcess]:
+def enclave(federation: Federation) -> Iterator[EnclaveProcess]:
+    """Run an enclave of a federation's policy."""
     with TemporaryDirectory() as folder:
         handle = image.build().seal()
         process = EnclaveProcess.start(
@@ -220,7 +226,7 @@ def _enclave(federation: Federation) -> Iterator[EnclaveProcess]:
             image.dependency_paths(),
             1,
             federation.policy,
-            BootOptions(None, _KEY),
+            BootOptions(None, KEY),
             SealedState(Path(folder), LocalDisk(), _RNG),
         )
         try:
@@ -233,9 +239,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, nargs="+", default=list(_MERGES))
-    sizes = parser.parse_args().megabytes
-    figures = {f"{size} MB": measure(size, _MERGES.get(size, 2)) for size in sizes}
-    print(json.dumps(figures, indent=2))
+    print(json.dumps(measure_all(parser.parse_args().megabytes), indent=2))
 
 
 if __name__ == "__main__":

@@ -44,29 +44,29 @@ class Member:
 
 
 class Federation:
-    """A policy that merges ten updates at a time, its members, and a model of zeros.
+    """A policy that merges a buffer of updates, a member for each, and a model of zeros.
 
     Parameters
     ----------
     num_params : int
         Size of the model.
-    members : int
-        Clients, enrolled beforehand.
+    buffer : int
+        Updates of a merge.
     """
 
-    def __init__(self, num_params: int, members: int = BUFFER) -> None:
+    def __init__(self, num_params: int, buffer: int = BUFFER) -> None:
         self._issuer = Ed25519PrivateKey.generate()
-        recipe = FedBuff(buffer_size=BUFFER)
+        recipe = FedBuff(buffer_size=buffer)
         self.policy = EnclavePolicy(
             federation=FEDERATION,
             recipe={"name": recipe.name, "options": recipe.options()},
-            k=BUFFER,
+            k=buffer,
             issuer_key=b64url(self._issuer.public_key().public_bytes_raw()),
         )
         self.zeros = np.zeros(num_params, np.float32)
         self.layout = Layout.of({"weights": self.zeros})
         self.delta = np.random.default_rng(1).normal(size=num_params).astype(np.float32)
-        self.members = [self._member(f"client-{number}") for number in range(members)]
+        self.members = [self._member(f"client-{number}") for number in range(buffer)]
 
     def opening(self) -> dict[str, Any]:
         """Return the request that opens the run; its body is the model."""
