@@ -14,7 +14,7 @@ import asyncio
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ from fl_protocol.ports import LocalDisk, SystemClock, SystemRng
 from fl_protocol.receipts import verify_release
 from fl_protocol.signatures import Signed
 from tee_sim import image
+from tee_sim.allocator import keep_freed_memory
 from tee_sim.channel import Body, Request
 from tee_sim.client import EnclaveClient
 from tee_sim.enclave.memory import KEY_BYTES, ReleaseMemory
@@ -59,6 +60,8 @@ def measure(megabytes: int, merges: int) -> dict[str, float]:
     merges : int
         Merges of ten updates each; the first is left out.
     """
+    # As the enclave does.
+    keep_freed_memory()
     federation = Federation(megabytes * _MEGABYTE)
     with enclave(federation) as process, asyncio.Runner() as runner:
         inside, outside = _Inside(federation), Outside(federation, process, runner)
@@ -66,10 +69,9 @@ def measure(megabytes: int, merges: int) -> dict[str, float]:
         floor.work()
         for _ in range(merges + 1):
             for member in federation.members:
-                _timed(seconds["floor"], floor.work)
-                for name, side in (("inside", inside), ("with_hand_over", outside)):
-                    hand_in = side.prepared(member)
-                    _timed(seconds[name], hand_in)
+                seconds["floor"].append(_seconds(floor.work))
+                seconds["inside"].append(inside.hand_in(member))
+                seconds["with_hand_over"].append(outside.hand_in(member))
             inside.publish()
             outside.publish()
         return _figures({name: _by_merge(values) for name, values in seconds.items()})
@@ -95,10 +97,10 @@ def _by_merge(seconds: Sequence[float]) -> np.ndarray:
     return np.array(seconds).reshape(-1, BUFFER)[1:]
 
 
-def _timed(seconds: list[float], work: Any) -> None:
+def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
-    seconds.append(time.perf_counter() - started)
+    return time.perf_counter() - started
 
 
 class _MemoryBody(Body):
@@ -108,9 +110,12 @@ class _MemoryBody(Body):
         self._chunks = iter(chunks)
         self.remaining = sum(len(chunk) for chunk in chunks)
 
+    def read(self, scratch: memoryview) -> memoryview:
+        self.remaining -= len(scratch)
+        return next(self._chunks)
+
     def read_into(self, target: memoryview) -> None:
-        target[:] = next(self._chunks)
-        self.remaining -= len(target)
+        target[:] = self.read(target)
 
 
 class _Side:
@@ -143,13 +148,11 @@ class _Inside(_Side):
         body = federation.zeros.data.cast("B")
         self._ask(federation.opening(), [body], bytes.fromhex(federation.initial_digest()))
 
-    def prepared(self, member: Member) -> Any:
+    def hand_in(self, member: Member) -> float:
         sealed = self._sealed(member)
         parts = {name: b64url(part) for name, part in parts_of(sealed, member).items()}
         request = self._signer.sign({"op": "SUBMIT", **parts}, tags_digest(sealed))
-        return lambda: _checked(
-            self._service.answer(Request(request, _MemoryBody(sealed.segments))).header
-        )
+        return _seconds(lambda: self._answer(request, sealed.segments))
 
     def publish(self) -> None:
         request = {"op": "GET_RELEASE", "run_id": RUN, "version": self._version + 1}
@@ -162,7 +165,10 @@ class _Inside(_Side):
         signed = (
             self._signer.sign(request) if digest is None else self._signer.sign(request, digest)
         )
-        return _checked(self._service.answer(Request(signed, _MemoryBody(body))).header)
+        return self._answer(signed, body)
+
+    def _answer(self, request: dict[str, Any], body: Sequence[memoryview]) -> dict[str, Any]:
+        return _checked(self._service.answer(Request(request, _MemoryBody(body))).header)
 
 
 class Outside(_Side):
@@ -175,7 +181,7 @@ class Outside(_Side):
         super().__init__(federation, keys.hpke, keys.receipt)
         self._runner = runner
         signer = HopSigner(KEY, _CLOCK, _RNG)
-        self._client = runner.run(EnclaveClient.over(process.hand_over(), signer))
+        self._client = EnclaveClient.over(process.hand_over(), signer)
         opening = federation.opening()
         runner.run(
             self._client.open_run(
@@ -186,12 +192,18 @@ class Outside(_Side):
             )
         )
 
-    def prepared(self, member: Member) -> Any:
-        """Return what hands one more update in."""
+    def hand_in(self, member: Member) -> float:
+        """Hand one more update in; return the seconds that it took."""
         sealed = self._sealed(member)
         parts = parts_of(sealed, member)
         body = list(map(bytes, sealed.segments))
-        return lambda: self._runner.run(self._client.submit(**parts, segments=body))
+
+        async def submitted() -> float:
+            started = time.perf_counter()
+            await self._client.submit(**parts, segments=body)
+            return time.perf_counter() - started
+
+        return self._runner.run(submitted())
 
     def publish(self) -> None:
         """Fetch what was merged; updates are of this model from now on."""

@@ -42,7 +42,7 @@ def measure(megabytes: int = 400, versions: int = 6) -> dict[str, float]:
         peaks = []
         for _ in range(versions):
             for member in federation.members:
-                side.prepared(member)()
+                side.hand_in(member)
                 peaks.append(memory_mib(process.pid, "VmHWM"))
             side.publish()
         figures = {

@@ -61,6 +61,14 @@ class Body:
         self._stream = stream
         self.remaining = length
 
+    def read(self, scratch: memoryview) -> memoryview:
+        """Return as many bytes as `scratch` has room for, there or where they are already.
+
+        Raises ValueError past the end of the body.
+        """
+        self.read_into(scratch)
+        return scratch
+
     def read_into(self, target: memoryview) -> None:
         """Fill a writable view of bytes; raises ValueError past the end of the body."""
         if len(target) > self.remaining:
@@ -128,7 +136,7 @@ def receive_into(stream: socket.socket, target: memoryview) -> None:
     """Fill a buffer from a blocking socket; raises ChannelClosed."""
     while len(target):
         try:
-            count = stream.recv_into(target)
+            count = stream.recv_into(target, flags=socket.MSG_WAITALL)
         except OSError as error:
             raise ChannelClosed("the peer is gone") from error
         if not count:

@@ -137,7 +137,7 @@ class EnclaveLink:
             status=_record(status), receipt=None if receipt is None else _record(receipt)
         )
 
-    async def get_release(self, run_id: str, version: int) -> tuple[pb.ReleaseHeader, bytes]:
+    async def get_release(self, run_id: str, version: int) -> Release:
         """Fetch a signed release and its parameters; raises RunRejected."""
         kept = self._releases.get(run_id, version)
         if kept is not None and self._client is not None and not self._client.broken:

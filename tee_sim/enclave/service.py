@@ -189,7 +189,7 @@ class EnclaveService:
         check_time(header, now)
         check_base(header, run.history())
         check_task(header, run.history())
-        accepted = self._offer(run, self._opened(run, sealed, body), now)
+        accepted = self._offer(run, self._opened(run, sealed, header, body), now)
         run.note_task(header.task_digest)
         merged = run.merge_if_ready(now)
         receipt = receipt_of(run, header, digest, ACCEPTED, accepted.staleness, now)
@@ -198,16 +198,14 @@ class EnclaveService:
             self._release(run, merged, now)
         return signed
 
-    def _opened(self, run: Run, sealed: Sealed, body: Body) -> ClientUpdate:
-        opener = Opener(self._keys.hpke, sealed.protected, sealed.wrap, sealed.tags)
-        header = opener.header
+    def _opened(self, run: Run, sealed: Sealed, header: Header, body: Body) -> ClientUpdate:
+        opener = Opener(self._keys.hpke, sealed.protected, sealed.wrap, sealed.tags, header)
         if body.remaining != header.ct_len:
             raise EnvelopeRejected(Code.ENV_LENGTH)
         row = run.engine.lease()
         target = row.data.cast("B")
         for index in range(header.n_segs):
-            segment = self._segment[: header.segment_plain_len(index) + TAG_BYTES]
-            body.read_into(segment)
+            segment = body.read(self._segment[: header.segment_plain_len(index) + TAG_BYTES])
             target = target[opener.open_segment(index, segment, target) :]
         opener.finish()
         return ClientUpdate(
