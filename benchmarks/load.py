@@ -1,5 +1,8 @@
 """Many clients at once: ``python -m benchmarks.load`` prints one JSON object.
 
+With ``--soak-minutes`` four clients upload at a modest pace for as long, and the memory of gateway
+and enclave is sampled: flat, if what they hold is bounded.
+
 Clients are threads with identities of their own; each makes, keeps, seals and uploads an update of
 every version, as nodes do, through a real gateway, which syncs it to its journal, into a real
 enclave. They share the machine's cores with both, so the figures are those of the whole.
@@ -33,7 +36,7 @@ from strategies.recipes.fedbuff import FedBuff
 from strategies.update import digest_of
 
 _RUN, _TASK = "load", "0" * 64
-_FEWEST = 2
+_FEWEST, _SOAKING = 2, 4
 _MEGABYTE = 250_000
 
 
@@ -69,6 +72,42 @@ def measure(clients: int, megabytes: int, versions: int) -> dict[str, float]:
             "p99_ms": 1e3 * float(np.quantile(measured, 0.99)),
             **{f"{name}_peak_mib": memory_mib(pid, "VmHWM") for name, pid in pids.items()},
         }
+
+
+def soak(megabytes: int, minutes: float, pause: float) -> dict[str, float]:
+    """Return how the memory of gateway and enclave developed under a steady load.
+
+    Parameters
+    ----------
+    megabytes : int
+        Size of an update.
+    minutes : float
+        How long; the first tenth warms up.
+    pause : float
+        Seconds between versions.
+    """
+    settings = StackSettings(FedBuff(buffer_size=_SOAKING), k=_FEWEST, node_patience=120.0)
+    with tempfile.TemporaryDirectory() as folder, LocalStack(Path(folder), settings) as stack:
+        load = Load(stack, _SOAKING, megabytes * _MEGABYTE)
+        pids = {"gateway": stack.gateway_pid, "enclave": stack.enclave_pid}
+        samples: list[list[float]] = []
+        began = time.monotonic()
+        while time.monotonic() - began < 60 * minutes:
+            load.version(_SOAKING)
+            samples.append([memory_mib(pid, "VmRSS") for pid in pids.values()])
+            time.sleep(pause)
+        memory = np.array(samples)[len(samples) // 10 :]
+        parts = np.array_split(memory, 4)
+        figures = {"minutes": minutes, "megabytes": megabytes, "accepted": len(load.seconds)}
+        for column, name in enumerate(pids):
+            first, last = (float(np.median(parts[part][:, column])) for part in (0, -1))
+            figures |= {
+                f"{name}_first_quarter_mib": first,
+                f"{name}_last_quarter_mib": last,
+                f"{name}_last_over_first": last / first,
+                f"{name}_largest_mib": float(memory[:, column].max()),
+            }
+        return figures
 
 
 class ServedRun:
@@ -155,7 +194,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--megabytes", type=int, nargs="+", default=[1])
     parser.add_argument("--versions", type=int, default=10)
+    parser.add_argument("--soak-minutes", type=float, default=0.0)
+    parser.add_argument("--soak-pause", type=float, default=0.5, help="seconds between versions")
     options = parser.parse_args()
+    if options.soak_minutes:
+        soaked = soak(options.megabytes[0], options.soak_minutes, options.soak_pause)
+        print(json.dumps({name: round(value, 3) for name, value in soaked.items()}, indent=2))
+        return
     figures = [
         measure(clients, size, options.versions)
         for size in options.megabytes

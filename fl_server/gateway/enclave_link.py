@@ -71,7 +71,7 @@ class EnclaveLink:
         """Have the platform answer a challenge about the running enclave."""
         return await self._requests.run(self._evidence(nonce))
 
-    async def open_run(self, header: pb.OpenRunHeader, body: list[bytes]) -> pb.OpenRunReply:
+    async def open_run(self, header: pb.OpenRunHeader, body: Sequence[Chunk]) -> pb.OpenRunReply:
         """Open a run from its parameters; raises RunRejected."""
 
         async def request(enclave: EnclaveClient) -> Opened:

@@ -161,8 +161,7 @@ async def test_a_request_that_breaks_off_changes_nothing(platform: Platform) -> 
     await open_run(first)
     # A body of which half arrives, as from a gateway that is killed while it sends.
     header = SIGNER.sign({"op": "OPEN_RUN", "run_id": "run-2", "version": 0})
-    first.client._writer.write(encode_head(header, 1000) + bytes(500))
-    await first.client._writer.drain()
+    await first.client._stream.send((encode_head(header, 1000), bytes(500)))
     first.client.close()
     again = await launcher.attach()
     status = await again.client.status()
