@@ -4,7 +4,7 @@
 the signatures and the header, open, screen, keep, answer with a signed receipt, and with every
 tenth update merge and sign the release. *With the hand-over* is a real enclave process, from the
 gateway's side of its socket until the receipt is there. The floor is AES-256-GCM of the same bytes
-into a reused row, and one add. All three take turns, update by update.
+into a reused row, and one add, and is taken before every update of either.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def measure(megabytes: int, merges: int) -> dict[str, float]:
         floor, seconds = Floor(federation.delta), defaultdict[str, list[float]](list)
         floor.work()
         for _ in range(merges + 1):
-            for member in federation.members:
-                seconds["floor"].append(_seconds(floor.work))
-                seconds["inside"].append(inside.hand_in(member))
-                seconds["with_hand_over"].append(outside.hand_in(member))
+            for name, side in (("inside", inside), ("with_hand_over", outside)):
+                for member in federation.members:
+                    seconds["floor"].append(_seconds(floor.work))
+                    seconds[name].append(side.hand_in(member))
             inside.publish()
             outside.publish()
         return _figures({name: _by_merge(values) for name, values in seconds.items()})
@@ -217,7 +217,7 @@ class _Nowhere:
     def load(self, name: str) -> tuple[int, bytes]:
         return 0, b""
 
-    def store(self, name: str, sealed: bytes) -> None:
+    def store(self, name: str, sealed: bytes | bytearray) -> None:
         return None
 
 

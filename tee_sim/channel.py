@@ -18,6 +18,7 @@ from typing import Any
 
 from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
+from fl_protocol.ports import Chunk
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_BODY_BYTES = 8 << 30
@@ -117,7 +118,7 @@ class Channel:
         body_length = checked_length(self._length(BODY_LENGTH), MAX_BODY_BYTES)
         return Request(decode_header(bytes(header)), Body(self._stream, body_length))
 
-    def send(self, header: dict[str, Any], body: memoryview | bytes = b"") -> None:
+    def send(self, header: dict[str, Any], body: Chunk = b"") -> None:
         """Send one frame; raises ChannelClosed."""
         try:
             self._stream.sendall(encode_head(header, len(body)))
