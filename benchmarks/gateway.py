@@ -61,16 +61,26 @@ class Client:
         self._enrolment = connection.session.enrol()
         self._attested = connection.attestor.current()
         connection.session.close()
-        wire = Wire(stack.address, stack.ca_pem, self._identity, _CLOCK, _RNG, 60.0)
-        self._credentials = Credentials(wire, self._identity, None, _CLOCK, _RNG, connection.store)
+        self._wire = Wire(stack.address, stack.ca_pem, self._identity, _CLOCK, _RNG, 60.0)
+        self._credentials = Credentials(
+            self._wire, self._identity, None, _CLOCK, _RNG, connection.store
+        )
         self._sealer = Sealer(config.federation, self._identity, _CLOCK, _RNG)
 
-    def prepared(self, update: Any) -> tuple[Outgoing, list[bytes], list[tuple[str, str]]]:
+    def nonce(self) -> str | None:
+        """Return the nonce that the gateway wants in proofs at present."""
+        request = pb.EvidenceRequest(nonce=_RNG.bytes(32))
+        self._wire.invoke("GetEvidence", request, lambda reply: reply, self._credentials.token())
+        return self._wire._nonce
+
+    def prepared(
+        self, update: Any, nonce: str | None
+    ) -> tuple[Outgoing, list[bytes], list[tuple[str, str]]]:
         """Return an update, the messages of its call, and the metadata."""
         kept = Kept(_RNG.bytes(16).hex(), update, {})
         outgoing = self._sealer.seal(kept, self._enrolment, self._attested)
         token = self._credentials.token()
-        proof = make_proof(self._identity.proof_key, _METHOD, token, _CLOCK, _RNG)
+        proof = make_proof(self._identity.proof_key, _METHOD, token, _CLOCK, _RNG, nonce)
         messages = [message.SerializeToString() for message in outgoing.messages()]
         return outgoing, messages, [("dpop", proof), ("authorization", f"DPoP {token}")]
 
@@ -142,7 +152,8 @@ class _Turns:
             unary = {name: bare.unary_unary(f"/echo/{name}") for name in ("echo", "sink")}
             for _ in range(versions + 1):
                 update = self._run.update()
-                made = [client.prepared(update) for client in self._clients]
+                nonce = self._clients[0].nonce()
+                made = [client.prepared(update, nonce) for client in self._clients]
                 calls = [
                     lambda parts=parts, metadata=metadata: submit(iter(parts), metadata=metadata)
                     for _, parts, metadata in made

@@ -266,8 +266,8 @@ _INTRO = """\
 
 `python -m experiments.poisoning --seeds {seeds}`: MNIST-5k, Dirichlet {alpha} over {clients}
 devices (lognormal speeds, sigma 0.5), a perceptron of 32 hidden units, buffers of {buffer},
-{updates} updates. Each figure is the final test accuracy in per cent over {seeds} seed(s), with the
-standard deviation where there are several: differences of a few points in one seed mean nothing. A
+{updates} updates. Each figure is the final test accuracy in per cent over {seeds} seeds, with the
+standard deviation. A
 share of the *clients* is hostile from the start; how many of them are in a
 buffer is chance, so at 30 % many buffers hold more than the {assumed} that trimmed mean and Krum
 are told to expect, and at 40 % most do.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
@@ -40,6 +41,7 @@ MAX_UPDATES, MAX_RUNS = 64, 8
 _SUFFIX = ".update"
 _INFO = b"asynclave/outbox/v1\0"
 _NONCE_BYTES = 12
+_RUN = re.compile("[0-9a-f]{32}")
 
 _logger = getLogger(__name__)
 
@@ -95,9 +97,11 @@ class Outbox:
         ------
         StorageFailed
             ``JOURNAL_FULL`` or ``JOURNAL_FAILED``: the outbox or the disk is full, or fails.
+        ConfigInvalid
+            The list of runs is damaged; it is named.
         """
         path = self._path(kept)
-        if len(self._disk.list(path.parent)) >= MAX_UPDATES:
+        if len(self._names(path.parent)) >= MAX_UPDATES:
             raise StorageFailed(
                 Code.JOURNAL_FULL,
                 f"{path.parent} holds {MAX_UPDATES} updates that could not be delivered.",
@@ -127,9 +131,7 @@ class Outbox:
             A file is damaged; it is named, and nothing is removed.
         """
         folder = self._folder / _name(run_id)
-        found = [
-            self._read(folder / name) for name in self._disk.list(folder) if name.endswith(_SUFFIX)
-        ]
+        found = [self._read(folder / name) for name in self._names(folder)]
         return sorted(found, key=lambda kept: kept.update.base_version)
 
     def turn(self, run_id: str) -> AbstractContextManager[bool]:
@@ -138,14 +140,34 @@ class Outbox:
 
     def _note_run(self, run_id: str) -> None:
         index, name = self._folder / "runs.json", _name(run_id)
-        runs = json.loads(self._disk.read(index)) if self._disk.exists(index) else []
-        if name in runs:
-            return
-        for old in runs[: max(0, len(runs) + 1 - MAX_RUNS)]:
-            for left in self._disk.list(self._folder / old):
+        with self._disk.lock(self._folder / "runs.lock"):
+            runs = self._runs(index)
+            if name in runs:
+                return
+            for old in runs[: max(0, len(runs) + 1 - MAX_RUNS)]:
+                self._give_up(self._folder / old)
+            write_private(self._disk, index, json.dumps([*runs, name][-MAX_RUNS:]).encode())
+
+    def _runs(self, index: Path) -> list[str]:
+        if not self._disk.exists(index):
+            return []
+        try:
+            runs = json.loads(self._disk.read(index))
+            if not all(_RUN.fullmatch(name) for name in runs):
+                raise ValueError("not names of runs")
+        except (ValueError, TypeError) as error:
+            raise _damaged(index) from error
+        return list(runs)
+
+    def _give_up(self, folder: Path) -> None:
+        for left in self._disk.list(folder):
+            if left.endswith(_SUFFIX):
                 _logger.warning("Gave up an update of a run long past: %s", left)
-                self._disk.remove(self._folder / old / left)
-        write_private(self._disk, index, json.dumps([*runs, name][-MAX_RUNS:]).encode())
+            self._disk.remove(folder / left)
+
+    def _names(self, folder: Path) -> list[str]:
+        """Return the updates' files; a write that was cut off leaves others beside them."""
+        return [name for name in self._disk.list(folder) if name.endswith(_SUFFIX)]
 
     def _path(self, kept: Kept) -> Path:
         return self._folder / _name(kept.update.run_id) / f"{_name(kept.update_id)}{_SUFFIX}"
@@ -161,14 +183,16 @@ class Outbox:
             update = LocalUpdate(delta=delta, **members["update"])
             return Kept(members["update_id"], update, members["metrics"])
         except (ValueError, KeyError, TypeError, InvalidTag) as error:
-            raise ConfigInvalid(
-                Code.CONFIG_INVALID, f"{path} is damaged; restore or remove it"
-            ) from error
+            raise _damaged(path) from error
 
 
 def _described(update: LocalUpdate) -> dict[str, Any]:
     names = (field.name for field in fields(update) if field.name != "delta")
     return {name: getattr(update, name) for name in names}
+
+
+def _damaged(path: Path) -> ConfigInvalid:
+    return ConfigInvalid(Code.CONFIG_INVALID, f"{path} is damaged; restore or remove it")
 
 
 def _name(text: str) -> str:

@@ -187,16 +187,16 @@ class SealedUploader:
         self, kept: Kept, nonce: bytes, reply: pb.UpdateStatusReply, attested: Attested
     ) -> tuple[str, Uploaded | None]:
         client_id, key = self._session.enrol().client_id, attested.receipt_key
-        status = verify_status(_signed(reply.status), key)
+        status = verify_status(Signed.of(reply.status), key)
         asked = (kept.update.run_id, client_id, kept.update_id, nonce.hex(), attested.epoch)
         if (status.run_id, status.client_id, status.update_id, status.nonce, status.epoch) != asked:
             raise ReceiptRejected(Code.RECEIPT_INVALID)
         if not reply.HasField("receipt"):
             return status.state, None
-        receipt = verify_receipt(_signed(reply.receipt), key)
+        receipt = verify_receipt(Signed.of(reply.receipt), key)
         if (receipt.client_id, receipt.update_id) != (client_id, kept.update_id):
             raise ReceiptRejected(Code.RECEIPT_INVALID)
-        return status.state, Uploaded(receipt, _signed(reply.receipt))
+        return status.state, Uploaded(receipt, Signed.of(reply.receipt))
 
     def _delivered(self, kept: Kept) -> Uploaded:
         """Deliver an update; one that is refused for good is kept no longer."""
@@ -238,7 +238,7 @@ class SealedUploader:
                 "SubmitUpdate", outgoing.messages, trace_id=outgoing.header.trace_id
             )
         )
-        signed = Signed(reply.payload, reply.signature)
+        signed = Signed.of(reply)
         receipt = verify_receipt(signed, attested.receipt_key)
         outgoing.check(receipt)
         return Uploaded(receipt, signed)
@@ -254,7 +254,3 @@ class SealedUploader:
                     raise
             self._clock.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
-
-
-def _signed(record: pb.SignedRecord) -> Signed:
-    return Signed(record.payload, record.signature)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from fl_protocol.codes import Code, EnrolmentRejected, GatewayUnavailable, TokenRejected
 from fl_protocol.identity import NONCE_BYTES, Enrolment, Identity, IdentityStore
 from fl_protocol.ports import Clock, Rng, Transport
 from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.token_store import MemoryTokens, Tokens
+from fl_protocol.tokens import REFRESH_GRACE
 
-
-@dataclass(frozen=True)
-class _Token:
-    token: str
-    renew_at: float
-    expires_at: float
+# The gateway counts from when it was answered first, and a call takes its time.
+_PRESENTABLE_SECONDS = REFRESH_GRACE / 2
 
 
 class Credentials:
     """Holds the enrolment and the current access token; safe to share between threads.
+
+    Processes of one node share both by their store.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Credentials:
     clock, rng : Clock, Rng
         Time for renewal; source of nonces.
     store : IdentityStore or None
-        Where the enrolment is kept between processes.
+        Where enrolment and tokens are kept between processes, and shared by them.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Credentials:
         self._rng = rng
         self._store = store
         self._lock = threading.RLock()
+        self._shared = store.tokens if store else MemoryTokens()
         self._enrolment = store.load_enrolment() if store else None
-        self._current: _Token | None = None
-        self._refresh_token = ""
+        self._current = Tokens(identity.jkt)
 
     def enrolled(self) -> Enrolment:
         """Return the enrolment, redeeming the ticket the first time (one attempt).
@@ -65,60 +65,90 @@ class Credentials:
             Without a ticket, or when the gateway refuses it.
         """
         with self._lock:
-            if self._enrolment is not None:
-                return self._enrolment
-            if not self._ticket:
-                raise EnrolmentRejected(
-                    Code.ENROL_TICKET_INVALID,
-                    "This node is not enrolled and its configuration holds no ticket; "
-                    "ask the operator for one.",
-                )
-            request = pb.EnrolRequest(
-                ticket=self._ticket,
-                identity_key=self._identity.public_identity_key,
-                proof_key=self._identity.public_proof_key,
-                signature=self._identity.sign_enrolment(self._ticket),
-            )
-            reply = self._wire.invoke("Enrol", request, _whole, None)
-            self._enrolment = Enrolment(reply.client_id, reply.membership)
-            self._refresh_token = reply.refresh_token
-            if self._store is not None:
-                self._store.save_enrolment(self._enrolment)
-            return self._enrolment
+            if self._enrolment is None:
+                with self._shared.alone():
+                    self._enrol()
+            return self._known()
 
     def token(self, refused: str | None = None) -> str:
         """Return an access token other than the refused one, renewed before half its lifetime."""
         with self._lock:
-            current, now = self._current, self._clock.now()
-            if current is not None and current.token != refused:
-                if now < current.renew_at:
-                    return current.token
-                if now < current.expires_at:
-                    return self._renew_early(current)
-            return self._renew()
+            if not self._is_fresh(refused):
+                with self._shared.alone():
+                    # Another process may have renewed it meanwhile.
+                    self._read()
+                    if not self._is_fresh(refused):
+                        self._renewed(refused)
+            return self._current.access_token
 
-    def _renew_early(self, current: _Token) -> str:
+    def _is_fresh(self, refused: str | None) -> bool:
+        token = self._current.access_token
+        return bool(token) and token != refused and self._clock.now() < self._current.renew_at
+
+    def _read(self) -> None:
+        kept = self._shared.load()
+        if kept is not None and kept.jkt == self._identity.jkt:
+            self._current = kept
+
+    def _renewed(self, refused: str | None) -> None:
         try:
-            return self._renew()
+            self._renew()
         except GatewayUnavailable:
-            return current.token
+            usable = self._clock.now() < self._current.expires_at
+            if not usable or self._current.access_token == refused:
+                raise
 
-    def _renew(self) -> str:
-        client_id = self.enrolled().client_id
+    def _enrol(self) -> None:
+        """Redeem the ticket, unless this node is enrolled; only with the tokens' lock."""
+        if self._store is not None:
+            self._enrolment = self._store.load_enrolment()
+        if self._enrolment is not None:
+            return
+        if not self._ticket:
+            raise EnrolmentRejected(
+                Code.ENROL_TICKET_INVALID,
+                "This node is not enrolled and its configuration holds no ticket; "
+                "ask the operator for one.",
+            )
+        request = pb.EnrolRequest(
+            ticket=self._ticket,
+            identity_key=self._identity.public_identity_key,
+            proof_key=self._identity.public_proof_key,
+            signature=self._identity.sign_enrolment(self._ticket),
+        )
+        reply = self._wire.invoke("Enrol", request, _whole, None)
+        self._enrolment = Enrolment(reply.client_id, reply.membership)
+        if self._store is not None:
+            self._store.save_enrolment(self._enrolment)
+        self._keep(Tokens(self._identity.jkt, refresh_token=reply.refresh_token))
+
+    def _known(self) -> Enrolment:
+        assert self._enrolment is not None
+        return self._enrolment
+
+    def _keep(self, tokens: Tokens) -> None:
+        self._current = tokens
+        self._shared.save(tokens)
+
+    def _renew(self) -> None:
+        self._enrol()
+        client_id = self._known().client_id
         reply = self._by_refresh_token(client_id) or self._by_identity(client_id)
         now = self._clock.now()
-        self._refresh_token = reply.refresh_token
-        self._current = _Token(
-            reply.access_token, now + reply.expires_in / 2, now + reply.expires_in
+        self._keep(
+            Tokens(
+                self._identity.jkt,
+                reply.access_token,
+                reply.refresh_token,
+                renew_at=int(now + reply.expires_in / 2),
+                expires_at=int(now + reply.expires_in),
+            )
         )
-        return self._current.token
 
     def _by_refresh_token(self, client_id: str) -> Any:
-        # Spent before it is sent: presenting it again after a lost reply would look like theft
-        # and revoke the family, while the identity key always works.
-        refresh_token, self._refresh_token = self._refresh_token, ""
-        if not refresh_token:
+        if not self._may_be_presented():
             return None
+        refresh_token = self._current.refresh_token
         request = pb.TokenRequest(
             client_id=client_id,
             refresh_token=refresh_token,
@@ -128,6 +158,20 @@ class Credentials:
             return self._wire.invoke("IssueToken", request, _whole, None)
         except (TokenRejected, EnrolmentRejected):
             return None
+
+    def _may_be_presented(self) -> bool:
+        """Note that the refresh token is about to be sent, if it was not, or only just before.
+
+        After a lost reply it may be sent again for a while; later that would look like theft and
+        revoke the family, while the identity key always works.
+        """
+        now, first = int(self._clock.now()), self._current.presented_at
+        if not self._current.refresh_token:
+            return False
+        if not first:
+            self._keep(replace(self._current, presented_at=now))
+            return True
+        return 0 <= now - first < _PRESENTABLE_SECONDS
 
     def _by_identity(self, client_id: str) -> Any:
         iat, nonce = int(self._clock.now()), self._rng.bytes(NONCE_BYTES)

@@ -23,6 +23,7 @@ class Code(StrEnum):
     PROOF_MISSING = "PROOF_MISSING"
     PROOF_INVALID = "PROOF_INVALID"
     PROOF_REPLAYED = "PROOF_REPLAYED"
+    PROOF_NONCE = "PROOF_NONCE"
     ENROL_TICKET_INVALID = "ENROL_TICKET_INVALID"
     ENROL_TICKET_USED = "ENROL_TICKET_USED"
     IDENTITY_INVALID = "IDENTITY_INVALID"
@@ -66,6 +67,7 @@ class Code(StrEnum):
     RECEIPT_INVALID = "RECEIPT_INVALID"
     GATEWAY_UNAVAILABLE = "GATEWAY_UNAVAILABLE"
     ENCLAVE_UNAVAILABLE = "ENCLAVE_UNAVAILABLE"
+    REGISTRY_UNAVAILABLE = "REGISTRY_UNAVAILABLE"
     CIRCUIT_OPEN = "CIRCUIT_OPEN"
     OVERLOADED = "OVERLOADED"
     DEADLINE = "DEADLINE"
@@ -104,6 +106,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.PROOF_MISSING: "Send a proof of possession in the 'dpop' metadata of the call.",
         Code.PROOF_INVALID: "The proof of possession does not fit this call, token, key or time.",
         Code.PROOF_REPLAYED: "This proof of possession was used before; make one per call.",
+        Code.PROOF_NONCE: "Make a new proof with the nonce in the 'dpop-nonce' metadata of this "
+        "refusal.",
         Code.ENROL_TICKET_INVALID: "The enrolment ticket is unknown or expired; ask for a new one.",
         Code.ENROL_TICKET_USED: "The enrolment ticket was used by another identity; "
         "ask the operator for a new one.",
@@ -160,6 +164,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "match what was sent.",
         Code.GATEWAY_UNAVAILABLE: "The gateway could not be reached.",
         Code.ENCLAVE_UNAVAILABLE: "The enclave is not running; it is being started again.",
+        Code.REGISTRY_UNAVAILABLE: "The gateway's registry does not answer; try again a little "
+        "later.",
         Code.CIRCUIT_OPEN: "The gateway could not be reached several times in a row; it is left "
         "alone for a while.",
         Code.OVERLOADED: "The gateway is busy; try again a little later.",
@@ -214,7 +220,22 @@ class TokenRejected(AsynclaveError):
 
 
 class ProofRejected(AsynclaveError):
-    """A proof of possession was refused."""
+    """A proof of possession was refused.
+
+    Parameters
+    ----------
+    code, sentence
+        See `AsynclaveError`.
+    nonce : str
+        What the next proof must have in it, empty if nothing.
+    """
+
+    def __init__(self, code: str, sentence: str | None = None, nonce: str = "") -> None:
+        super().__init__(code, sentence)
+        self.nonce = nonce
+
+    def __reduce__(self) -> tuple[type[AsynclaveError], tuple[str, str, str]]:  # type: ignore[override]
+        return type(self), (self.code, self.sentence, self.nonce)
 
 
 class EnrolmentRejected(AsynclaveError):
@@ -288,6 +309,7 @@ _FAMILIES: tuple[tuple[str, type[AsynclaveError]], ...] = (
     ("RECEIPT_", ReceiptRejected),
     ("GATEWAY_", GatewayUnavailable),
     ("ENCLAVE_", GatewayUnavailable),
+    ("REGISTRY_", GatewayUnavailable),
     ("CIRCUIT_", GatewayUnavailable),
     ("OVERLOADED", GatewayUnavailable),
     ("DEADLINE", GatewayUnavailable),

@@ -1,9 +1,7 @@
 """A node's identity: its two keys, what it signs with them, and where they are kept.
 
 The identity key says who a client is (enrolment, sealed updates); the proof key accompanies calls
-and can be replaced without enrolling again. Refresh tokens are deliberately not stored: two
-processes of one node would present the same one and revoke each other, while the identity key
-always obtains a new token.
+and can be replaced without enrolling again.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.ports import Disk, LocalDisk, Rng
 from fl_protocol.proof import thumbprint
 from fl_protocol.signatures import KEY_BYTES, is_signed_by
+from fl_protocol.token_store import FileTokens
 
 NONCE_BYTES = 16
 GRANT_WINDOW = 60
@@ -132,7 +131,7 @@ def verify_grant(
 
 
 class IdentityStore:
-    """Keeps keys and enrolment in a folder, each file mode 0600 and replaced atomically.
+    """Keeps keys, enrolment and tokens in a folder, each file mode 0600 and replaced atomically.
 
     Parameters
     ----------
@@ -140,12 +139,18 @@ class IdentityStore:
         Created when first written.
     disk : Disk, optional
         The local disk by default.
+
+    Attributes
+    ----------
+    tokens : FileTokens
+        Shared by the processes of the node.
     """
 
     def __init__(self, folder: Path, disk: Disk | None = None) -> None:
         self._disk = disk or LocalDisk()
         self._keys = folder / "identity.json"
         self._enrolment = folder / "enrolment.json"
+        self.tokens = FileTokens(folder, self._disk)
 
     def load(self) -> Identity | None:
         """Return the stored keys, or None when there are none.
@@ -175,12 +180,13 @@ class IdentityStore:
         self._disk.write_atomic(self._keys, canonical.encode(members), 0o600)
 
     def load_or_create(self, rng: Rng) -> Identity:
-        """Return the stored keys, or make and store new ones."""
-        identity = self.load()
-        if identity is None:
-            identity = Identity.generate(rng)
-            self.save(identity)
-        return identity
+        """Return the stored keys, or new ones: the same to all processes that begin at once."""
+        with self.tokens.alone():
+            identity = self.load()
+            if identity is None:
+                identity = Identity.generate(rng)
+                self.save(identity)
+            return identity
 
     def load_enrolment(self) -> Enrolment | None:
         """Return the stored enrolment, or None before the first one.

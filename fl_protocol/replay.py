@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Protocol
 
 from fl_protocol.codes import Code, GatewayUnavailable
+
+
+class OneUse(Protocol):
+    """Says whether something is used for the first time."""
+
+    def use(self, thing: str, now: float) -> bool:
+        """Use something up at `now` (seconds); False if it was used before."""
+        ...
 
 
 class ReplayMemory:

@@ -17,9 +17,10 @@ from fl_protocol.ports import Clock, Rng, Transport
 from fl_protocol.retry import retried
 from fl_protocol.wire import Wire
 
-_RENEWABLE = {Code.TOKEN_EXPIRED, Code.TOKEN_UNKNOWN_KEY}
+# A revoked family is not a revoked node, which is told so when it asks for another token.
+_RENEWABLE = {Code.TOKEN_EXPIRED, Code.TOKEN_UNKNOWN_KEY, Code.TOKEN_REVOKED}
 # Failures that say nothing about whether the gateway can be reached.
-_ANSWERS = {Code.OVERLOADED, Code.ENCLAVE_UNAVAILABLE}
+_ANSWERS = {Code.OVERLOADED, Code.ENCLAVE_UNAVAILABLE, Code.REGISTRY_UNAVAILABLE}
 _Reply = TypeVar("_Reply")
 
 
@@ -45,7 +46,7 @@ class Session:
     clock, rng : Clock, Rng
         Time for token renewal and proofs; source of nonces.
     store : IdentityStore, optional
-        Where the enrolment is kept between processes.
+        Where enrolment and tokens are kept between processes.
     patience : float
         Seconds to keep trying while the gateway or its enclave cannot be reached.
     timeout : float

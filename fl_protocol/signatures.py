@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -14,6 +15,18 @@ KEY_BYTES = 32
 @dataclass(frozen=True)
 class Signed:
     """A payload as it was signed, never re-serialised, with its Ed25519 signature."""
+
+    payload: bytes
+    signature: bytes
+
+    @classmethod
+    def of(cls, message: SignedMessage) -> Self:
+        """Take both from a message that has them."""
+        return cls(message.payload, message.signature)
+
+
+class SignedMessage(Protocol):
+    """A message of the wire with a payload and its signature."""
 
     payload: bytes
     signature: bytes

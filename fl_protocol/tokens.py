@@ -29,6 +29,8 @@ from fl_protocol.ports import Clock, Rng
 TOKEN_TYPE = "at+jwt"
 DEFAULT_TTL = 300
 MAX_TTL = 900
+# Seconds in which a spent refresh token may be sent again by its proof key.
+REFRESH_GRACE = 30
 SKEW = 30
 
 _JTI_BYTES = 16

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
 
-from fl_protocol.codes import AsynclaveError, Code, GatewayUnavailable, error_for
+from fl_protocol.codes import AsynclaveError, Code, GatewayUnavailable, ProofRejected, error_for
 from fl_protocol.identity import Identity
 from fl_protocol.ports import Clock, Rng
 from fl_protocol.proof import make_proof
@@ -16,6 +17,7 @@ from fl_protocol.proto import gateway_pb2_grpc
 SERVICE = "/asynclave.v1.Gateway/"
 CODE_METADATA = "asynclave-code"
 RETRY_METADATA = "asynclave-retry-after"
+NONCE_METADATA = "dpop-nonce"
 
 _STATUS_CODES = {
     grpc.StatusCode.UNAVAILABLE: Code.GATEWAY_UNAVAILABLE,
@@ -33,6 +35,7 @@ _CHANNEL_OPTIONS = [
 _LOOPBACK = ("localhost:", "127.0.0.1:", "[::1]:")
 
 _MAX_DETAILS = 300
+_NONCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A gateway that asks for more is not believed.
 _LONGEST_RETRY = 60.0
 
@@ -74,6 +77,7 @@ class Wire:
             options.append(("grpc.enable_http_proxy", 0))
         credentials = grpc.ssl_channel_credentials(root_certificates=ca_pem)
         self._channel = grpc.secure_channel(address, credentials, options=options)
+        self._nonce: str | None = None
         self._stub = gateway_pb2_grpc.GatewayStub(self._channel)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
@@ -91,13 +95,32 @@ class Wire:
     ) -> _Reply:
         """Make one attempt; parameters are those of `Session.receive`.
 
+        A gateway that asks for another nonce in the proof is asked again at once.
+
         Raises
         ------
         AsynclaveError
             The typed error of the gateway's code or of the gRPC status.
         """
+        try:
+            return self._attempt(method, request, read, token, timeout, trace_id)
+        except ProofRejected as error:
+            if not error.nonce:
+                raise
+            self._nonce = error.nonce
+        return self._attempt(method, request, read, token, timeout, trace_id)
+
+    def _attempt(
+        self,
+        method: str,
+        request: Any,
+        read: Callable[[Any], _Reply],
+        token: str | None,
+        timeout: float | None,
+        trace_id: str | None,
+    ) -> _Reply:
         proof = make_proof(
-            self._identity.proof_key, SERVICE + method, token, self._clock, self._rng
+            self._identity.proof_key, SERVICE + method, token, self._clock, self._rng, self._nonce
         )
         metadata = [("dpop", proof)]
         if token is not None:
@@ -121,10 +144,16 @@ def _typed(error: grpc.RpcError) -> AsynclaveError:
         typed = error_for(code, details or None)
         if isinstance(typed, GatewayUnavailable):
             typed.retry_after = _seconds(trailing.get(RETRY_METADATA))
+        if isinstance(typed, ProofRejected):
+            typed.nonce = _nonce(trailing.get(NONCE_METADATA))
         return typed
     if status is grpc.StatusCode.UNIMPLEMENTED:
         return error_for(Code.CONFIG_INVALID, "The address does not serve an Asynclave gateway.")
     return error_for(_STATUS_CODES.get(status, Code.INTERNAL), details or None)
+
+
+def _nonce(text: str | bytes | None) -> str:
+    return text if isinstance(text, str) and _NONCE.fullmatch(text) else ""
 
 
 def _seconds(milliseconds: str | bytes | None) -> float:

@@ -1,8 +1,9 @@
 """The launcher's own socket: one packet asks, one packet answers (SOCK_SEQPACKET).
 
-``{"op": "ATTACH", "replace": bool}`` is answered with the enclave's epoch and process id and,
-beside the packet, a socket to it, or to a fresh one if it is to be replaced; ``{"op": "EVIDENCE",
-"nonce": hex}`` with signed evidence. The enclave outlives whoever attached.
+``{"op": "ATTACH", "replace": epoch}`` is answered with the enclave's epoch and process id and,
+beside the packet, a socket to it, or to a fresh one if it has the epoch named; ``{"op": "EVIDENCE",
+"nonce": hex}`` with signed evidence. Several may be attached at once, one for each connection to
+this socket. The enclave outlives all of them.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _BACKLOG = 16
 class EnclaveSource(Protocol):
     """What the control server asks: the launcher."""
 
-    def attach(self, *, replace: bool = False) -> EnclaveProcess:
-        """Return the running enclave, or a fresh one."""
+    def attach(self, *, replace: int = 0) -> EnclaveProcess:
+        """Return the running enclave, or a fresh one if it has the epoch to be replaced."""
         ...
 
     def evidence(self, nonce: bytes) -> bytes:
@@ -45,14 +46,15 @@ class EnclaveSource(Protocol):
 class ControlServer:
     """Serves a launcher on a Unix socket that only its owner can open.
 
-    The latest to attach wins: whoever attached before is cut off. Every request must be signed;
-    see `tee_sim.hop`.
+    An attachment ends with the connection it was asked for on, or when that asks for another.
+    Every request must be signed; see `tee_sim.hop`.
     """
 
     def __init__(self, path: Path, source: EnclaveSource, verifier: HopVerifier) -> None:
         self._path, self._source, self._verifier = path, source, verifier
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._attached: dict[socket.socket, EnclaveProcess] = {}
 
     async def __aenter__(self) -> Self:
         self._path.unlink(missing_ok=True)
@@ -92,16 +94,20 @@ class ControlServer:
 
     async def _serve(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with connection, contextlib.suppress(OSError):
-            while packet := await loop.sock_recv(connection, _PACKET_BYTES):
-                self._answer(connection, packet)
+        try:
+            with connection, contextlib.suppress(OSError):
+                while packet := await loop.sock_recv(connection, _PACKET_BYTES):
+                    self._answer(connection, packet)
+        finally:
+            if enclave := self._attached.pop(connection, None):
+                enclave.cut_off(connection)
 
     def _answer(self, connection: socket.socket, packet: bytes) -> None:
         try:
             request = canonical.decode_object(packet, _PACKET_BYTES)
             self._verifier.verify(request)
             if request.get("op") == "ATTACH":
-                self._attach(connection, request.get("replace") is True)
+                self._attach(connection, request["replace"])
                 return
             if request.get("op") != "EVIDENCE":
                 raise ConfigInvalid(Code.CONFIG_INVALID, "The launcher has no such operation.")
@@ -114,10 +120,13 @@ class ControlServer:
             reply = {"ok": False, "code": invalid.code, "sentence": invalid.sentence}
         connection.send(canonical.encode(reply))
 
-    def _attach(self, connection: socket.socket, replace: bool) -> None:
+    def _attach(self, connection: socket.socket, replace: int) -> None:
+        if type(replace) is not int:
+            raise TypeError("no epoch")
         enclave = self._source.attach(replace=replace)
+        self._attached[connection] = enclave
         reply = {"ok": True, "epoch": enclave.facts.epoch, "pid": enclave.pid}
-        with enclave.hand_over() as stream:
+        with enclave.hand_over(connection) as stream:
             socket.send_fds(connection, [canonical.encode(reply)], [stream.fileno()])
 
 
@@ -146,13 +155,14 @@ class LauncherClient:
         self._socket: socket.socket | None = None
         self._turn = asyncio.Lock()
 
-    async def attach(self, *, replace: bool = False) -> Attachment:
-        """Get a socket to the enclave; whoever attached before is cut off.
+    async def attach(self, *, replace: int = 0) -> Attachment:
+        """Get a socket to the enclave; one that this client had before is cut off.
 
         Parameters
         ----------
-        replace : bool
-            Whether the running enclave is to be killed, because it does not answer.
+        replace : int
+            Epoch of the enclave that is to be killed, because it does not answer, if it still
+            runs: somebody else may have had it replaced already. There is no epoch 0.
 
         Raises
         ------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,22 @@ from tee_sim.sealed_state import SealedState
 
 # Nothing can give a locked-down enclave a descriptor, so it begins with one for each time that a
 # gateway may attach.
-CHANNELS = 64
+CHANNELS = 256
+# Seconds the enclave waits in the middle of a frame: one gateway must not keep it from the others.
+STALL_SECONDS = 10
+
+# With other kernels an enclave would round otherwise than the process beside it, and a run not have
+# the same model with and without the trust path.
+_KERNEL_CHOICES = (
+    *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
+    *("NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES"),
+)
 
 # Up to this many seconds from spawn to the enclave's first word.
 _BOOT_SECONDS = 60.0
 _SOCKET_BYTES = 4 << 20
+# struct timeval: seconds and microseconds.
+_TIMEVAL = struct.Struct("@ll")
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class BootOptions:
 
 
 class EnclaveProcess:
-    """One running enclave and the sockets to it, of which it serves one after the other.
+    """One running enclave and the sockets to it, each of which has one holder.
 
     Call `start` from a thread that lives as long as the launcher: the enclave is killed when the
     thread that started it ends.
@@ -68,7 +80,7 @@ class EnclaveProcess:
     ) -> None:
         self._process, self._keeper = process, keeper
         self._unused = deque(streams)
-        self._in_use: socket.socket | None = None
+        self._held: dict[Hashable, socket.socket] = {}
         self.facts = facts
 
     @classmethod
@@ -110,6 +122,9 @@ class EnclaveProcess:
         for end in (*ours, *theirs):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
+        for end in theirs:
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                end.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(STALL_SECONDS, 0))
         vault, vault_inside = socket.socketpair()
         process = spawn_image(image, theirs, vault_inside, dependencies)
         _close(*theirs, vault_inside)
@@ -154,11 +169,16 @@ class EnclaveProcess:
             return "replaced while it ran"
         return f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
-    def hand_over(self) -> socket.socket:
-        """Give a socket away; whoever has the one before is cut off.
+    def hand_over(self, holder: Hashable = None) -> socket.socket:
+        """Give a socket away; the one that the same holder had before is cut off.
 
         The receiver closes it. The enclave keeps its keys, its buffer and its chain; a request
         that is cut off changes nothing, or is answered alike when it is repeated.
+
+        Parameters
+        ----------
+        holder : hashable
+            Whoever the socket is for.
 
         Raises
         ------
@@ -167,24 +187,26 @@ class EnclaveProcess:
         """
         if self.spent:
             raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE)
-        self._cut_off()
-        self._in_use = self._unused.popleft()
-        return self._in_use.dup()
+        self.cut_off(holder)
+        self._held[holder] = self._unused.popleft()
+        return self._held[holder].dup()
+
+    def cut_off(self, holder: Hashable) -> None:
+        """Take a holder's socket back, if it has one: the enclave waits for it no longer."""
+        held = self._held.pop(holder, None)
+        if held is not None:
+            with suppress(OSError):
+                # Closing would not do: its receiver has the socket as well.
+                held.shutdown(socket.SHUT_RDWR)
+            held.close()
 
     def end(self) -> None:
         """Kill the process: its keys and buffered updates are gone with it."""
-        self._cut_off()
+        for holder in tuple(self._held):
+            self.cut_off(holder)
         _close(*self._unused)
         self._unused.clear()
         _end(self._process, self._keeper)
-
-    def _cut_off(self) -> None:
-        if self._in_use is not None:
-            with suppress(OSError):
-                # Closing would not do: its receiver has the socket as well.
-                self._in_use.shutdown(socket.SHUT_RDWR)
-            self._in_use.close()
-            self._in_use = None
 
 
 def spawn_image(
@@ -205,10 +227,16 @@ def spawn_image(
         stdout=subprocess.DEVNULL,
         pass_fds=(image, *descriptors, vault.fileno()),
         cwd="/",
-        # A second BLAS thread could not be started after lockdown.
-        env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        env=environment(os.environ),
         start_new_session=True,
     )
+
+
+def environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return an enclave's environment: nothing of ours but the choice of arithmetic kernels."""
+    kernels = {name: ours[name] for name in _KERNEL_CHOICES if name in ours}
+    # A second BLAS thread could not be started after lockdown.
+    return kernels | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 
 def _handshake(stream: socket.socket, boot: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 It measures the enclave's image, starts one enclave per epoch from it, signs evidence about the
 running one, and hands a socket of it to whoever attaches through the launcher's own Unix socket.
-The enclave outlives its gateway: the next to attach gets the same one, with its keys, its buffer
-and its chain. One that has ended, or has to be replaced, is followed by a fresh one under a new
-epoch: buffered updates die with their key, and what is sealed is handed to the successor.
+The enclave outlives its gateways: the next to attach gets the same one, with its keys, its buffer
+and its chain, beside those that are attached. One that has ended, or has to be replaced, is
+followed by a fresh one under a new epoch: buffered updates die with their key, and what is sealed
+is handed to the successor.
 """
 
 from __future__ import annotations
@@ -68,10 +69,12 @@ class Launcher:
         self._dependencies = image.dependency_paths()
         self._enclave: EnclaveProcess | None = None
 
-    def attach(self, *, replace: bool = False) -> EnclaveProcess:
-        """Return the running enclave, starting one when there is none or it is to be replaced."""
+    def attach(self, *, replace: int = 0) -> EnclaveProcess:
+        """Return the running enclave, or start one: there is none, or it has that epoch."""
         enclave = self._running()
-        return self._replace() if replace or enclave.spent else enclave
+        if enclave.spent or enclave.facts.epoch == replace:
+            return self._replace()
+        return enclave
 
     def evidence(self, nonce: bytes) -> bytes:
         """Return evidence about the present enclave, starting one when there is none."""

@@ -22,7 +22,7 @@ LANDLOCK_RESTRICT_SELF = 446
 X86_64 = "x86_64"
 AARCH64 = "aarch64"
 
-# What a running enclave needs: memory, its two sockets, time, randomness, ending. No call that
+# What a running enclave needs: memory, its sockets, time, randomness, ending. No call that
 # opens, executes, forks, traces, or receives a file descriptor.
 ENCLAVE_CALLS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
@@ -34,13 +34,14 @@ ENCLAVE_CALLS: Mapping[str, Mapping[str, int]] = MappingProxyType(
                 "madvise": 28, "nanosleep": 35, "getpid": 39, "sendto": 44, "recvfrom": 45,
                 "exit": 60, "gettimeofday": 96, "getrusage": 98, "sigaltstack": 131,
                 "gettid": 186, "futex": 202, "sched_getaffinity": 204, "restart_syscall": 219,
-                "clock_gettime": 228, "clock_nanosleep": 230, "exit_group": 231,
+                "clock_gettime": 228, "clock_nanosleep": 230, "exit_group": 231, "epoll_wait": 232,
                 "getrandom": 318, "membarrier": 324, "rseq": 334,
             }
         ),
         AARCH64: MappingProxyType(
             {
-                "close": 57, "lseek": 62, "read": 63, "write": 64, "ppoll": 73, "fstat": 80,
+                "epoll_pwait": 22, "close": 57, "lseek": 62, "read": 63, "write": 64, "ppoll": 73,
+                "fstat": 80,
                 "exit": 93, "exit_group": 94, "futex": 98, "nanosleep": 101,
                 "clock_gettime": 113, "clock_nanosleep": 115, "sched_getaffinity": 123,
                 "sched_yield": 124, "restart_syscall": 128, "sigaltstack": 132,

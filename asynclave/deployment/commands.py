@@ -22,7 +22,9 @@ def init_command(
         list[str] | None,
         typer.Option(help="Name or address of the server's machine; the nodes use the first."),
     ] = None,
-    gateways: Annotated[int, typer.Option(min=1, help="Gateways that take turns.")] = 1,
+    gateways: Annotated[
+        int, typer.Option(min=1, help="Gateways that share the enclave, behind a proxy.")
+    ] = 1,
     buffer_size: Annotated[int, typer.Option(min=2, help="Updates per released model.")] = 2,
     federation: Annotated[str, typer.Option(help="Name of the federation.")] = "local",
     gateway_port: Annotated[int, typer.Option(min=1, max=65535)] = 9443,
@@ -58,6 +60,12 @@ def up_command(
     ] = None,
     slow_delay: Annotated[float, typer.Option(min=0, help="Its extra seconds per task.")] = 2.0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="SuperLink's port; 0: any.")] = 0,
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Fork tasks from a process with the imports done.")
+    ] = False,
+    preload: Annotated[
+        list[str] | None, typer.Option(help="Module to import there; may be repeated.")
+    ] = None,
     app: Annotated[Path, typer.Option(help="Flower app named in the printed command.")] = _APP,
 ) -> None:
     """Start SuperLink, SuperNodes, gateway and enclave on this machine."""
@@ -72,6 +80,8 @@ def up_command(
         slow_node=slow_node,
         slow_delay=slow_delay,
         port=port,
+        warm=warm,
+        preload=tuple(preload or ()),
     )
     typer.echo(_description(deployment, app))
 
@@ -99,10 +109,11 @@ def _next_steps(directory: Path) -> str:
 def _description(deployment: Deployment, app: Path) -> str:
     status, spec = deployment.status, deployment.spec
     slow = "" if spec.slow_node is None else f", node-{spec.slow_node} is slow"
+    warm = ", tasks forked from a warm process" if spec.warm else ""
     return "\n".join(
         [
             f"SuperLink   {status.superlink} (TLS, node authentication)",
-            f"SuperNodes  {spec.nodes}{slow}",
+            f"SuperNodes  {spec.nodes}{slow}{warm}",
             f"Gateway     {status.gateway or 'none: updates travel in Flower messages'}",
             *(["Enclave     simulated TEE, opted in"] if spec.confidential else []),
             f"State       {deployment.state.root}",

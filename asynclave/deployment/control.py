@@ -80,6 +80,8 @@ def up(
     slow_node: int | None = None,
     slow_delay: float = 2.0,
     port: int = 0,
+    warm: bool = False,
+    preload: tuple[str, ...] = (),
 ) -> Deployment:
     """Start a deployment, or return the same one if it is already up.
 
@@ -87,7 +89,7 @@ def up(
     ----------
     state_dir : Path
         New or empty directory, or one that an earlier deployment used (which is emptied).
-    nodes, confidential, buffer_size, slow_node, slow_delay, port
+    nodes, confidential, buffer_size, slow_node, slow_delay, port, warm, preload
         See `DeploymentSpec`.
 
     Raises
@@ -97,7 +99,9 @@ def up(
         or PROGRAM_MISSING.
     """
     state = StateDir(state_dir)
-    spec = DeploymentSpec(nodes, confidential, buffer_size, slow_node, slow_delay, port)
+    spec = DeploymentSpec(
+        nodes, confidential, buffer_size, slow_node, slow_delay, port, warm, preload
+    )
     if running := find(state_dir):
         if running.spec != spec:
             raise DeploymentError(

@@ -15,7 +15,6 @@ Each folder may be moved as a whole: paths inside start from the file they stand
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import errno
@@ -34,7 +33,7 @@ from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import LocalDisk, Rng, SystemClock, SystemRng
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.issuer import create_ticket
-from fl_server.gateway.registry import Registry
+from fl_server.gateway.registry import Registry, open_registry
 from fl_server.intake.config import ServerConfig
 from fl_server.stack.keys import HOP_KEY, ISSUER_KEY, TOKEN_KEY, create_keys
 from fl_server.stack.pki import Authority
@@ -49,6 +48,8 @@ _AUTHORITY_DAYS = 3650
 _CERTIFICATE_DAYS = 365
 _SECRET_BYTES = 32
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
+# Seconds in which a proxy has to fetch the key set again.
+_KEY_LEAD = 600
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -64,13 +65,14 @@ class FederationSpec:
         DNS names and IPv4 addresses of the server's machine; the nodes use the first. If empty,
         everything listens on loopback only.
     gateways : int
-        Gateways that take turns at one enclave, on consecutive ports.
+        Gateways that share one enclave. Several listen on loopback, on the ports after
+        `gateway_port`, which is that of the proxy in front of them.
     buffer_size : int
         Updates per released model, of as many distinct nodes.
     federation : str
         Name of the federation.
     gateway_port, superlink_port : int
-        Ports to listen on; the gateway's is the first gateway's.
+        Ports that the nodes use.
     ticket_hours : float
         How long the enrolment tickets can be redeemed.
 
@@ -96,7 +98,8 @@ class FederationSpec:
                 raise ConfigInvalid(
                     Code.CONFIG_INVALID, f"{host!r} is neither a DNS name nor an IPv4 address"
                 )
-        gateway_ports = range(self.gateway_port, self.gateway_port + self.gateways)
+        proxies = int(self.gateways > 1)
+        gateway_ports = range(self.gateway_port, self.gateway_port + self.gateways + proxies)
         if self.superlink_port in gateway_ports:
             raise ConfigInvalid(
                 Code.CONFIG_INVALID,
@@ -209,7 +212,7 @@ class _Draft:
         ).save(self._trusted / "launcher.json")
         for index in range(self._spec.gateways):
             self._gateway(index).save(self._trusted / f"gateway-{index}.json")
-        with contextlib.closing(Registry(self._trusted / "registry.sqlite")) as registry:
+        with open_registry(self._trusted / "registry.sqlite") as registry:
             for name in self._spec.names:
                 self._write_node(name, self._bundle(registry, "client", name))
             server = ServerConfig(
@@ -233,10 +236,11 @@ class _Draft:
         self._ca_pem = authority.pem
 
     def _gateway(self, index: int) -> GatewayConfig:
+        proxied = self._spec.gateways > 1
         return GatewayConfig(
             federation=self._spec.federation,
-            host=self._spec.listen,
-            port=self._spec.gateway_port + index,
+            host=_LOOPBACK[0] if proxied else self._spec.listen,
+            port=self._spec.gateway_port + index + proxied,
             tls_certificate="server.pem",
             tls_key="server.key",
             issuer_key=ISSUER_KEY,
@@ -246,8 +250,9 @@ class _Draft:
             launcher_socket="launcher.sock",
             hop_key=HOP_KEY,
             port_file=f"gateway-{index}.port",
-            # One for all: whoever holds it is attached to the enclave, the others wait their turn.
-            journal_dir="journal",
+            journal_dir=f"journal-{index}",
+            behind_proxy=proxied,
+            token_key_lead=_KEY_LEAD if proxied else 0,
         )
 
     def _bundle(self, registry: Registry, role: str, name: str) -> NodeConfig:

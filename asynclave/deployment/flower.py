@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fl_server.stack.pki import ServerCertificate, create_server_certificate
 
 _HOST = "127.0.0.1"
 _COMMAND_PATIENCE = 60.0
+_SECRET_BYTES = 32
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -158,24 +160,58 @@ def start_node(
     name: str,
     key: Path,
     node_config: Mapping[str, str | int | float],
-) -> Program:
-    """Start a SuperNode that authenticates with `key`."""
+    preload: Sequence[str] | None = None,
+) -> list[Program]:
+    """Start a SuperNode that authenticates with `key`, its keeper, and what executes its tasks.
+
+    Parameters
+    ----------
+    preload : sequence of str, optional
+        Modules that a warm executor imports; without it the SuperNode starts Flower's own.
+    """
     home = state.process_home(name)
     home.mkdir(parents=True)
-    return Program(
+    environment = flower_environment(home)
+    runtime = f"{_HOST}:{free_port()}"
+    host, port = runtime.split(":")
+    secret = state.keys / f"{name}.executor"
+    isolation = () if preload is None else ("--isolation", "process", *_secret_option(secret))
+    if preload is not None:
+        LocalDisk().write_atomic(secret, os.urandom(_SECRET_BYTES))
+    node = Program(
         name,
         [
-            *(program_path("flower-supernode"), "--superlink", superlink.address),
+            *(sys.executable, "-m", "fl_client.supernode"),
+            *("--superlink", superlink.address),
             *("--root-certificates", str(superlink.certificate.ca)),
             *("--auth-supernode-private-key", str(key)),
-            *("--host", _HOST, "--port", str(free_port())),
+            *("--host", host, "--port", port),
             # JSON strings, integers and decimals are TOML values as well.
             "--node-config",
             " ".join(f"{key}={json.dumps(value)}" for key, value in node_config.items()),
+            *isolation,
         ],
-        flower_environment(home),
+        environment,
         state.logs / f"{name}.log",
     )
+    if preload is None:
+        return [node]
+    executor = [sys.executable, "-m", "fl_client.warm", "--insecure", "--runtime-api-address"]
+    modules = [word for module in preload for word in ("--preload", module)]
+    return [
+        node,
+        Program(
+            f"{name}-executor",
+            [*executor, runtime, *_secret_option(secret), *modules],
+            environment,
+            state.logs / f"{name}-executor.log",
+        ),
+    ]
+
+
+def warm_modules() -> tuple[str, ...]:
+    """Return what a warm executor preloads in any case: the mod, and torch if it is installed."""
+    return ("fl_client.mods", *(("torch",) if find_spec("torch") else ()))
 
 
 def wait_until(
@@ -215,6 +251,10 @@ def wait_until(
     raise DeploymentError(
         DeploymentCode.NOT_READY, f"{what} took longer than {patience:g} s; see the logs."
     )
+
+
+def _secret_option(secret: Path) -> tuple[str, str]:
+    return "--superexec-auth-secret-file", str(secret)
 
 
 def _tls_options(certificate: ServerCertificate) -> tuple[str, ...]:

@@ -35,6 +35,10 @@ class DeploymentSpec:
         Seconds that node waits in every training task.
     port : int
         Port of the SuperLink; 0 takes a free one.
+    warm : bool
+        Whether SuperNodes fork their tasks from a process in which the imports are done.
+    preload : tuple of str
+        Modules imported there, beside those of Flower, of the mod and torch.
 
     Raises
     ------
@@ -48,6 +52,8 @@ class DeploymentSpec:
     slow_node: int | None = None
     slow_delay: float = 2.0
     port: int = 0
+    warm: bool = False
+    preload: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.slow_node is not None and not 0 <= self.slow_node < self.nodes:
@@ -57,6 +63,10 @@ class DeploymentSpec:
             )
         if self.confidential:
             check_buffer(self.nodes, self.buffer_size)
+        if self.preload and not self.warm:
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID, "modules are preloaded by warm SuperNodes only; add --warm"
+            )
 
     def save(self, path: Path) -> None:
         """Write to a JSON file."""
@@ -65,7 +75,7 @@ class DeploymentSpec:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read from a JSON file; raises ConfigInvalid if it is damaged."""
-        return load_settings(cls, path)
+        return load_settings(cls, path, preload=tuple)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from asynclave.deployment.flower import (
     create_node_key,
     start_node,
     wait_until,
+    warm_modules,
 )
 from asynclave.deployment.processes import (
     Program,
@@ -92,7 +93,8 @@ class Supervisor:
         superlink.register([key.with_suffix(".pub") for key in keys])
         for index, (name, key) in enumerate(zip(names, keys, strict=True)):
             config = self._node_config(index, name)
-            self._programs.append(start_node(self._state, superlink, name, key, config))
+            node = start_node(self._state, superlink, name, key, config, self._preload)
+            self._programs.extend(node)
         wait_until(
             lambda: superlink.nodes_online() == self._spec.nodes,
             self._programs,
@@ -121,6 +123,10 @@ class Supervisor:
         if self._trusted:
             config[NODE_CONFIG_KEY] = str(self._trusted.client_config(name))
         return config
+
+    @property
+    def _preload(self) -> tuple[str, ...] | None:
+        return (*warm_modules(), *self._spec.preload) if self._spec.warm else None
 
     def _watch(self) -> None:
         while True:

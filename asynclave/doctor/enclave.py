@@ -45,6 +45,7 @@ _LIMITS: Mapping[str, str] = MappingProxyType(
     }
 )
 _PROBE_SECONDS = 30.0
+_WAITER = "anon_inode:[eventpoll]"
 
 
 def enclave_findings() -> Iterator[Finding]:
@@ -137,9 +138,10 @@ def _observed(pid: int) -> dict[str, bool | None]:
     }
     with contextlib.suppress(PermissionError):
         held = [os.readlink(handle) for handle in (process / "fd").iterdir()]
-        # Sockets for gateways, and one to the platform.
+        # Sockets for gateways, one to the platform, and what waits for them.
         sockets = [target for target in held if target.startswith("socket:")]
-        seen["closed_files"] = len(sockets) == len(held) == CHANNELS + 1
+        others = [target for target in held if target not in sockets]
+        seen["closed_files"] = (len(sockets), others) == (CHANNELS + 1, [_WAITER])
         seen["namespaces"] = all(
             os.readlink(process / "ns" / kind) != os.readlink(f"/proc/self/ns/{kind}")
             for kind in ("net", "ipc", "uts")

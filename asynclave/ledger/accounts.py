@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fl_protocol.receipts import ACCEPTED
-from fl_server.durable.copy import Continued
+from fl_server.durable.copy import RunCopy
 from fl_server.durable.ledger import Recorded, Row
 from strategies.update import digest_of
 
@@ -84,7 +84,7 @@ def lines_of(rows: Iterator[Row]) -> Iterator[Line]:
             yield Line(update, row.version if update.outcome == ACCEPTED else None, row.at)
 
 
-def accounts_of(run: Continued) -> Accounts:
+def accounts_of(run: RunCopy) -> Accounts:
     """Add a run up."""
     journal, ledger = run.saved.journal, run.saved.ledger
     outcomes: Counter[str] = Counter()

@@ -24,7 +24,7 @@ from strategies.release import ReleaseRule
 
 
 @dataclass(frozen=True)
-class Continued:
+class RunCopy:
     """A copy of a saved run, taken as far as its journal goes.
 
     Attributes
@@ -40,7 +40,7 @@ class Continued:
 
 
 @contextmanager
-def continued(folder: Path) -> Iterator[Continued]:
+def continued(folder: Path) -> Iterator[RunCopy]:
     """Do what continuing a saved run would do, in memory; the run may go on meanwhile.
 
     Raises
@@ -58,7 +58,7 @@ def continued(folder: Path) -> Iterator[Continued]:
         about = saved.ledger.about()
         if about is None:
             raise StorageFailed(Code.STATE_MISMATCH, f"{folder} holds no saved run yet.")
-        yield Continued(saved, DurableEngine(_engine_of(saved), saved, about))
+        yield RunCopy(saved, DurableEngine(_engine_of(saved), saved, about))
 
 
 def _copy_of(path: Path) -> sqlite3.Connection:

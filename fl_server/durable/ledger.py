@@ -246,14 +246,6 @@ class Ledger:
         """Return what the opening says of the run, None before there is one."""
         return next(self.rows()).about if self._next else None
 
-    def outcome(self, update_id: str) -> tuple[int, str] | None:
-        """Return the number of an update's row and its outcome, None if it has none."""
-        with _typed():
-            found: tuple[int, str] | None = self._database.execute(
-                "SELECT row, outcome FROM updates WHERE update_id = ?", (update_id,)
-            ).fetchone()
-        return found
-
     def check_integrity(self) -> None:
         """Check SQLite's pages, that the index names what the rows name, and for gaps.
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from fl_protocol.codes import (
@@ -23,21 +24,15 @@ from fl_protocol.codes import (
     Code,
     GatewayUnavailable,
     ProofRejected,
-    TokenRejected,
     error_for,
 )
-from fl_protocol.jws import parse_token
-from fl_protocol.proof import ProofVerifier, thumbprint
 from fl_protocol.submission import read_message
-from fl_protocol.tokens import Claims
-from fl_protocol.wire import CODE_METADATA, RETRY_METADATA, SERVICE
+from fl_protocol.wire import CODE_METADATA, NONCE_METADATA, RETRY_METADATA, SERVICE
 from fl_server.gateway.audit import AuditLog
+from fl_server.gateway.authenticator import Authenticator
 from fl_server.gateway.call import Call, begin_call
-from fl_server.gateway.issuer import family_of
 from fl_server.gateway.limits import LoadLimits, RateLimiter
-from fl_server.gateway.registry import Registry
 from fl_server.gateway.statuses import status_for
-from fl_server.gateway.token_keys import TokenKeys
 
 # None: the call authenticates itself (a ticket, a refresh token, the identity key) or is public.
 REQUIRED_SCOPES: dict[str, str | None] = {
@@ -66,98 +61,20 @@ _MAX_SENTENCE = 500
 _RETRY_AFTER = 0.25
 
 
-class Authenticator:
-    """Decides whether the bearer of a token and a proof may make a call.
-
-    Parameters
-    ----------
-    tokens : TokenKeys
-        Verify access tokens.
-    proofs, first_proofs : ProofVerifier
-        Verify the proofs beside a token, and those of callers who have none yet: these must not
-        be able to fill the memory that the others' proofs need.
-    registry : Registry
-        Revocations.
-    """
+class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
+    """The interceptor that wraps every handler of the service; see `GatewayConfig`."""
 
     def __init__(
         self,
-        tokens: TokenKeys,
-        proofs: ProofVerifier,
-        first_proofs: ProofVerifier,
-        registry: Registry,
-    ) -> None:
-        self._tokens, self._registry = tokens, registry
-        self._proofs, self._first_proofs = proofs, first_proofs
-
-    def bearer(self, scope: str, metadata: dict[str, str]) -> tuple[str, Claims]:
-        """Verify token and scope; return the token and its claims.
-
-        Parameters
-        ----------
-        scope : str
-            Scope the method requires.
-        metadata : dict
-            Call metadata; "authorization" is read.
-
-        Raises
-        ------
-        TokenRejected
-        """
-        kind, _, token = metadata.get("authorization", "").partition(" ")
-        if kind != "DPoP" or not token:
-            raise TokenRejected(Code.TOKEN_MISSING)
-        claims = self._tokens.verify(token, scope)
-        if self._registry.is_revoked(kid=parse_token(token).header["kid"]):
-            # Not the bearer's fault: the code makes clients ask for a new token.
-            raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
-        return token, claims
-
-    def check(self, method: str, token: str, claims: Claims, metadata: dict[str, str]) -> None:
-        """Verify proof and revocation, in this order.
-
-        Parameters
-        ----------
-        method : str
-            Full gRPC method, the proof's htu.
-        token, claims : str, Claims
-            What `bearer` returned.
-        metadata : dict
-            Call metadata; "dpop" is read.
-
-        Raises
-        ------
-        TokenRejected, ProofRejected
-        """
-        self._proofs.verify(_proof_in(metadata), method, token, claims.jkt)
-        if self._registry.is_revoked(
-            client_id=claims.client_id, family=family_of(claims.jti), jti=claims.jti
-        ):
-            raise TokenRejected(Code.TOKEN_REVOKED)
-
-    def check_key(self, method: str, proof_key: bytes, metadata: dict[str, str]) -> None:
-        """Verify that a caller without a token holds the proof key it wants bound to one.
-
-        Raises
-        ------
-        ProofRejected
-        """
-        self._first_proofs.verify(_proof_in(metadata), method, None, thumbprint(proof_key))
-
-
-def _proof_in(metadata: dict[str, str]) -> str:
-    if not metadata.get("dpop"):
-        raise ProofRejected(Code.PROOF_MISSING)
-    return metadata["dpop"]
-
-
-class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
-    """The interceptor that wraps every handler of the service."""
-
-    def __init__(
-        self, auth: Authenticator, limiter: RateLimiter, audit: AuditLog, limits: LoadLimits
+        auth: Authenticator,
+        limiter: RateLimiter,
+        audit: AuditLog,
+        limits: LoadLimits,
+        *,
+        behind_proxy: bool = False,
     ) -> None:
         self._auth, self._limiter, self._audit = auth, limiter, audit
+        self._behind_proxy = behind_proxy
         self._request_deadline = limits.request_deadline
         self._write_deadline = limits.write_deadline
 
@@ -186,7 +103,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
     def _public(self, inner: Any) -> Any:
         async def handler(requests: Any, context: Any) -> Any:
             try:
-                self._limiter.spend(_address(context.peer()))
+                self._limiter.spend(self._address(context))
                 request = await _only(self._prompt(requests))
             except AsynclaveError as refusal:
                 await _abort(context, refusal)
@@ -223,7 +140,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
     async def _serving(self, name: str, requests: Any, context: Any) -> AsyncIterator[Any]:
         call = begin_call(name, _metadata_of(context))
         try:
-            self._admit(call, context)
+            await self._admit(call, context)
             yield await self._request(call, requests, context)
         except AsynclaveError as error:
             refusal = error
@@ -236,41 +153,64 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         self._record(call, refusal.code, refusal.sentence[:_MAX_SENTENCE])
         await _abort(context, refusal)
 
-    def _admit(self, call: Call, context: Any) -> None:
+    async def _admit(self, call: Call, context: Any) -> None:
         scope = REQUIRED_SCOPES[call.method]
         if scope is None:
-            self._limiter.spend(_address(context.peer()))
+            self._limiter.spend(self._address(context))
             return
         metadata = _metadata_of(context)
-        token, claims = self._auth.bearer(scope, metadata)
-        call.client_id = claims.client_id
-        self._limiter.spend(claims.client_id)
-        self._auth.check(SERVICE + call.method, token, claims, metadata)
+        bearer = await asyncio.to_thread(self._auth.bearer, scope, metadata)
+        call.client_id = bearer.claims.client_id
+        self._limiter.spend(call.client_id)
+        await asyncio.to_thread(self._auth.check, SERVICE + call.method, bearer, metadata)
 
     async def _request(self, call: Call, requests: Any, context: Any) -> Any:
         if call.method in _STREAMED:
             return self._prompt(requests)
         request = await _only(self._prompt(requests))
         if call.method in _BINDS_PROOF_KEY:
-            self._auth.check_key(SERVICE + call.method, request.proof_key, _metadata_of(context))
+            await asyncio.to_thread(
+                self._auth.check_key,
+                SERVICE + call.method,
+                request.proof_key,
+                _metadata_of(context),
+            )
         return request
 
     async def _prompt(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Pass messages on, the first of which must come soon."""
+        messages = _readable(requests)
         try:
             async with asyncio.timeout(self._request_deadline):
-                first = await anext(aiter(requests), None)
+                first = await anext(messages, None)
         except TimeoutError:
             raise error_for(Code.DEADLINE, "the call came without its request") from None
         if first is not None:
             yield first
-            async for request in requests:
-                yield request
+            async for message in messages:
+                yield message
+
+    def _address(self, context: Any) -> str:
+        """Return where a call comes from, without the port, which a new connection changes."""
+        forwarded = _metadata_of(context).get("x-forwarded-for", "")
+        if self._behind_proxy and forwarded:
+            # What stands before the last one is what the caller said.
+            return forwarded.rpartition(",")[2].strip()
+        return str(context.peer()).rpartition(":")[0]
 
     def _record(self, call: Call, code: str, detail: str = "") -> None:
         self._audit.record(
             call.method, code, client=call.client_id, trace_id=call.trace_id, detail=detail
         )
+
+
+async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Pass messages on; bytes that are none end the call."""
+    try:
+        async for request in requests:
+            yield request
+    except DecodeError:
+        raise error_for(Code.CONFIG_INVALID, "the request is no message of this method") from None
 
 
 async def _only(requests: AsyncIterator[Any]) -> Any:
@@ -285,14 +225,11 @@ async def _abort(context: Any, refusal: AsynclaveError) -> None:
     if isinstance(refusal, GatewayUnavailable):
         milliseconds = round(1000 * (refusal.retry_after or _RETRY_AFTER))
         trailing.append((RETRY_METADATA, str(milliseconds)))
+    if isinstance(refusal, ProofRejected) and refusal.nonce:
+        trailing.append((NONCE_METADATA, refusal.nonce))
     sentence = refusal.sentence[:_MAX_SENTENCE]
     await context.abort(status_for(refusal.code), sentence, tuple(trailing))
 
 
 def _metadata_of(context: Any) -> dict[str, str]:
     return {key: value for key, value in context.invocation_metadata() or ()}
-
-
-def _address(peer: str) -> str:
-    """Drop the port, which a new connection would change."""
-    return peer.rpartition(":")[0]

@@ -6,12 +6,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fl_server.gateway.database import is_url
 from fl_server.gateway.limits import LoadLimits
 from tee_sim.settings import load_settings
 
 _PATHS = (
-    "tls_certificate", "tls_key", "issuer_key", "token_key", "registry", "audit_log",
-    "launcher_socket", "hop_key", "journal_dir", "port_file",
+    "tls_certificate", "tls_key", "issuer_key", "token_key", "audit_log", "launcher_socket",
+    "hop_key", "journal_dir", "port_file",
 )  # fmt: skip
 
 
@@ -29,8 +30,11 @@ class GatewayConfig:
         PEM files.
     issuer_key, token_key : str
         Raw Ed25519 private keys (32 bytes) for memberships and access tokens.
-    registry, audit_log : str
-        SQLite file and JSON log.
+    registry : str
+        What all gateways of the federation share: an SQLite file, or ``postgresql://…``; see
+        `Database`.
+    audit_log : str
+        JSON log.
     launcher_socket : str
         Unix socket of the TEE launcher.
     hop_key : str
@@ -41,10 +45,15 @@ class GatewayConfig:
         Receives the port once the gateway serves.
     token_ttl : int
         Life of an access token, seconds.
+    token_key_lead : int
+        Seconds that a new token-signing key is published before it signs.
     refresh_ttl : int
         Life of a refresh family, seconds.
     limits : LoadLimits
         Load bounds.
+    behind_proxy : bool
+        Whether callers without a token are told apart by ``x-forwarded-for``. Only where nobody
+        can reach the gateway but by a proxy that overwrites it.
     parent_pid : int, optional
         End when this process ends.
     """
@@ -63,8 +72,10 @@ class GatewayConfig:
     port_file: str
     journal_dir: str = ""
     token_ttl: int = 300
+    token_key_lead: int = 0
     refresh_ttl: int = 7 * 24 * 3600
     limits: LoadLimits = field(default_factory=LoadLimits)
+    behind_proxy: bool = False
     parent_pid: int | None = None
 
     def save(self, path: Path) -> None:
@@ -74,4 +85,14 @@ class GatewayConfig:
     @classmethod
     def load(cls, path: Path) -> GatewayConfig:
         """Read a configuration file; raises ConfigInvalid naming what is wrong."""
-        return load_settings(cls, path, paths=_PATHS, limits=lambda members: LoadLimits(**members))
+
+        def registry(location: str) -> str:
+            return location if is_url(location) else str(path.resolve().parent / location)
+
+        return load_settings(
+            cls,
+            path,
+            paths=_PATHS,
+            limits=lambda members: LoadLimits(**members),
+            registry=registry,
+        )

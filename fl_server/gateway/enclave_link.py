@@ -1,4 +1,8 @@
-"""The gateway's way to the enclave: attach through the launcher, again when that broke off."""
+"""The gateway's way to the enclave: attach through the launcher, again when that broke off.
+
+Other gateways may be attached to the same enclave, and any of them may open a run. So what is
+remembered here of the open run is looked at anew before anything is refused because of it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from fl_protocol.codes import Code, GatewayUnavailable, RunRejected
+from fl_protocol.codes import Code, GatewayUnavailable, RunRejected, error_for
 from fl_protocol.header import body_size
 from fl_protocol.ports import Chunk
 from fl_protocol.proto import gateway_pb2 as pb
@@ -47,8 +51,10 @@ class EnclaveLink:
         # to be given up, and there is no endless number of them.
         self._requests = Undisturbed()
         self._releases = ReleaseCache()
-        # Bytes of the open run's model; None while no run is open in the attached enclave.
+        # Bytes of the open run's model; None while no run is known to be open.
         self._model_bytes: int | None = None
+        # Epoch and name of the run that was open when it was last looked.
+        self._opening = (0, "")
         self._epoch, self._hung = 0, False
 
     @property
@@ -57,15 +63,20 @@ class EnclaveLink:
         return self._epoch
 
     async def attach(self) -> None:
-        """Attach to an enclave unless one is attached.
+        """Attach to an enclave unless one is attached; one that hangs is replaced.
 
         Raises
         ------
         GatewayUnavailable
             ENCLAVE_UNAVAILABLE: the launcher is gone or cannot start an enclave.
         """
-        async with self._turn, self._in_time():
-            await self._attached()
+        async with self._turn:
+            try:
+                await self._attached_in_time()
+            except GatewayUnavailable:
+                if not self._hung:
+                    raise
+                await self._attached_in_time()
 
     async def evidence(self, nonce: bytes) -> bytes:
         """Have the platform answer a challenge about the running enclave."""
@@ -83,9 +94,7 @@ class EnclaveLink:
                 header.version,
                 join=header.join,
             )
-            if not header.join:
-                self._releases.clear()
-            self._model_bytes = header.length
+            await self._look(enclave)
             return opened
 
         opened = await self._ask(request)
@@ -96,19 +105,33 @@ class EnclaveLink:
             opening=_record(opened.signed),
         )
 
-    async def update_limit(self) -> int:
-        """Return the bytes a sealed update of the open run has at most.
+    async def check_size(self, length: int) -> None:
+        """Refuse a sealed update that is longer than one of the open run can be.
+
+        Parameters
+        ----------
+        length : int
+            Of its body, bytes.
 
         Raises
         ------
         RunRejected
             ``RUN_UNKNOWN``: no run is open.
+        EnvelopeRejected
+            ``TOO_LARGE``.
         """
-        if self._model_bytes is None or self._client is None or self._client.broken:
-            await self.attach()
+        if self._client is None or self._client.broken or length > self._limit:
+            await self._ask(self._look)
         if self._model_bytes is None:
             raise RunRejected(Code.RUN_UNKNOWN)
-        return body_size(self._model_bytes)[0]
+        if length > self._limit:
+            raise error_for(
+                Code.TOO_LARGE, f"an update of the open run has at most {self._limit} bytes, sealed"
+            )
+
+    @property
+    def _limit(self) -> int:
+        return 0 if self._model_bytes is None else body_size(self._model_bytes)[0]
 
     async def submit(self, header: pb.SubmitHeader, body: Sequence[Chunk]) -> pb.SubmitReply:
         """Hand a sealed update in; raises EnvelopeRejected or UpdateRejected."""
@@ -140,6 +163,7 @@ class EnclaveLink:
     async def get_release(self, run_id: str, version: int) -> Release:
         """Fetch a signed release and its parameters; raises RunRejected."""
         kept = self._releases.get(run_id, version)
+        # What was handed out is final: the run can only be opened again behind it.
         if kept is not None and self._client is not None and not self._client.broken:
             return kept
 
@@ -185,19 +209,28 @@ class EnclaveLink:
             self._hung = True
             raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE) from None
 
+    async def _attached_in_time(self) -> None:
+        async with self._in_time():
+            await self._attached()
+
     async def _attached(self) -> EnclaveClient:
         # Only to be called in turn: a client in the middle of an exchange looks broken.
         if self._client is None or self._client.broken:
             if self._client is not None:
                 self._client.close()
-            attachment = await self._launcher.attach(replace=self._hung)
+            attachment = await self._launcher.attach(replace=self._epoch if self._hung else 0)
             self._client, self._hung = attachment.client, False
-            if attachment.epoch != self._epoch:
-                self._releases.clear()
             self._epoch = attachment.epoch
-            status = await self._client.status()
-            self._model_bytes = status["model_bytes"] or None
+            await self._look(self._client)
         return self._client
+
+    async def _look(self, enclave: EnclaveClient) -> None:
+        status = await enclave.status()
+        opening = (status["epoch"], status["run_id"])
+        if opening != self._opening:
+            self._releases.clear()
+        self._opening = opening
+        self._model_bytes = status["model_bytes"] or None
 
 
 def _record(signed: Signed) -> pb.SignedRecord:

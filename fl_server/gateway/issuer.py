@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fl_protocol.codes import Code, EnrolmentRejected, TokenRejected
 from fl_protocol.encoding import b64url
@@ -14,7 +17,7 @@ from fl_protocol.membership import Membership, sign_membership
 from fl_protocol.ports import Clock, Rng
 from fl_protocol.proof import thumbprint
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.replay import ReplayMemory
+from fl_protocol.replay import OneUse
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.registry import Client, Family, Registry
 from fl_server.gateway.token_keys import TokenKeys
@@ -24,6 +27,10 @@ ROLE_SCOPES = {
     "server": "run:manage attest:read model:read",
 }
 
+# A grant dated GRANT_WINDOW ahead stays usable for twice as long.
+GRANT_SECONDS = 2 * GRANT_WINDOW
+
+_REFRESH = b"asynclave/refresh/v1"
 _SECRET_BYTES = 32
 _FAMILY_BYTES = 12
 _PRUNE_SECONDS = 3600.0
@@ -43,6 +50,8 @@ class Issuer:
         Signs memberships; the only key of the issuer that the enclave trusts.
     token_keys : TokenKeys
         Sign access tokens.
+    nonces : OneUse
+        Remembers the nonces of grants for `GRANT_SECONDS`.
     clock, rng : Clock, Rng
         Time; secrets and ids.
     """
@@ -54,6 +63,7 @@ class Issuer:
         *,
         membership_key: Ed25519PrivateKey,
         token_keys: TokenKeys,
+        nonces: OneUse,
         clock: Clock,
         rng: Rng,
     ) -> None:
@@ -62,14 +72,16 @@ class Issuer:
         self._membership_key = membership_key
         self._token_keys = token_keys
         self._pruned = 0.0
-        # A grant dated GRANT_WINDOW ahead stays usable for twice as long.
-        self._nonces = ReplayMemory(2 * GRANT_WINDOW)
+        self._nonces = nonces
+        # Not the token key, which may be replaced between a lost reply and the next attempt.
+        self._refresh_key = HKDF(SHA256(), _SECRET_BYTES, None, _REFRESH).derive(
+            membership_key.private_bytes_raw()
+        )
 
-    @property
     def jwks_json(self) -> str:
-        """The published key set (RFC 7517), without revoked keys."""
+        """Return the published key set (RFC 7517), without revoked keys."""
         keys = self._token_keys.jwks()["keys"]
-        published = [key for key in keys if not self._registry.is_revoked(kid=key["kid"])]
+        published = [key for key in keys if not self._registry.revoked(kid=key["kid"])]
         return json.dumps({"keys": published}, sort_keys=True)
 
     def enrol(self, request: pb.EnrolRequest) -> pb.EnrolReply:
@@ -105,7 +117,7 @@ class Issuer:
         client = self._registry.client(request.client_id)
         if client is None:
             raise EnrolmentRejected(Code.IDENTITY_INVALID)
-        if self._registry.is_revoked(client_id=client.client_id):
+        if self._registry.revoked(client=client.client_id):
             raise TokenRejected(Code.TOKEN_REVOKED)
         jkt = thumbprint(request.proof_key)
         if request.WhichOneof("grant") == "refresh_token":
@@ -113,7 +125,8 @@ class Issuer:
         else:
             self._check_identity(client, request)
             family, refresh_token = self._start_family(client, jkt)
-        token = self._token_keys.signer.issue(
+        signer = self._token_keys.signer(lambda kid: bool(self._registry.revoked(kid=kid)))
+        token = signer.issue(
             issuer=self._token_keys.issuer,
             audience=self._token_keys.audience,
             client_id=client.client_id,
@@ -129,7 +142,7 @@ class Issuer:
         )
 
     def _rotate(self, client: Client, refresh_token: str, jkt: str) -> tuple[str, str]:
-        successor = self._secret()
+        successor = self._successor(refresh_token)
         family = self._registry.rotate(refresh_token, successor, jkt, self._clock.now())
         if family.client_id != client.client_id:
             raise TokenRejected(Code.TOKEN_CLAIMS, "the refresh token belongs to another client")
@@ -157,8 +170,15 @@ class Issuer:
             client.identity_key,
             now,
         )
-        if not self._nonces.use(grant.nonce, now):
+        if not self._nonces.use(grant.nonce.hex(), now):
             raise EnrolmentRejected(Code.IDENTITY_INVALID, "this identity proof was used before")
+
+    def _successor(self, refresh_token: str) -> str:
+        """Return what a refresh token is exchanged for: the same each time, known to nobody else.
+
+        So a reply that was lost can be given again, though only digests are kept.
+        """
+        return b64url(hmac.digest(self._refresh_key, refresh_token.encode(), "sha256"))
 
     def _secret(self) -> str:
         return b64url(self._rng.bytes(_SECRET_BYTES))

@@ -1,36 +1,40 @@
 """Durable record of who may do what: tickets, clients, refresh families, revocations.
 
-One SQLite file in WAL mode. Secrets (tickets, refresh tokens) are stored as SHA-256 only, so a
-copied file cannot be used to enrol or to renew.
+Several gateways may share it. Secrets (tickets, refresh tokens) are stored as SHA-256 only, so a
+copied database cannot be used to enrol or to renew.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_protocol.codes import Code, EnrolmentRejected, TokenRejected
-from fl_protocol.tokens import MAX_TTL, SKEW
+import sqlalchemy as sql
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS tickets (
-    hash TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, expires_at REAL NOT NULL,
-    used_by TEXT);
-CREATE TABLE IF NOT EXISTS clients (
-    client_id TEXT PRIMARY KEY, role TEXT NOT NULL, identity_key BLOB NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS families (
-    family TEXT PRIMARY KEY, client_id TEXT NOT NULL REFERENCES clients(client_id),
-    jkt TEXT NOT NULL, expires_at REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS refresh_tokens (
-    hash TEXT PRIMARY KEY, family TEXT NOT NULL REFERENCES families(family),
-    used INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS revoked (
-    kind TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, value));
-"""
+from fl_protocol.codes import Code, EnrolmentRejected, TokenRejected
+from fl_protocol.tokens import MAX_TTL, REFRESH_GRACE, SKEW
+from fl_server.gateway.database import (
+    CLIENTS,
+    FAMILIES,
+    REFRESH_TOKENS,
+    REVOKED,
+    TICKETS,
+    Database,
+)
+
+_KINDS = ("client", "family", "jti", "kid")
+# Asked on every call, so it is put together once.
+_WHICH_REVOKED = sql.select(REVOKED.c.kind).where(
+    sql.or_(
+        *(
+            sql.and_(REVOKED.c.kind == kind, REVOKED.c.value == sql.bindparam(kind))
+            for kind in _KINDS
+        )
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -67,38 +71,27 @@ def digest(secret: str) -> str:
 
 
 class Registry:
-    """The registry file; safe to open from several processes.
+    """Decisions about tickets, refresh tokens and revocations, one transaction each.
 
     Parameters
     ----------
-    path : Path
-        SQLite file, created with its tables when missing.
+    database : Database
+        What the gateways share.
     """
 
-    def __init__(self, path: Path) -> None:
-        # Statements are single transactions, so a second thread may share the connection.
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
-        path.chmod(0o600)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA foreign_keys=ON")
-        self._db.executescript(_SCHEMA)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def add_ticket(self, ticket: str, role: str, name: str, expires_at: float) -> None:
         """Register a single-use enrolment ticket (only its digest is kept)."""
-        self._db.execute(
-            "INSERT INTO tickets (hash, role, name, expires_at) VALUES (?, ?, ?, ?)",
-            (digest(ticket), role, name, expires_at),
-        )
+        row = {"hash": digest(ticket), "role": role, "name": name, "expires_at": expires_at}
+        with self._database.transaction() as connection:
+            connection.execute(sql.insert(TICKETS).values(row))
 
     def redeem(self, ticket: str, identity_key: bytes, now: float) -> Client:
         """Turn a ticket into an enrolled client.
 
-        The same identity key may repeat the call: its first reply may have been lost.
+        The same identity key may repeat the call at any time: its first reply may have been lost.
 
         Raises
         ------
@@ -106,47 +99,44 @@ class Registry:
             ENROL_TICKET_INVALID for an unknown or expired ticket, ENROL_TICKET_USED when
             another identity key redeemed it, IDENTITY_INVALID when the key holds another role.
         """
-        with self._transaction():
-            row = self._db.execute(
-                "SELECT role, name, expires_at, used_by FROM tickets WHERE hash = ?",
-                (digest(ticket),),
-            ).fetchone()
-            if row is None or row[2] < now:
+        this = TICKETS.c.hash == digest(ticket)
+        with self._database.transaction() as connection:
+            row = connection.execute(sql.select(TICKETS).where(this).with_for_update()).first()
+            if row is None or (row.used_by is None and row.expires_at < now):
                 raise EnrolmentRejected(Code.ENROL_TICKET_INVALID)
-            role, name, _, used_by = row
-            if used_by is not None and used_by != identity_key.hex():
+            if row.used_by is not None and row.used_by != identity_key.hex():
                 raise EnrolmentRejected(Code.ENROL_TICKET_USED)
-            known = self._client_by_key(identity_key)
-            if known is not None and known.role != role:
-                raise EnrolmentRejected(
-                    Code.IDENTITY_INVALID,
-                    "this identity key is enrolled in another role; use a fresh identity directory",
-                )
-            client = known or self._insert_client(name, role, identity_key)
-            self._db.execute(
-                "UPDATE tickets SET used_by = ? WHERE hash = ?",
-                (identity_key.hex(), digest(ticket)),
-            )
+            client = self._enrolled(connection, row.name, row.role, identity_key)
+            connection.execute(sql.update(TICKETS).where(this).values(used_by=identity_key.hex()))
         return client
 
     def client(self, client_id: str) -> Client | None:
         """Look an enrolled client up."""
-        row = self._db.execute(
-            "SELECT client_id, role, identity_key FROM clients WHERE client_id = ?", (client_id,)
-        ).fetchone()
-        return None if row is None else Client(*row)
+        with self._database.reading() as connection:
+            return _client(connection, CLIENTS.c.client_id == client_id)
 
     def start_family(self, family: Family, refresh_token: str, expires_at: float) -> None:
         """Begin a refresh family with its first token."""
-        with self._transaction():
-            self._db.execute(
-                "INSERT INTO families (family, client_id, jkt, expires_at) VALUES (?, ?, ?, ?)",
-                (family.family, family.client_id, family.jkt, expires_at),
-            )
-            self._add_refresh_token(refresh_token, family.family)
+        with self._database.transaction() as connection:
+            connection.execute(sql.insert(FAMILIES).values(expires_at=expires_at, **vars(family)))
+            _add_refresh_token(connection, refresh_token, family.family)
 
     def rotate(self, old: str, new: str, jkt: str, now: float) -> Family:
         """Exchange a refresh token for its successor (RFC 9700 section 4.14.2).
+
+        Whoever holds the proof key may repeat the exchange for `REFRESH_GRACE` seconds, as long
+        as the successor is unused: the first reply may have been lost.
+
+        Parameters
+        ----------
+        old : str
+            What was presented.
+        new : str
+            Its successor, the same for each exchange of the same token.
+        jkt : str
+            Thumbprint of the proof key of the caller, which has shown that it holds it.
+        now : float
+            Unix seconds.
 
         Raises
         ------
@@ -155,29 +145,32 @@ class Registry:
             because one of the two holders is a thief. TOKEN_REVOKED, TOKEN_EXPIRED,
             TOKEN_MALFORMED otherwise.
         """
-        with self._transaction():
-            row = self._db.execute(
-                "SELECT f.family, f.client_id, f.jkt, f.expires_at, r.used FROM refresh_tokens r"
-                " JOIN families f ON f.family = r.family WHERE r.hash = ?",
-                (digest(old),),
-            ).fetchone()
+        with self._database.transaction() as connection:
+            row = connection.execute(_presented(old)).first()
             if row is None:
                 raise TokenRejected(Code.TOKEN_MALFORMED, "the refresh token is not known here")
-            family = Family(row[0], row[1], row[2])
-            reused = bool(row[4])
+            family = Family(row.family, row.client_id, row.jkt)
+            repeated = bool(row.used) and (
+                jkt == family.jkt
+                and 0 <= now - row.used <= REFRESH_GRACE
+                and _is_unused(connection, new, family)
+            )
+            reused = bool(row.used) and not repeated
             if reused:
-                self.revoke("family", family.family)
-            elif self.is_revoked(family=family.family, client_id=family.client_id):
+                connection.execute(self._revocation("family", family.family))
+            elif _revoked(connection, family=family.family, client=family.client_id):
                 raise TokenRejected(Code.TOKEN_REVOKED)
-            elif row[3] < now:
+            elif row.expires_at < now:
                 raise TokenRejected(Code.TOKEN_EXPIRED)
             elif family.jkt != jkt:
                 raise TokenRejected(Code.PROOF_INVALID, "the refresh token is bound to another key")
-            else:
-                self._db.execute(
-                    "UPDATE refresh_tokens SET used = 1 WHERE hash = ?", (digest(old),)
+            elif not repeated:
+                connection.execute(
+                    sql.update(REFRESH_TOKENS)
+                    .where(REFRESH_TOKENS.c.hash == digest(old))
+                    .values(used=now)
                 )
-                self._add_refresh_token(new, family.family)
+                _add_refresh_token(connection, new, family.family)
         # Raised outside the transaction: the revocation above must be committed.
         if reused:
             raise TokenRejected(Code.REFRESH_REUSED)
@@ -189,63 +182,92 @@ class Registry:
         A family is kept until the last access token it may have led to has expired, too.
         """
         ended = now - MAX_TTL - SKEW
-        with self._transaction():
+        families = sql.select(FAMILIES.c.family).where(FAMILIES.c.expires_at < ended)
+        with self._database.transaction() as connection:
             for statement in (
-                "DELETE FROM refresh_tokens WHERE family IN"
-                " (SELECT family FROM families WHERE expires_at < ?)",
-                "DELETE FROM revoked WHERE kind = 'family' AND value IN"
-                " (SELECT family FROM families WHERE expires_at < ?)",
-                "DELETE FROM families WHERE expires_at < ?",
-                "DELETE FROM tickets WHERE used_by IS NULL AND expires_at < ?",
+                sql.delete(REFRESH_TOKENS).where(REFRESH_TOKENS.c.family.in_(families)),
+                sql.delete(REVOKED).where(
+                    REVOKED.c.kind == "family", REVOKED.c.value.in_(families)
+                ),
+                sql.delete(FAMILIES).where(FAMILIES.c.expires_at < ended),
+                sql.delete(TICKETS).where(
+                    TICKETS.c.used_by.is_(None), TICKETS.c.expires_at < ended
+                ),
             ):
-                self._db.execute(statement, (ended,))
+                connection.execute(statement)
 
     def revoke(self, kind: str, value: str) -> None:
         """Revoke a "client", "family", "jti" or "kid" (a token-signing key's id).
 
-        Takes effect on the next call.
+        Takes effect on the next call at any gateway.
         """
-        self._db.execute("INSERT OR IGNORE INTO revoked (kind, value) VALUES (?, ?)", (kind, value))
+        with self._database.transaction() as connection:
+            connection.execute(self._revocation(kind, value))
 
-    def is_revoked(
-        self, *, client_id: str = "", family: str = "", jti: str = "", kid: str = ""
-    ) -> bool:
-        """Tell whether any of the given names is revoked."""
-        row = self._db.execute(
-            "SELECT 1 FROM revoked WHERE (kind = 'client' AND value = ?)"
-            " OR (kind = 'family' AND value = ?) OR (kind = 'jti' AND value = ?)"
-            " OR (kind = 'kid' AND value = ?) LIMIT 1",
-            (client_id, family, jti, kid),
-        ).fetchone()
-        return row is not None
+    def revoked(self, **names: str) -> Set[str]:
+        """Return which of the given names are revoked, by kind; see `revoke`."""
+        with self._database.reading() as connection:
+            return _revoked(connection, **names)
 
-    def _client_by_key(self, identity_key: bytes) -> Client | None:
-        row = self._db.execute(
-            "SELECT client_id, role, identity_key FROM clients WHERE identity_key = ?",
-            (identity_key,),
-        ).fetchone()
-        return None if row is None else Client(*row)
+    def _revocation(self, kind: str, value: str) -> sql.Insert:
+        return self._database.insert_new(REVOKED, kind=kind, value=value)
 
-    def _insert_client(self, name: str, role: str, identity_key: bytes) -> Client:
+    def _enrolled(
+        self, connection: sql.Connection, name: str, role: str, identity_key: bytes
+    ) -> Client:
         # The key's digest makes ids of one name distinct: a lost identity enrols afresh.
         client_id = f"{name}-{hashlib.sha256(identity_key).hexdigest()[:8]}"
-        self._db.execute(
-            "INSERT INTO clients (client_id, role, identity_key) VALUES (?, ?, ?)",
-            (client_id, role, identity_key),
+        connection.execute(
+            self._database.insert_new(
+                CLIENTS, client_id=client_id, role=role, identity_key=identity_key
+            )
         )
-        return Client(client_id, role, identity_key)
+        client = _client(connection, CLIENTS.c.identity_key == identity_key)
+        if client is None or client.role != role:
+            raise EnrolmentRejected(
+                Code.IDENTITY_INVALID,
+                "this identity key is enrolled in another role, or another key under this name; "
+                "use a fresh identity directory",
+            )
+        return client
 
-    def _add_refresh_token(self, token: str, family: str) -> None:
-        self._db.execute(
-            "INSERT INTO refresh_tokens (hash, family) VALUES (?, ?)", (digest(token), family)
-        )
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+@contextmanager
+def open_registry(location: str | Path) -> Iterator[Registry]:
+    """Open a registry for a while; `location` and errors as for `Database`."""
+    database = Database(location)
+    try:
+        yield Registry(database)
+    finally:
+        database.close()
+
+
+def _client(connection: sql.Connection, which: sql.ColumnElement[bool]) -> Client | None:
+    row = connection.execute(sql.select(CLIENTS).where(which)).first()
+    return None if row is None else Client(*row)
+
+
+def _presented(token: str) -> sql.Select[tuple[object, ...]]:
+    """Read a refresh token with its family, so that nobody else exchanges it meanwhile."""
+    return (
+        sql.select(FAMILIES, REFRESH_TOKENS.c.used)
+        .join_from(REFRESH_TOKENS, FAMILIES)
+        .where(REFRESH_TOKENS.c.hash == digest(token))
+        .with_for_update()
+    )
+
+
+def _is_unused(connection: sql.Connection, token: str, family: Family) -> bool:
+    statement = sql.select(REFRESH_TOKENS.c.used).where(
+        REFRESH_TOKENS.c.hash == digest(token), REFRESH_TOKENS.c.family == family.family
+    )
+    return connection.execute(statement).scalar() == 0
+
+
+def _add_refresh_token(connection: sql.Connection, token: str, family: str) -> None:
+    connection.execute(sql.insert(REFRESH_TOKENS).values(hash=digest(token), family=family))
+
+
+def _revoked(connection: sql.Connection, **names: str) -> Set[str]:
+    asked = {kind: names.get(kind, "") for kind in _KINDS}
+    return set(connection.execute(_WHICH_REVOKED, asked).scalars())

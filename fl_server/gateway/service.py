@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fl_protocol.codes import Code, EnvelopeRejected, RunRejected, error_for
+from fl_protocol.codes import Code, EnvelopeRejected, RunRejected
 from fl_protocol.envelope import Header
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.proto.gateway_pb2_grpc import GatewayServicer
@@ -33,18 +34,18 @@ class GatewayService(GatewayServicer):
 
     async def Enrol(self, request: pb.EnrolRequest, context: Any) -> pb.EnrolReply:
         """Redeem a ticket for a membership and a refresh token."""
-        reply = self._issuer.enrol(request)
+        reply = await asyncio.to_thread(self._issuer.enrol, request)
         current_call().client_id = reply.client_id
         return reply
 
     async def IssueToken(self, request: pb.TokenRequest, context: Any) -> pb.TokenReply:
         """Exchange a refresh token or an identity proof for an access token."""
         current_call().client_id = request.client_id[:128]
-        return self._issuer.issue(request)
+        return await asyncio.to_thread(self._issuer.issue, request)
 
     async def GetKeys(self, request: pb.KeysRequest, context: Any) -> pb.KeysReply:
         """Return the token-signing keys."""
-        return pb.KeysReply(jwks_json=self._issuer.jwks_json)
+        return pb.KeysReply(jwks_json=await asyncio.to_thread(self._issuer.jwks_json))
 
     async def GetEvidence(self, request: pb.EvidenceRequest, context: Any) -> pb.EvidenceReply:
         """Have the platform answer a challenge."""
@@ -72,11 +73,7 @@ class GatewayService(GatewayServicer):
         call.follow(header.trace_id)
         if header.client_id != call.client_id:
             raise EnvelopeRejected(Code.ENV_IDENTITY)
-        limit = await self._link.update_limit()
-        if header.ct_len > limit:
-            raise error_for(
-                Code.TOO_LARGE, f"an update of the open run has at most {limit} bytes, sealed"
-            )
+        await self._link.check_size(header.ct_len)
         with self._uploads.take(call.client_id):
             body = await read_body(_segments(first, messages), header.ct_len, self._limits)
             return await self._submissions.submit(envelope, header, body)

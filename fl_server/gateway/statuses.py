@@ -19,6 +19,7 @@ _EXACT: dict[str, grpc.StatusCode] = {
     Code.RELEASE_NOT_READY: grpc.StatusCode.NOT_FOUND,
     Code.GATEWAY_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Code.ENCLAVE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Code.REGISTRY_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Code.CIRCUIT_OPEN: grpc.StatusCode.UNAVAILABLE,
     Code.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,

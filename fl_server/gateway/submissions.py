@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from fl_server.durable.lock import locked
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.call import begin_call
 from fl_server.gateway.enclave_link import EnclaveLink
+from fl_server.gateway.shared_memory import Refusals
 from fl_server.gateway.undisturbed import Undisturbed
 from fl_server.gateway.update_journal import Kept, LeftOver, UpdateJournal
 
@@ -33,10 +35,15 @@ class Submissions:
         The way to the enclave.
     journal : UpdateJournal or None
         Where updates are kept meanwhile, if anywhere.
+    refusals : Refusals or None
+        What the gateways beside this one refused, if there are any: a client that gets no answer
+        here tries again there.
     """
 
-    def __init__(self, link: EnclaveLink, journal: UpdateJournal | None) -> None:
-        self._link, self._journal = link, journal
+    def __init__(
+        self, link: EnclaveLink, journal: UpdateJournal | None, refusals: Refusals | None = None
+    ) -> None:
+        self._link, self._journal, self._refusals = link, journal, refusals
         self._under_way = Undisturbed()
 
     async def submit(
@@ -92,7 +99,12 @@ class Submissions:
         body: Sequence[Chunk],
     ) -> pb.SubmitReply:
         kept = await journal.keep(envelope, header, body)
-        return await self._answered(journal, kept, envelope, body)
+        try:
+            return await self._answered(journal, kept, envelope, body)
+        except AsynclaveError:
+            if self._refusals is not None:
+                await asyncio.to_thread(self._refusals.note, header)
+            raise
 
     async def _finished(self, journal: UpdateJournal, left: LeftOver) -> tuple[str, str]:
         await self._link.attach()
@@ -100,11 +112,19 @@ class Submissions:
             await journal.refused(left.kept)
             return Code.JOURNAL_EPOCH_GONE, SENTENCES[Code.JOURNAL_EPOCH_GONE]
         envelope, body = journal.read(left)
+        if await self._is_refused(Header.decode(envelope.protected)):
+            await journal.refused(left.kept)
+            return "OK", "dropped: another gateway has refused it since"
         try:
             await self._answered(journal, left.kept, envelope, body)
         except AsynclaveError as refusal:
             return refusal.code, refusal.sentence
         return "OK", "taken up from the journal"
+
+    async def _is_refused(self, header: Header) -> bool:
+        if self._refusals is None:
+            return False
+        return await asyncio.to_thread(self._refusals.noted, header)
 
     async def _answered(
         self,
@@ -124,7 +144,7 @@ class Submissions:
 
 @asynccontextmanager
 async def open_submissions(
-    link: EnclaveLink, journal_dir: str, disk: Disk, rng: Rng
+    link: EnclaveLink, journal_dir: str, disk: Disk, rng: Rng, refusals: Refusals | None = None
 ) -> AsyncIterator[Submissions]:
     """Open the journal in a folder, or none if that is empty.
 
@@ -138,7 +158,7 @@ async def open_submissions(
         return
     folder = Path(journal_dir)
     with locked(folder):
-        submissions = Submissions(link, UpdateJournal(_opened(folder, disk, rng)))
+        submissions = Submissions(link, UpdateJournal(_opened(folder, disk, rng)), refusals)
         try:
             yield submissions
         finally:

@@ -5,6 +5,8 @@ They are files that are looked at before each use, so that a rotation needs no r
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ _KEY_BYTES = 32
 
 
 class TokenKeys:
-    """Signs with the newest key and verifies with the two newest.
+    """Signs with the newest key and verifies with the two newest; safe to share between threads.
 
     Parameters
     ----------
@@ -28,7 +30,10 @@ class TokenKeys:
     federation : str
         Names issuer and audience.
     clock : Clock
-        Time for verification.
+        Time for verification, and age of the current key.
+    lead : float
+        Seconds that a new key is published before it signs: whoever reads the key set now and then
+        must know it by then.
 
     Raises
     ------
@@ -36,17 +41,27 @@ class TokenKeys:
         A file is no signing key.
     """
 
-    def __init__(self, path: Path, federation: str, clock: Clock) -> None:
-        self._path, self._clock = path, clock
+    def __init__(self, path: Path, federation: str, clock: Clock, lead: float = 0.0) -> None:
+        self._path, self._clock, self._lead = path, clock, lead
+        self._lock = threading.Lock()
         self.issuer = f"asynclave:{federation}"
         self.audience = f"asynclave-gateway:{federation}"
         self._load()
 
-    @property
-    def signer(self) -> TokenSigner:
-        """The signer with the current key."""
+    def signer(self, is_revoked: Callable[[str], bool]) -> TokenSigner:
+        """Return the signer with the current key, or with the one before while that is too new.
+
+        Parameters
+        ----------
+        is_revoked : callable
+            Of a key's id; one that is revoked signs no longer than it has to.
+        """
         self._follow()
-        return self._signers[0]
+        current, *previous = self._signers
+        new = self._clock.now() - self._loaded[1] / 1e9 < self._lead
+        if new and previous and not is_revoked(previous[0].kid):
+            return previous[0]
+        return current
 
     def jwks(self) -> dict[str, Any]:
         """Return the key set (RFC 7517), the current key first."""
@@ -59,8 +74,9 @@ class TokenKeys:
         return self._verifier.verify(token, required_scope)
 
     def _follow(self) -> None:
-        if self._state() != self._loaded:
-            self._load()
+        with self._lock:
+            if self._state() != self._loaded:
+                self._load()
 
     def _load(self) -> None:
         self._loaded = self._state()

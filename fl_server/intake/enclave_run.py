@@ -96,7 +96,7 @@ class EnclaveRun:
         if reply.epoch != self.attested.epoch:
             self.follow()
             return self.version
-        signed = Signed(reply.opening.payload, reply.opening.signature)
+        signed = Signed.of(reply.opening)
         opening = verify_opening(signed, self.attested.receipt_key)
         known = self._known_records(continued, signed)
         opened = (opening.run_id, opening.version, opening.model_digest, opening.manifest_digest)

@@ -37,7 +37,7 @@ class ChainKeeper:
         self.folder = folder
         self._session, self._trust = session, trust
         self._records: RunRecords | None = None
-        self._attested: Attested
+        self._attested: Attested | None = None
         self._witness: ChainWitness
         self._next = 0
 
@@ -71,10 +71,11 @@ class ChainKeeper:
         ReceiptRejected
             A record contradicts one that the enclave signed before.
         """
-        if self._records is None:
+        if self._records is None or self._attested is None:
+            # Not begun, or refused before an enclave opened the run.
             return
         try:
-            while self._fetch_some(self._records):
+            while self._fetch_some(self._records, self._attested):
                 pass
         except GatewayUnavailable as error:
             # What is missing comes with the next fetch, unless the enclave is gone with it.
@@ -87,10 +88,10 @@ class ChainKeeper:
             self._records.close()
             self._records = None
 
-    def _fetch_some(self, records: RunRecords) -> bool:
+    def _fetch_some(self, records: RunRecords, attested: Attested) -> bool:
         reply = self._session.call("GetRecords", pb.GetRecordsRequest(from_seq=self._next))
-        found = [_signed(record) for record in reply.records]
-        head, key = _signed(reply.head), self._attested.receipt_key
+        found = [Signed.of(record) for record in reply.records]
+        head, key = Signed.of(reply.head), attested.receipt_key
         try:
             verify_head(head, key)
         except ReceiptRejected:
@@ -102,7 +103,7 @@ class ChainKeeper:
             if record.seq < self._next:
                 raise ReceiptRejected(Code.RECEIPT_INVALID, "a record came in the wrong place")
             self._next = record.seq + 1
-        records.append(found, self._attested.epoch, head)
+        records.append(found, attested.epoch, head)
         return bool(found)
 
 
@@ -114,7 +115,3 @@ def free_folder(parent: Path, run_id: str) -> Path:
         number += 1
         folder = parent / f"{name}-{number}"
     return folder
-
-
-def _signed(record: pb.SignedRecord) -> Signed:
-    return Signed(record.payload, record.signature)

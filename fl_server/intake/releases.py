@@ -131,7 +131,7 @@ def _collect(replies: Iterable[Any], num_params: int) -> tuple[Signed, Vector]:
     signed, filled = Signed(b"", b""), 0
     for reply in replies:
         if reply.WhichOneof("part") == "header":
-            signed = Signed(reply.header.payload, reply.header.signature)
+            signed = Signed.of(reply.header)
             continue
         end = filled + len(reply.chunk)
         if end > target.size:

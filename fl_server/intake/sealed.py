@@ -18,10 +18,7 @@ from flwr.app import ConfigRecord, RecordDict
 from fl_protocol.codes import AsynclaveError, Code, ReceiptRejected
 from fl_protocol.flower import RECEIPT
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
-from fl_protocol.receipts import (
-    ACCEPTED,
-    Receipt,
-)
+from fl_protocol.receipts import ACCEPTED, Receipt
 from fl_protocol.signatures import Signed
 from fl_server.durable.lock import locked
 from fl_server.intake.base import Outcome

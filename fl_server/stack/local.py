@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 from dataclasses import replace
@@ -10,16 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from fl_protocol.codes import AsynclaveError, Code, error_for
 from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.issuer import create_ticket
-from fl_server.gateway.registry import Registry
+from fl_server.gateway.registry import open_registry
 from fl_server.gateway.token_keys import rotate
 from fl_server.intake.config import ServerConfig
+from fl_server.stack.gateways import StackGateway
 from fl_server.stack.keys import HOP_KEY, ISSUER_KEY, TOKEN_KEY, create_keys
 from fl_server.stack.pki import ServerCertificate, create_server_certificate
 from fl_server.stack.platform import StackPlatform
@@ -32,7 +29,7 @@ _START_PATIENCE = 30.0
 
 
 class LocalStack:
-    """Launcher, enclave and gateway as child processes; none outlives this process.
+    """Launcher, enclave and gateways as child processes; none outlives this process.
 
     Parameters
     ----------
@@ -41,9 +38,14 @@ class LocalStack:
     settings : StackSettings, optional
         The enclave's policy and the gateway's bounds.
     gateway_port : int
-        Port to listen on; 0 lets the kernel choose.
+        Port of the first gateway; 0 lets the kernel choose, as it does for the others.
     clock, rng : Clock, Rng, optional
         The system's by default.
+
+    Attributes
+    ----------
+    gateways : tuple of StackGateway
+        None before the stack is started.
 
     Examples
     --------
@@ -65,7 +67,7 @@ class LocalStack:
         self._clock, self._rng = clock or SystemClock(), rng or SystemRng()
         self._port = gateway_port
         self._launcher: Child | None = None
-        self._gateway: Child | None = None
+        self.gateways: tuple[StackGateway, ...] = ()
         self._platform: StackPlatform | None = None
         self._certificate: ServerCertificate
 
@@ -82,39 +84,42 @@ class LocalStack:
         self.stop()
 
     def start(self) -> None:
-        """Create keys and start both processes; returns when the gateway serves.
+        """Create keys and start the processes; returns when all gateways serve.
 
         Raises
         ------
         GatewayUnavailable
             A process did not come up; the sentence ends with its log's last lines.
         """
-        if self._gateway is not None:
+        if self.gateways:
             return
         try:
             self._create_keys()
             self._start_launcher()
-            self._start_gateway()
+            self._make_gateways()
+            for gateway in self.gateways:
+                gateway.start()
+            self._port = int(self.address.rpartition(":")[2])
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End both processes and the enclave; calling it again does nothing."""
-        for child in (self._gateway, self._launcher):
-            if child is not None:
-                child.stop()
-        self._gateway = self._launcher = None
+        """End the processes and the enclave; calling it again does nothing."""
+        for gateway in self.gateways:
+            gateway.stop()
+        if self._launcher is not None:
+            self._launcher.stop()
+        self.gateways, self._launcher = (), None
         if self._platform is not None:
             self._platform.close()
 
     def restart_gateway(self) -> None:
-        """Start the gateway again on its port, ending it first if it still runs.
+        """Start the first gateway again on its port, ending it first if it still runs.
 
         Its successor attaches to the same enclave, which has kept what it had buffered.
         """
-        _running(self._gateway).stop()
-        self._start_gateway()
+        self._first.start()
 
     def restart_launcher(self) -> None:
         """Start the launcher again, ending it and its enclave first if they still run."""
@@ -124,9 +129,8 @@ class LocalStack:
 
     @property
     def address(self) -> str:
-        """The gateway's "host:port"."""
-        _running(self._gateway)
-        return f"{_HOST}:{self._port}"
+        """The first gateway's "host:port"."""
+        return self._first.address
 
     @property
     def ca_pem(self) -> bytes:
@@ -135,13 +139,13 @@ class LocalStack:
 
     @property
     def journal_dir(self) -> Path:
-        """Folder of the gateway's journal."""
+        """Folder of the first gateway's journal."""
         return self.state_dir / "journal"
 
     @property
     def gateway_pid(self) -> int:
-        """Process id of the gateway."""
-        return _running(self._gateway).pid
+        """Process id of the first gateway."""
+        return self._first.pid
 
     @property
     def launcher_pid(self) -> int:
@@ -161,12 +165,12 @@ class LocalStack:
 
     def ticket(self, role: str, name: str) -> str:
         """Create a single-use enrolment ticket for a "client" or "server"."""
-        with contextlib.closing(Registry(self._registry_path)) as registry:
+        with open_registry(self._registry_location) as registry:
             return create_ticket(registry, role, name, clock=self._clock, rng=self._rng)
 
     def revoke(self, kind: str, value: str) -> None:
         """Revoke as `Registry.revoke` does; the gateway refuses it from the next call on."""
-        with contextlib.closing(Registry(self._registry_path)) as registry:
+        with open_registry(self._registry_location) as registry:
             registry.revoke(kind, value)
 
     def rotate_token_key(self) -> None:
@@ -191,14 +195,20 @@ class LocalStack:
         return path
 
     @property
+    def _first(self) -> StackGateway:
+        if not self.gateways:
+            raise _not_started()
+        return self.gateways[0]
+
+    @property
     def _files(self) -> StackPlatform:
         if self._platform is None:
             raise _not_started()
         return self._platform
 
     @property
-    def _registry_path(self) -> Path:
-        return self.state_dir / "registry.sqlite"
+    def _registry_location(self) -> str:
+        return self.settings.registry or str(self.state_dir / "registry.sqlite")
 
     def _bundle(self, role: str, name: str) -> Path:
         folder = self.state_dir / "nodes" / name
@@ -222,16 +232,15 @@ class LocalStack:
         self._platform = StackPlatform(
             self.state_dir / "platform", policy, self.state_dir / HOP_KEY
         )
-        Registry(self._registry_path).close()
+        with open_registry(self._registry_location):
+            pass
 
     def _start_launcher(self) -> None:
         self._launcher = self._spawn("launcher", "tee_sim.launcher", self._files.config_path)
         self._launcher.wait_until(self._files.ready, _START_PATIENCE, self._clock)
 
-    def _start_gateway(self) -> None:
-        port_file = self.state_dir / "gateway.port"
-        port_file.unlink(missing_ok=True)
-        config = GatewayConfig(
+    def _make_gateways(self) -> None:
+        common = GatewayConfig(
             federation=self.settings.federation,
             host=_HOST,
             port=self._port,
@@ -239,36 +248,31 @@ class LocalStack:
             tls_key=str(self._certificate.key),
             issuer_key=str(self.state_dir / ISSUER_KEY),
             token_key=str(self.state_dir / TOKEN_KEY),
-            registry=str(self._registry_path),
-            audit_log=str(self.state_dir / "audit.jsonl"),
+            registry=self._registry_location,
+            audit_log="",
             launcher_socket=str(self._files.socket_path),
             hop_key=str(self.state_dir / HOP_KEY),
-            port_file=str(port_file),
+            port_file="",
             journal_dir=str(self.journal_dir) if self.settings.journal else "",
             token_ttl=self.settings.token_ttl,
             limits=self.settings.limits,
+            behind_proxy=self.settings.behind_proxy,
             parent_pid=os.getpid(),
         )
-        path = self.state_dir / "gateway.json"
-        config.save(path)
-        self._gateway = self._spawn("gateway", "fl_server.gateway", path)
-        self._gateway.wait_until(port_file.exists, _START_PATIENCE, self._clock)
-        self._port = int(port_file.read_text())
-        self._gateway.wait_until(self._healthy, _START_PATIENCE, self._clock)
+        # Only the first listens where it was told to.
+        self.gateways = tuple(
+            StackGateway(
+                index,
+                self.state_dir,
+                replace(common, port=0) if index else common,
+                self.ca_pem,
+                self._clock,
+            )
+            for index in range(self.settings.gateways)
+        )
 
     def _spawn(self, name: str, module: str, config: Path) -> Child:
         return Child(name, module, config, self.state_dir / f"{name}.log")
-
-    def _healthy(self) -> bool:
-        credentials = grpc.ssl_channel_credentials(self.ca_pem)
-        options = [("grpc.enable_http_proxy", 0)]
-        with grpc.secure_channel(f"{_HOST}:{self._port}", credentials, options) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            try:
-                reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
-            except grpc.RpcError:
-                return False
-        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _running(child: Child | None) -> Child:

@@ -40,6 +40,12 @@ class StackSettings:
         Load bounds of the gateway.
     journal : bool
         Whether the gateway keeps updates on disk until the enclave has answered.
+    gateways : int
+        How many gateways share the enclave.
+    behind_proxy : bool
+        See `GatewayConfig`.
+    registry : str
+        PostgreSQL address of the registry; a file in the stack's folder if empty.
     node_patience, run_patience : float
         Written into the bundles; see `NodeConfig`.
     """
@@ -58,6 +64,9 @@ class StackSettings:
     token_ttl: int = 300
     limits: LoadLimits = field(default_factory=LoadLimits)
     journal: bool = True
+    gateways: int = 1
+    behind_proxy: bool = False
+    registry: str = ""
     node_patience: float = 30.0
     run_patience: float = 10.0
 

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_protocol.codes import Code, ConfigInvalid
-from fl_protocol.flower import REPLIES, RUN_ID, WEIGHTED_BY
+from fl_protocol.flower import REPLIES, RUN_ID, WEIGHTED_BY, require_supported
 from fl_protocol.ports import Clock, SystemClock
 from fl_server.durable.engine import Saved
 from fl_server.intake.base import Intake
@@ -25,7 +25,6 @@ from fl_server.strategy.flwr_compat import (
     aggregate_metricrecords,
     log,
     log_strategy_start_info,
-    require_supported,
 )
 from fl_server.strategy.hooks import EvaluateFn, RunSettings
 from fl_server.strategy.intakes import make_intake, opened, saved_in_flight

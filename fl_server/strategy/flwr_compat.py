@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+import copy
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
 
-from fl_protocol.codes import Code, ConfigInvalid
-
-SUPPORTED = "1.41"
-
-
-def require_supported(found: str | None = None) -> None:
-    """Refuse to run on a Flower version these strategies were not tested with.
-
-    Parameters
-    ----------
-    found : str, optional
-        A version number; the installed one if unset.
-
-    Raises
-    ------
-    ConfigInvalid
-        If it is not a release of the supported series.
-    """
-    found = version("flwr") if found is None else found
-    if found != SUPPORTED and not found.startswith(f"{SUPPORTED}."):
-        raise ConfigInvalid(
-            Code.CONFIG_INVALID,
-            f"Flower {found} is installed, but these strategies need Flower {SUPPORTED}.x; "
-            f"run: pip install 'flwr~={SUPPORTED}.0'.",
-        )
-
+from fl_protocol.flower import require_supported
 
 try:
     from flwr.app.message.message import make_message
+    from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
     from flwr.serverapp.strategy.strategy_utils import (
         aggregate_metricrecords,
         log_strategy_start_info,
@@ -47,9 +28,9 @@ except ImportError:
 
 __all__ = [
     "aggregate_metricrecords",
+    "announcements_of",
     "log",
     "log_strategy_start_info",
-    "require_supported",
     "with_content",
 ]
 
@@ -57,3 +38,59 @@ __all__ = [
 def with_content(message: Message, content: RecordDict) -> Message:
     """Return the same message, its metadata included, with other content."""
     return make_message(message.metadata, content)
+
+
+def announcements_of(
+    grid: Grid,
+) -> Callable[[Sequence[str]], Iterable[tuple[str, Callable[[], Iterable[Message]]]]] | None:
+    """Return how a grid announces replies, for `BackgroundPulls`; None if it has them at once.
+
+    ``HttpGrid.pull_messages`` asks which replies there are and then fetches one after the other.
+    Here the two are apart: what was announced is fetched, by the same method, reply by reply.
+    """
+    # Not imported for the question: that takes a second, and who has such a grid has it already.
+    module = sys.modules.get("flwr.superlink.grid.http_grid")
+    if module is None or type(grid) is not module.HttpGrid or "pull_messages" in vars(grid):
+        # Another one, or one that somebody listens to.
+        return None
+    return partial(_announced, grid)
+
+
+def _announced(
+    grid: Any, message_ids: Sequence[str]
+) -> list[tuple[str, Callable[[], Iterable[Message]]]]:
+    client = grid._runtime_client
+    found = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+    pairs = zip(found.messages_list, found.message_object_trees, strict=True)
+    return [
+        (
+            message.metadata.reply_to_message_id,
+            partial(
+                _with_client(grid, _OneReply(client, message, tree)).pull_messages,
+                [message.metadata.reply_to_message_id],
+            ),
+        )
+        for message, tree in pairs
+    ]
+
+
+def _with_client(grid: Any, client: _OneReply) -> Any:
+    other = copy.copy(grid)
+    other._client = client
+    return other
+
+
+class _OneReply:
+    """The grid's client, to which one reply has been announced already."""
+
+    def __init__(self, client: Any, message: Any, tree: Any) -> None:
+        self._client = client
+        self._response = PullAppMessagesResponse(
+            messages_list=[message], message_object_trees=[tree]
+        )
+
+    def PullMessages(self, _: PullAppMessagesRequest) -> PullAppMessagesResponse:
+        return self._response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)

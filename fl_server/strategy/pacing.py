@@ -12,7 +12,8 @@ from flwr.serverapp import Grid
 from fl_protocol.codes import AsynclaveError, Code
 from fl_protocol.ports import Clock
 from fl_server.strategy.dispatch import Fleet
-from fl_server.strategy.flwr_compat import log
+from fl_server.strategy.flwr_compat import announcements_of, log
+from fl_server.strategy.pulls import BackgroundPulls
 
 REFRESH_SECONDS = 1.0
 SHORTEST_POLL = 0.02
@@ -49,13 +50,15 @@ class Pacer:
     def __init__(self, grid: Grid, clock: Clock) -> None:
         self._grid, self._clock = grid, clock
         self._poll = SHORTEST_POLL
+        announce = announcements_of(grid)
+        self._pulls = None if announce is None else BackgroundPulls(announce)
 
     def receive(self, pending: Sequence[str], wake: float) -> list[Message]:
         """Return the replies that are there; if none, rest no longer than until `wake`."""
         virtual = isinstance(self._clock, AlarmClock)
         if isinstance(self._clock, AlarmClock):
             self._clock.set_alarm(wake)
-        replies = list(self._grid.pull_messages(pending)) if pending else []
+        replies = self._pull(pending)
         if replies:
             self._poll = SHORTEST_POLL
         else:
@@ -63,6 +66,11 @@ class Pacer:
             self._clock.sleep(rest if virtual else min(rest, self._poll))
             self._poll = min(2 * self._poll, LONGEST_POLL)
         return replies
+
+    def _pull(self, pending: Sequence[str]) -> list[Message]:
+        if self._pulls:
+            return self._pulls.take(pending)
+        return list(self._grid.pull_messages(pending)) if pending else []
 
 
 def wait_for_nodes(grid: Grid, clock: Clock, fleet: Fleet, minimum: int, timeout: float) -> None:

@@ -68,8 +68,8 @@ def read_trace(path: Path, num_clients: int) -> Trace:
     missing = [client for client in range(num_clients) if client not in devices]
     if missing:
         raise _invalid(
-            f"devices.trace: {path} has no row for client {missing[0]}, and "
-            f"{len(missing) - 1} more are missing; devices.clients is {num_clients}."
+            f"devices.trace: {path} has no row for client {missing[0]}; in all it lacks "
+            f"{len(missing)} of the {num_clients} that devices.clients asks for."
         )
     ordered = [devices[client] for client in range(num_clients)]
 

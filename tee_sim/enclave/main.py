@@ -2,17 +2,17 @@
 
 Started by the launcher as ``python IMAGE SOCKET_FDS LAUNCHER_PID VAULT_FD DEPENDENCY_PATH...``; the
 first frame on the first socket tells the epoch, the policy, the sealing key and how to lock down.
-The sockets go to gateways, one after the other: when one has closed, the next is served. The
-vault's goes to the platform.
+The sockets go to gateways, of which several may be there at once: their requests are answered one
+after the other. The vault's goes to the platform.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 
 from fl_protocol.codes import AsynclaveError
 from fl_protocol.encoding import b64url, b64url_decode
@@ -42,23 +42,34 @@ def main(arguments: Sequence[str]) -> None:
     numbers, parent, vault_number = arguments[1], int(arguments[2]), int(arguments[3])
     streams = [socket.socket(fileno=int(number)) for number in numbers.split(",")]
     vault = socket.socket(fileno=vault_number)
-    kept = [stream.fileno() for stream in (*streams, vault)]
     try:
-        service = _boot(Channel(streams[0]), Channel(vault), kept, parent)
-        for stream in streams:
-            _serve(service, stream)
+        # Made before lockdown, which allows no new descriptor and, by that limit, no poll(2).
+        with select.epoll() as waiting:
+            for stream in streams:
+                waiting.register(stream, select.EPOLLIN)
+            kept = [waiting.fileno(), *(stream.fileno() for stream in (*streams, vault))]
+            service = _boot(Channel(streams[0]), Channel(vault), kept, parent)
+            _serve(service, streams, waiting)
     except BaseException:
         # A traceback would read source files and could show content.
         os._exit(1)
     os._exit(0)
 
 
-def _serve(service: EnclaveService, stream: socket.socket) -> None:
-    with stream, suppress(ChannelClosed):
-        channel = Channel(stream)
-        while True:
-            reply = service.answer(channel.receive())
-            channel.send(reply.header, reply.body)
+def _serve(
+    service: EnclaveService, streams: Sequence[socket.socket], waiting: select.epoll
+) -> None:
+    """Answer one request of each gateway that has one, in turn, until all have closed."""
+    served = {stream.fileno(): stream for stream in streams}
+    while served:
+        for number, _ in waiting.poll():
+            channel = Channel(served[number])
+            try:
+                reply = service.answer(channel.receive())
+                channel.send(reply.header, reply.body)
+            except ChannelClosed:
+                # Closed by its gateway, or stuck in the middle of a frame.
+                served.pop(number).close()
 
 
 def _boot(

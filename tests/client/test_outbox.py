@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,16 @@ def test_a_full_outbox_refuses_and_drops_nothing(tmp_path: Path) -> None:
     assert len(outbox.of("run")) == MAX_UPDATES
 
 
+def test_what_a_write_left_behind_when_it_was_cut_off_takes_no_room(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    outbox.put(kept(0))
+    (path,) = tmp_path.rglob("*.update")
+    for number in range(MAX_UPDATES):
+        (path.parent / f".{path.name}.{number}").write_bytes(b"torn")
+    outbox.put(kept(1))
+    assert len(outbox.of("run")) == 2
+
+
 def test_without_room_nothing_is_half_kept(tmp_path: Path) -> None:
     disk = MemoryDisk()
     outbox = outbox_in(Path("/outbox"), disk)
@@ -103,6 +115,25 @@ def test_runs_long_past_are_given_up(tmp_path: Path) -> None:
         outbox.put(kept(number, run_id=f"run-{number}"))
     left = [n for n in range(MAX_RUNS + 2) if outbox.of(f"run-{n}")]
     assert left == list(range(2, MAX_RUNS + 2))
+
+
+def test_runs_begun_at_the_same_time_are_all_remembered(tmp_path: Path) -> None:
+    runs = [f"run-{number}" for number in range(MAX_RUNS)]
+    with ThreadPoolExecutor(MAX_RUNS) as pool:
+        list(pool.map(lambda run: outbox_in(tmp_path).put(kept(1, run_id=run)), runs))
+    assert len(json.loads((tmp_path / "runs.json").read_bytes())) == MAX_RUNS
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"7", b"[7]", b'["../../etc"]'])
+def test_a_damaged_list_of_runs_is_named_and_nothing_is_removed(
+    tmp_path: Path, content: bytes
+) -> None:
+    outbox = outbox_in(tmp_path)
+    outbox.put(kept(1))
+    (tmp_path / "runs.json").write_bytes(content)
+    with pytest.raises(ConfigInvalid, match=r"runs\.json"):
+        outbox.put(kept(2))
+    assert [k.update_id for k in outbox.of("run")] == ["update-1"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"update_id":"x"}\n', b"\xff\xfe\n\0\0\0\0"])

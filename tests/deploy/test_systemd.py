@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
-NAMES = sorted(path.name for path in UNITS.glob("*.service"))
+from tests.deploy.units import NAMES, UNITS
+
 HARDENING = (
     "NoNewPrivileges=yes",
     "ProtectSystem=strict",

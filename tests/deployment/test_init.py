@@ -104,7 +104,8 @@ def test_folders_can_be_moved(made: Path, tmp_path: Path) -> None:
         (moved / name).write_bytes((made / "trusted" / name).read_bytes())
     gateway = GatewayConfig.load(moved / "gateway-1.json")
     launcher = LauncherConfig.load(moved / "launcher.json")
-    assert gateway.port == 9444 and gateway.host == "0.0.0.0"
+    # The nodes reach the proxy in front, which is the only one to say where they are.
+    assert gateway.port == 9445 and gateway.host == "127.0.0.1" and gateway.behind_proxy
     assert gateway.launcher_socket == launcher.socket == str(moved / "launcher.sock")
     assert ServerConfig.load(made / "server" / "server.json").records_dir == str(
         made / "server" / "records"

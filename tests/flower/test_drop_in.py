@@ -14,8 +14,8 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import nn
 
 from fl_protocol.codes import ConfigInvalid
+from fl_protocol.flower import require_supported
 from fl_server.strategy import AsyncStrategy, AsyncWA, FedAsync, FedBuff
-from fl_server.strategy.flwr_compat import require_supported
 from fl_server.strategy.options import StrategyOptions
 from strategies.errors import BadOption, LeakyRecipe
 from tests.support.federation import (

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
 
 import pytest
 
 from fl_server.stack import LocalStack, StackSettings
+from tests.support import postgres
 from tests.support.sealed import RECIPE, K, RawGateway
 
 
@@ -34,3 +37,23 @@ def token(stack: LocalStack, raw: RawGateway) -> Callable[[str], str]:
         return str(reply.access_token)
 
     return obtain
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    if postgres.PROGRAMS is None:
+        pytest.skip(postgres.REASON)
+    with postgres.PostgresServer() as server:
+        yield server
+
+
+_names = count()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a fresh registry may be kept, in both kinds of database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "registry.sqlite")
+    server: postgres.PostgresServer = request.getfixturevalue("postgres_server")
+    return server.database(f"registry_{next(_names)}")

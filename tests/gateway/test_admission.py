@@ -11,9 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fl_protocol.encoding import b64url_decode
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
+from fl_protocol.proof import ProofNonces
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.tokens import TokenSigner
 from fl_server.stack import LocalStack
+from fl_server.stack.keys import HOP_KEY
+from tee_sim.settings import load_key
+from tests.support.clock import SetClock
 from tests.support.sealed import RawGateway, audit_lines, client
 
 NONCE = bytes(32)
@@ -110,6 +114,19 @@ def test_refuses_a_replayed_proof(raw: RawGateway, token: Token) -> None:
     assert raw.call("GetEvidence", evidence(), good, proof=proof) == "PROOF_REPLAYED"
 
 
+def test_refuses_a_proof_with_an_old_nonce(
+    raw: RawGateway, token: Token, stack: LocalStack
+) -> None:
+    good = token("client")
+    clock = SystemClock()
+    past = SetClock(clock.now() - 200)
+    raw.nonces = ProofNonces(load_key(stack.state_dir / HOP_KEY), past)
+    proof = raw.proof("GetEvidence", good)
+    assert raw.call("GetEvidence", evidence(), good, proof=proof) == "PROOF_NONCE"
+    past.time = clock.now()
+    assert raw.call("GetEvidence", evidence(), good).evidence
+
+
 def test_refuses_a_proof_made_for_another_method(raw: RawGateway, token: Token) -> None:
     good = token("client")
     proof = raw.proof("GetRelease", good)
@@ -141,11 +158,34 @@ def test_reusing_a_refresh_token_revokes_its_family(stack: LocalStack, raw: RawG
     enrolled = raw.enrol(stack.ticket("client", "family"))
     first = raw.refresh(enrolled.client_id, enrolled.refresh_token)
     assert raw.call("GetEvidence", evidence(), first.access_token).evidence
+    second = raw.refresh(enrolled.client_id, first.refresh_token)
     assert raw.refresh(enrolled.client_id, enrolled.refresh_token) == "REFRESH_REUSED"
-    assert raw.refresh(enrolled.client_id, first.refresh_token) == "TOKEN_REVOKED"
+    assert raw.refresh(enrolled.client_id, second.refresh_token) == "TOKEN_REVOKED"
     assert raw.call("GetEvidence", evidence(), first.access_token) == "TOKEN_REVOKED"
     # The rightful owner still has the identity key.
     assert raw.by_identity(enrolled.client_id, bytes(16)).access_token
+
+
+def test_a_refresh_whose_reply_was_lost_is_answered_alike(
+    stack: LocalStack, raw: RawGateway
+) -> None:
+    enrolled = raw.enrol(stack.ticket("client", "lost"))
+    lost = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    again = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    assert again.refresh_token == lost.refresh_token
+    assert raw.call("GetEvidence", evidence(), again.access_token).evidence
+    assert raw.refresh(enrolled.client_id, again.refresh_token).access_token
+
+
+def test_a_thief_of_a_spent_refresh_token_revokes_its_family_at_any_time(
+    stack: LocalStack, raw: RawGateway
+) -> None:
+    enrolled = raw.enrol(stack.ticket("client", "robbed"))
+    first = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    thief = RawGateway(stack)
+    assert thief.refresh(enrolled.client_id, enrolled.refresh_token) == "REFRESH_REUSED"
+    thief.close()
+    assert raw.call("GetEvidence", evidence(), first.access_token) == "TOKEN_REVOKED"
 
 
 def test_an_identity_proof_serves_once_and_only_now(stack: LocalStack, raw: RawGateway) -> None:

@@ -26,6 +26,7 @@ from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.gateway.limits import LoadLimits
 from fl_server.stack import LocalStack, StackSettings
 from tee_sim.node_config import connect
+from tests.support.processes import lives, wait_until
 from tests.support.sealed import (
     RECIPE,
     K,
@@ -53,20 +54,8 @@ def processes_of(stack: LocalStack) -> list[int]:
     return [stack.gateway_pid, stack.launcher_pid, stack.enclave_pid]
 
 
-def lives(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
 def wait_until_gone(pids: list[int]) -> None:
-    clock = SystemClock()
-    deadline = clock.now() + 10
-    while any(lives(pid) for pid in pids) and clock.now() < deadline:
-        clock.sleep(0.05)
-    assert [pid for pid in pids if lives(pid)] == []
+    wait_until(lambda: not any(lives(pid) for pid in pids))
 
 
 def test_stop_leaves_no_process_and_may_be_called_twice(tmp_path: Path) -> None:
@@ -117,7 +106,7 @@ def test_of_many_identical_updates_at_once_exactly_one_counts(stack: LocalStack)
     uploader = client(stack, "eager")
     sealed, membership = sealed_by(uploader, trained("identical", 1.0))
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda _: submit(uploader, sealed, membership), range(40)))
+        replies = list(pool.map(lambda _: submit(uploader, sealed, membership), range(1000)))
     assert len({(reply.payload, reply.signature) for reply in replies}) == 1
     assert client(stack, "other").upload(trained("identical", 3.0)).receipt.version == 1
     intake.close()

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import resource
-import select
 import shutil
 import signal
 import threading
@@ -24,12 +23,13 @@ from fl_client.updates import LocalUpdate
 from fl_client.uploader import SealedUploader
 from fl_protocol.codes import AsynclaveError, GatewayUnavailable, StorageFailed
 from fl_protocol.envelope import SealedUpdate
-from fl_protocol.ports import LocalDisk, SystemClock, SystemRng
+from fl_protocol.ports import LocalDisk, SystemRng
 from fl_server.durable.journal import Journal
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
 from strategies.layout import Layout
 from strategies.update import Vector, digest_of
+from tests.support.processes import kill, lives, wait_until
 from tests.support.sealed import (
     LAYOUT,
     RECIPE,
@@ -38,7 +38,6 @@ from tests.support.sealed import (
     audit_lines,
     client,
     initial,
-    kill_enclave,
     offer,
     open_run,
     sealed_by,
@@ -84,14 +83,6 @@ def journalled(stack: LocalStack) -> int:
     return sum(path.stat().st_size for path in stack.journal_dir.glob("*.journal"))
 
 
-def wait_until(condition: Any) -> None:
-    clock = SystemClock()
-    deadline = clock.now() + 30
-    while not condition():
-        assert clock.now() < deadline, "waited too long"
-        clock.sleep(0.02)
-
-
 def taken_up(stack: LocalStack) -> list[tuple[str, str]]:
     """Return code and trace of the updates that a gateway found in its journal."""
     lines = map(json.loads, audit_lines(stack).splitlines())
@@ -116,17 +107,9 @@ class Interrupted:
         with ThreadPoolExecutor(1) as pool:
             upload = pool.submit(submit, self.uploader, self.sealed, self.membership)
             wait_until(lambda: journalled(stack) > 4 * LARGE)
-            kill_gateway(stack)
+            kill(stack.gateway_pid)
             with pytest.raises(GatewayUnavailable):
                 upload.result(60)
-
-
-def kill_gateway(stack: LocalStack) -> None:
-    """Kill it without warning, and wait until it is gone."""
-    handle = os.pidfd_open(stack.gateway_pid)
-    os.kill(stack.gateway_pid, signal.SIGKILL)
-    select.select([handle], [], [])
-    os.close(handle)
 
 
 def test_a_restarted_gateway_finishes_what_it_had_begun(stack: LocalStack) -> None:
@@ -175,7 +158,7 @@ def test_a_gateway_may_do_without_a_journal(tmp_path: Path) -> None:
 def test_what_was_sealed_to_a_dead_enclave_is_dropped_with_a_record(stack: LocalStack) -> None:
     intake = large_run(stack)
     interrupted = Interrupted(stack)
-    kill_enclave(stack)
+    kill(stack.enclave_pid)
     stack.restart_gateway()
     assert taken_up(stack) == [("JOURNAL_EPOCH_GONE", trace_of(interrupted.sealed))]
     stack.restart_gateway()
@@ -195,7 +178,7 @@ def test_a_gateway_told_to_stop_leaves_what_it_cannot_finish(stack: LocalStack) 
         restarted = pool.submit(stack.restart_gateway)
         with pytest.raises(AsynclaveError):
             upload.result(60)
-        wait_until(lambda: not Path(f"/proc/{gateway}").exists())
+        wait_until(lambda: not lives(gateway))
         os.kill(stack.enclave_pid, signal.SIGCONT)
         restarted.result(60)
     assert taken_up(stack) == [("OK", trace_of(sealed))]
@@ -208,7 +191,7 @@ def test_an_answered_update_that_is_handed_in_again_counts_once(stack: LocalStac
     uploader = client(stack, "first")
     sealed, membership = sealed_by(uploader, trained(RUN, 1.0))
     before = submit(uploader, sealed, membership)
-    kill_gateway(stack)
+    kill(stack.gateway_pid)
     # As if the power had taken the note that it was answered along.
     journal = Journal(stack.journal_dir, LocalDisk(), SystemRng())
     entry = next(journal.entries())
@@ -236,7 +219,7 @@ def test_a_gateway_killed_between_acknowledgements_loses_none(tmp_path: Path) ->
             uploader = client(stack, f"node-{number}")
             sealed, membership = sealed_by(uploader, trained(RUN, float(number)))
             sent.append((uploader, sealed, membership, submit(uploader, sealed, membership)))
-            kill_gateway(stack)
+            kill(stack.gateway_pid)
             stack.restart_gateway()
         for uploader, sealed, membership, before in sent:
             again = submit(uploader, sealed, membership)
@@ -303,7 +286,7 @@ def test_a_damaged_journal_is_named_and_nothing_is_served(stack: LocalStack) -> 
     open_run(stack, RUN, watch_interval=3600).close()
     client(stack, "first").upload(trained(RUN, 1.0))
     client(stack, "second").upload(trained(RUN, 1.0))
-    kill_gateway(stack)
+    kill(stack.gateway_pid)
     (path,) = stack.journal_dir.glob("*.journal")
     with path.open("r+b") as file:
         file.seek(100)

@@ -19,7 +19,7 @@ from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proof import ProofVerifier, make_proof
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.wire import SERVICE
-from fl_server.gateway.auth import Authenticator
+from fl_server.gateway.authenticator import Authenticator
 from fl_server.gateway.limits import LoadLimits
 from fl_server.stack import LocalStack, StackSettings
 from tee_sim.node_config import NodeConfig

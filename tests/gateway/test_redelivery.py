@@ -21,13 +21,13 @@ from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
 from strategies.update import digest_of
+from tests.support.processes import kill
 from tests.support.sealed import (
     LAYOUT,
     RECIPE,
     K,
     client,
     initial,
-    kill_enclave,
     offer,
     trained,
 )
@@ -67,7 +67,7 @@ def test_what_a_dead_enclave_had_buffered_is_delivered_again_under_its_id(
     stack: LocalStack, intake: SealedIntake, tmp_path: Path
 ) -> None:
     first = client(stack, "first").upload(trained(RUN, 1.0), {"train": {"loss": 0.5}})
-    kill_enclave(stack)
+    kill(stack.enclave_pid)
     # Another process of the same node, before it works on its next task.
     node = client(stack, "first")
     settled = node.settle(RUN, BASE)
@@ -119,7 +119,7 @@ def test_a_released_update_is_forgotten_even_after_its_enclave_died(
     for number, node in enumerate(nodes):
         assert offer(intake, str(number), node.upload(trained(RUN, 1.0))).accepted
     assert intake.version == 1
-    kill_enclave(stack)
+    kill(stack.enclave_pid)
     assert [node.settle(RUN, BASE) for node in nodes] == [None, None]
     assert [kept(node) for node in nodes] == [[], []]
 
@@ -130,7 +130,7 @@ def test_a_release_that_nobody_had_is_undone_and_its_updates_are_delivered_again
     nodes = [client(stack, f"node-{number}") for number in range(K)]
     for node in nodes:
         node.upload(trained(RUN, 1.0))
-    kill_enclave(stack)
+    kill(stack.enclave_pid)
     for number, node in enumerate(nodes):
         settled = node.settle(RUN, BASE)
         assert settled is not None

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from fl_protocol.codes import EnrolmentRejected, TokenRejected
-from fl_server.gateway.registry import Family, Registry
+from fl_protocol.tokens import REFRESH_GRACE
+from fl_server.gateway.registry import Family, Registry, open_registry
 
 KEY, OTHER_KEY = bytes(32), bytes([1]) * 32
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    registry = Registry(tmp_path / "registry.sqlite")
-    registry.add_ticket("ticket", "client", "node-1", expires_at=100.0)
-    yield registry
-    registry.close()
+def registry(location: str) -> Iterator[Registry]:
+    with open_registry(location) as registry:
+        registry.add_ticket("ticket", "client", "node-1", expires_at=100.0)
+        yield registry
 
 
 def test_a_ticket_enrols_one_identity_only(registry: Registry) -> None:
@@ -44,21 +44,62 @@ def test_an_identity_cannot_take_a_second_role(registry: Registry) -> None:
         registry.redeem("other", KEY, now=1.0)
 
 
+def test_a_ticket_that_has_expired_still_gives_its_enrolment_again(registry: Registry) -> None:
+    client = registry.redeem("ticket", KEY, now=99.0)
+    assert registry.redeem("ticket", KEY, now=1000.0) == client
+    with pytest.raises(EnrolmentRejected, match=r"^ENROL_TICKET_USED"):
+        registry.redeem("ticket", OTHER_KEY, now=1000.0)
+
+
 def test_reusing_a_refresh_token_revokes_the_whole_family(
-    registry: Registry, tmp_path: Path
+    registry: Registry, location: str
 ) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
     family = Family("f", client.client_id, "jkt")
     registry.start_family(family, "r0", expires_at=100.0)
     assert registry.rotate("r0", "r1", "jkt", now=2.0) == family
     with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
-        registry.rotate("r0", "thief", "jkt", now=3.0)
-    # A restarted gateway reads the same file.
-    again = Registry(tmp_path / "registry.sqlite")
-    assert again.is_revoked(family="f")
-    with pytest.raises(TokenRejected, match=r"^TOKEN_REVOKED"):
-        again.rotate("r1", "r2", "jkt", now=3.0)
-    again.close()
+        registry.rotate("r0", "r1", "jkt", now=3.0 + REFRESH_GRACE)
+    # A gateway that is restarted, or another one.
+    with open_registry(location) as again:
+        assert again.revoked(family="f")
+        with pytest.raises(TokenRejected, match=r"^TOKEN_REVOKED"):
+            again.rotate("r1", "r2", "jkt", now=3.0)
+
+
+def test_an_exchange_is_repeated_for_its_own_key_while_its_reply_may_be_lost(
+    registry: Registry,
+) -> None:
+    client = registry.redeem("ticket", KEY, now=1.0)
+    family = Family("f", client.client_id, "jkt")
+    registry.start_family(family, "r0", expires_at=100.0)
+    registry.rotate("r0", "r1", "jkt", now=2.0)
+    assert registry.rotate("r0", "r1", "jkt", now=2.0 + REFRESH_GRACE) == family
+    assert registry.rotate("r1", "r2", "jkt", now=3.0 + REFRESH_GRACE) == family
+
+
+@pytest.mark.parametrize(
+    ("successor", "jkt"), [("r1", "other"), ("r-other", "jkt")], ids=["key", "successor"]
+)
+def test_an_exchange_is_not_repeated_for_anybody_else(
+    registry: Registry, successor: str, jkt: str
+) -> None:
+    client = registry.redeem("ticket", KEY, now=1.0)
+    registry.start_family(Family("f", client.client_id, "jkt"), "r0", expires_at=100.0)
+    registry.rotate("r0", "r1", "jkt", now=2.0)
+    with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
+        registry.rotate("r0", successor, jkt, now=2.0)
+    assert registry.revoked(family="f")
+
+
+def test_an_exchange_is_not_repeated_once_its_successor_was_used(registry: Registry) -> None:
+    client = registry.redeem("ticket", KEY, now=1.0)
+    registry.start_family(Family("f", client.client_id, "jkt"), "r0", expires_at=100.0)
+    registry.rotate("r0", "r1", "jkt", now=2.0)
+    registry.rotate("r1", "r2", "jkt", now=2.0)
+    with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
+        registry.rotate("r0", "r1", "jkt", now=2.0)
+    assert registry.revoked(family="f")
 
 
 def test_a_refresh_token_is_bound_to_its_proof_key_and_time(registry: Registry) -> None:
@@ -73,11 +114,15 @@ def test_a_refresh_token_is_bound_to_its_proof_key_and_time(registry: Registry) 
     registry.rotate("r0", "r1", "jkt", now=2.0)
 
 
-def test_the_file_holds_no_secret(registry: Registry, tmp_path: Path) -> None:
-    client = registry.redeem("ticket", KEY, now=1.0)
-    registry.start_family(Family("f", client.client_id, "j"), "r0-secret-refresh", expires_at=9.0)
+def test_the_file_holds_no_secret(tmp_path: Path) -> None:
+    with open_registry(tmp_path / "registry.sqlite") as registry:
+        registry.add_ticket("secret-ticket", "client", "node-1", expires_at=100.0)
+        client = registry.redeem("secret-ticket", KEY, now=1.0)
+        family = Family("f", client.client_id, "j")
+        registry.start_family(family, "r0-secret-refresh", expires_at=9.0)
     content = b"".join(path.read_bytes() for path in tmp_path.glob("registry.sqlite*"))
-    assert b"r0-secret-refresh" not in content
+    assert client.client_id.encode() in content
+    assert b"secret-ticket" not in content and b"r0-secret-refresh" not in content
     assert (tmp_path / "registry.sqlite").stat().st_mode & 0o777 == 0o600
 
 
@@ -89,9 +134,9 @@ def test_families_and_tickets_that_nobody_can_use_are_forgotten(registry: Regist
         registry.revoke("family", name)
     # An access token issued at the family's very end is still refused.
     registry.prune(now=1000.0)
-    assert registry.is_revoked(family="old")
+    assert registry.revoked(family="old")
     registry.prune(now=1100.0)
-    assert not registry.is_revoked(family="old")
+    assert not registry.revoked(family="old")
     with pytest.raises(TokenRejected, match=r"^TOKEN_MALFORMED"):
         registry.rotate("r-old", "next", "jkt", now=1100.0)
     with pytest.raises(TokenRejected, match=r"^TOKEN_REVOKED"):

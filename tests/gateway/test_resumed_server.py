@@ -17,13 +17,13 @@ from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
 from strategies.layout import Layout
+from tests.support.processes import kill
 from tests.support.sealed import (
     LAYOUT,
     RECIPE,
     K,
     client,
     initial,
-    kill_enclave,
     offer,
     open_run,
     sealed_by,
@@ -124,7 +124,7 @@ def test_if_the_enclave_died_as_well_the_run_goes_on_at_the_newest_model(
     for number, node in enumerate(nodes):
         assert offer(intake, str(number), node.upload(trained(RUN, 1.0))).accepted
     abandon(intake)
-    kill_enclave(stack)
+    kill(stack.enclave_pid)
 
     again = server(stack, folder)
     assert again.version == 1 and again.attested.epoch > intake.attested.epoch
@@ -145,7 +145,7 @@ def test_a_server_that_died_before_the_first_release_goes_on(
     abandon(server(stack, folder))
     with (folder / "receipts.jsonl").open("ab") as chain:
         chain.write(b'{"payload":"torn')
-    kill_enclave(stack)
+    kill(stack.enclave_pid)
     again = server(stack, folder)
     for number in range(K):
         uploaded = client(stack, f"node-{number}").upload(trained(RUN, 1.0))
@@ -179,7 +179,7 @@ def test_an_older_copy_is_refused_by_the_successor(stack: LocalStack, tmp_path: 
         uploaded = client(stack, f"node-{number}").upload(trained(RUN, 1.0))
         assert offer(intake, str(number), uploaded).accepted
     abandon(intake)
-    kill_enclave(stack)
+    kill(stack.enclave_pid)
     with pytest.raises(RunRejected, match="RUN_REGRESSED"):
         server(stack, copy)
 
@@ -195,7 +195,7 @@ def release_lost_on_its_way(stack: LocalStack, intake: SealedIntake) -> None:
     intake._connection.session.receive("GetRelease", request, lambda replies: list(replies))
     # The gateway may be lost with it.
     stack.restart_gateway()
-    kill_enclave(stack)
+    kill(stack.enclave_pid)
 
 
 def test_a_release_that_was_lost_on_its_way_is_handed_out_again(

@@ -221,6 +221,14 @@ def test_refuses_a_recipe_that_is_not_the_policys(stack: LocalStack) -> None:
         intake.open("other", LAYOUT, initial())
 
 
+def test_a_refused_run_with_records_can_be_closed(stack: LocalStack, tmp_path: Path) -> None:
+    config = stack.server_config(records=tmp_path / "records")
+    intake = SealedIntake(config, FedBuff(buffer_size=9))
+    with pytest.raises(RunRejected, match=r"^RUN_RECIPE"):
+        intake.open("refused", LAYOUT, initial())
+    intake.close()
+
+
 def test_the_policys_recipe_is_taken_when_none_is_given(stack: LocalStack) -> None:
     intake = SealedIntake(stack.server_config())
     intake.open("policy", LAYOUT, initial())

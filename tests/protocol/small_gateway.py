@@ -12,13 +12,19 @@ from concurrent import futures
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fl_protocol.codes import AsynclaveError, Code, EnrolmentRejected, TokenRejected
+from fl_protocol.codes import (
+    AsynclaveError,
+    Code,
+    EnrolmentRejected,
+    ProofRejected,
+    TokenRejected,
+)
 from fl_protocol.identity import verify_enrolment, verify_grant
-from fl_protocol.proof import ProofVerifier, thumbprint
+from fl_protocol.proof import ProofNonces, ProofVerifier, thumbprint
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.proto import gateway_pb2_grpc
 from fl_protocol.tokens import TokenSigner, TokenVerifier
-from fl_protocol.wire import CODE_METADATA, SERVICE
+from fl_protocol.wire import CODE_METADATA, NONCE_METADATA, SERVICE
 
 TICKET = "ticket-1"
 TTL = 300
@@ -54,6 +60,10 @@ class SmallGateway(gateway_pb2_grpc.GatewayServicer):
     def fail_next(self, method, *failures):
         """Script (status, code or None) answers for the next calls of a method."""
         self._failures.extend((method, *failure) for failure in failures)
+
+    def ask_for_nonces(self):
+        nonces = ProofNonces(self._rng.bytes(32), self._clock)
+        self._proofs = ProofVerifier(self._clock, nonces=nonces)
 
     def forget_refresh_tokens(self):
         self._refresh_tokens.clear()
@@ -100,6 +110,11 @@ class SmallGateway(gateway_pb2_grpc.GatewayServicer):
                 self._abort(context, status, code, "scripted")
         try:
             return handle()
+        except ProofRejected as error:
+            context.set_trailing_metadata(
+                ((CODE_METADATA, error.code), (NONCE_METADATA, error.nonce))
+            )
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, error.sentence)
         except AsynclaveError as error:
             self._abort(context, grpc.StatusCode.UNAUTHENTICATED, error.code, error.sentence)
 

@@ -10,6 +10,7 @@ from fl_protocol.identity import (
     verify_enrolment,
     verify_grant,
 )
+from fl_protocol.token_store import Tokens
 from tests.protocol.support import CountedRng
 from tests.support.clock import NOW
 
@@ -38,10 +39,16 @@ def test_store_returns_the_enrolment_and_none_before_it(tmp_path):
 
 def test_stored_files_are_private_and_leave_no_temporary_files(tmp_path):
     store = IdentityStore(tmp_path)
-    store.load_or_create(CountedRng())
+    identity = store.load_or_create(CountedRng())
     store.save_enrolment(Enrolment("client-7", b"statement"))
+    store.tokens.save(Tokens(identity.jkt, "access", "refresh", 1, 2))
     files = sorted(tmp_path.iterdir())
-    assert [file.name for file in files] == ["enrolment.json", "identity.json"]
+    assert [file.name for file in files] == [
+        "enrolment.json",
+        "identity.json",
+        "tokens.json",
+        "tokens.lock",
+    ]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 

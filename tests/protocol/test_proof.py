@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.codes import GatewayUnavailable, ProofRejected
 from fl_protocol.encoding import b64url, b64url_decode
-from fl_protocol.proof import ProofVerifier, make_proof, thumbprint
+from fl_protocol.proof import ProofNonces, ProofVerifier, make_proof, thumbprint
 from tests.protocol.support import CountedRng
 from tests.support.clock import NOW, SetClock
 
@@ -123,6 +123,37 @@ def test_full_memory_refuses_instead_of_forgetting_and_frees_itself_with_time():
         verifier.verify(proof(rng=rng, clock=clock), METHOD, TOKEN, JKT)
     clock.time += 61
     verifier.verify(proof(rng=rng, clock=clock), METHOD, TOKEN, JKT)
+
+
+def test_a_proof_has_a_nonce_of_the_last_minutes():
+    clock, rng = SetClock(NOW), CountedRng()
+    nonces = ProofNonces(bytes(32), clock)
+    verifier = ProofVerifier(clock, nonces=nonces)
+    first = nonces.current()
+
+    def verify(nonce):
+        made = make_proof(KEY, METHOD, TOKEN, clock, rng, nonce)
+        verifier.verify(made, METHOD, TOKEN, JKT)
+
+    for nonce in (None, "", "another", ProofNonces(b"\1" * 32, clock).current()):
+        with pytest.raises(ProofRejected, match=r"^PROOF_NONCE") as refusal:
+            verify(nonce)
+        assert refusal.value.nonce == first
+    verify(first)
+    clock.time += 119
+    verify(first)
+    # A gateway whose clock is behind takes what one whose clock is ahead gave out.
+    verify(ProofNonces(bytes(32), SetClock(clock.time + 60)).current())
+    clock.time += 1
+    with refused("PROOF_NONCE"):
+        verify(first)
+    assert len({first, nonces.current(), ProofNonces(bytes(32), SetClock(NOW)).current()}) == 2
+
+
+def test_a_nonce_nobody_asked_for_is_refused():
+    made = make_proof(KEY, METHOD, TOKEN, SetClock(), CountedRng(), "nonce")
+    with refused("PROOF_INVALID"):
+        ProofVerifier(SetClock()).verify(made, METHOD, TOKEN, JKT)
 
 
 def test_refused_proofs_take_no_memory():

@@ -72,7 +72,7 @@ def test_refuses_every_edited_byte_of_a_receipt():
     for index in range(len(signed.payload)):
         payload = bytearray(signed.payload)
         payload[index] ^= 1
-        with pytest.raises(ReceiptRejected):
+        with pytest.raises(ReceiptRejected, match=r"^RECEIPT_INVALID"):
             verify_receipt(Signed(bytes(payload), signed.signature), PUBLIC)
 
 

@@ -17,6 +17,7 @@ from fl_protocol.codes import (
 from fl_protocol.identity import Identity, IdentityStore
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.session import Session
+from fl_protocol.tokens import REFRESH_GRACE
 from tests.protocol.small_gateway import TICKET, TTL, SmallGateway
 from tests.protocol.support import CountedRng
 from tests.support.clock import SetClock
@@ -70,6 +71,11 @@ def ask(session, nonce=b"nonce", **options):
     return session.call("GetEvidence", pb.EvidenceRequest(nonce=nonce), **options).evidence
 
 
+def upload(session, *parts):
+    messages = [pb.SubmitRequest(segment=part) for part in parts]
+    return session.call("SubmitUpdate", lambda: iter(messages)).payload
+
+
 def test_enrols_obtains_a_token_and_calls(gateway, connect):
     session = connect()
     assert ask(session) == b"nonce"
@@ -82,6 +88,19 @@ def test_reuses_a_token_for_many_calls_with_a_new_proof_each(gateway, connect):
     for _ in range(3):
         ask(session)
     assert gateway.calls["IssueToken"] == 1
+
+
+def test_makes_proofs_with_the_nonce_the_gateway_gave_out_last(gateway, connect, clock):
+    gateway.ask_for_nonces()
+    session = connect()
+    for _ in range(3):
+        ask(session)
+    # The first proof had none.
+    assert (gateway.calls["IssueToken"], gateway.calls["GetEvidence"]) == (2, 3)
+    clock.sleep(120)
+    assert upload(session, b"one", b"two") == b"onetwo"
+    assert upload(session, b"three") == b"three"
+    assert gateway.calls["SubmitUpdate"] == 3
 
 
 def test_threads_share_one_enrolment_and_one_token(gateway, connect):
@@ -98,7 +117,8 @@ def test_next_process_needs_no_ticket(gateway, connect, tmp_path):
     assert ask(later) == b"nonce"
     assert later.enrol().membership == b"statement"
     assert gateway.calls["Enrol"] == 1
-    assert gateway.grants == ["refresh_token", "identity"]
+    # It goes on with the token of the process before.
+    assert gateway.grants == ["refresh_token"]
 
 
 def test_without_ticket_or_enrolment_says_what_is_missing(connect):
@@ -134,14 +154,71 @@ def test_falls_back_to_the_identity_key_when_the_refresh_token_is_refused(gatewa
     assert gateway.grants == ["refresh_token", "refresh_token", "identity"]
 
 
-def test_never_presents_a_refresh_token_twice_after_a_lost_reply(gateway, connect, clock):
+def test_presents_a_refresh_token_again_soon_after_a_lost_reply(gateway, connect, clock):
     session = connect()
     ask(session)
     clock.sleep(TTL)
     gateway.fail_next("IssueToken", UNAVAILABLE)
     ask(session)
-    assert gateway.grants == ["refresh_token", "identity"]
+    assert gateway.grants == ["refresh_token", "refresh_token"]
     assert gateway.calls["IssueToken"] == 3
+
+
+@pytest.mark.parametrize("step", [REFRESH_GRACE / 2, -60])
+def test_presents_no_refresh_token_again_long_after_a_lost_reply(
+    gateway, connect, clock, tmp_path, step
+):
+    ask(connect(store=IdentityStore(tmp_path)))
+    clock.sleep(TTL)
+    gateway.fail_next("IssueToken", UNAVAILABLE)
+    with pytest.raises(GatewayUnavailable):
+        ask(connect(store=IdentityStore(tmp_path), patience=0))
+    clock.sleep(step)
+    ask(connect(store=IdentityStore(tmp_path)))
+    assert gateway.grants == ["refresh_token", "identity"]
+
+
+def test_processes_of_a_node_renew_once_between_them(gateway, connect, clock, tmp_path):
+    sessions = [connect(store=IdentityStore(tmp_path)) for _ in range(3)]
+    for session in sessions:
+        ask(session)
+    assert gateway.calls["Enrol"] == 1
+    assert gateway.grants == ["refresh_token"]
+    clock.sleep(TTL / 2)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(ask, sessions))
+    assert gateway.grants == ["refresh_token"] * 2
+
+
+def test_tokens_of_another_proof_key_or_damaged_ones_are_not_used(gateway, connect, tmp_path):
+    store = IdentityStore(tmp_path)
+    ask(connect(store=store))
+    identity = store.load()
+    other = Identity(identity.identity_key, Identity.generate(CountedRng("other")).proof_key)
+    store.save(other)
+    ask(connect(store=IdentityStore(tmp_path)))
+    (tmp_path / "tokens.json").write_bytes(b"{}")
+    ask(connect(store=IdentityStore(tmp_path)))
+    assert gateway.grants == ["refresh_token", "identity", "identity"]
+
+
+def test_a_full_disk_does_not_keep_a_token_from_being_renewed(gateway, connect, clock, tmp_path):
+    session = connect(store=IdentityStore(tmp_path))
+    ask(session)
+    (tmp_path / "tokens.json").unlink()
+    (tmp_path / "tokens.json").mkdir()
+    clock.sleep(TTL)
+    ask(session)
+    assert gateway.grants == ["refresh_token"] * 2
+
+
+def test_a_revoked_family_is_followed_by_a_proof_of_identity(gateway, connect):
+    session = connect()
+    ask(session)
+    gateway.forget_refresh_tokens()
+    gateway.fail_next("GetEvidence", (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_REVOKED"))
+    assert ask(session) == b"nonce"
+    assert gateway.grants == ["refresh_token", "refresh_token", "identity"]
 
 
 def test_keeps_a_live_token_while_it_cannot_be_renewed(gateway, connect, clock):
@@ -238,10 +315,7 @@ def test_bare_statuses_become_typed_errors(gateway, connect, status, kind, code)
 def test_streams_requests_anew_for_each_attempt(gateway, connect):
     session = connect()
     gateway.fail_next("SubmitUpdate", UNAVAILABLE)
-    reply = session.call(
-        "SubmitUpdate", lambda: iter([pb.SubmitRequest(segment=part) for part in (b"a", b"b")])
-    )
-    assert reply.payload == b"ab"
+    assert upload(session, b"a", b"b") == b"ab"
     assert gateway.calls["SubmitUpdate"] == 2
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import select
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,16 +19,18 @@ from fl_client.uploader import SealedUploader
 from fl_protocol.envelope import SealedUpdate, seal
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
-from fl_protocol.proof import make_proof
+from fl_protocol.proof import ProofNonces, make_proof
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.proto.gateway_pb2_grpc import GatewayStub
 from fl_protocol.wire import CODE_METADATA, SERVICE
 from fl_server.intake.base import Outcome
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack
+from fl_server.stack.keys import HOP_KEY
 from strategies.layout import Layout
 from strategies.recipes.fedbuff import FedBuff
 from strategies.update import Vector, digest_of
+from tee_sim.settings import load_key
 
 K = 2
 ARRAYS = {
@@ -58,17 +57,10 @@ def open_run(stack: LocalStack, run_id: str, **options: Any) -> SealedIntake:
     return intake
 
 
-def kill_enclave(stack: LocalStack) -> None:
-    """Kill it without warning, and wait until it is gone."""
-    pid = stack.enclave_pid
-    handle = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-    select.select([handle], [], [])
-    os.close(handle)
-
-
-def client(stack: LocalStack, name: str) -> SealedUploader:
-    return SealedUploader(ClientConfig.load(stack.client_config(name)))
+def client(stack: LocalStack, name: str, gateway: str | None = None) -> SealedUploader:
+    """A node, of the first gateway or of the one at an address."""
+    config = ClientConfig.load(stack.client_config(name))
+    return SealedUploader(dataclasses.replace(config, gateway=gateway or config.gateway))
 
 
 def trained(
@@ -118,11 +110,15 @@ def offer(intake: SealedIntake, node: str, uploaded: Uploaded, version: int = 0)
 class RawGateway:
     """Calls with hand-made credentials; a refusal's code is returned, not raised."""
 
-    def __init__(self, stack: LocalStack) -> None:
-        self.identity = Identity.generate(SystemRng())
+    def __init__(
+        self, stack: LocalStack, address: str | None = None, identity: Identity | None = None
+    ) -> None:
+        self.address = address or stack.address
+        self.identity = identity or Identity.generate(SystemRng())
+        self.nonces = ProofNonces(load_key(stack.state_dir / HOP_KEY), SystemClock())
         credentials = grpc.ssl_channel_credentials(stack.ca_pem)
         self._channel = grpc.secure_channel(
-            stack.address, credentials, [("grpc.enable_http_proxy", 0)]
+            self.address, credentials, [("grpc.enable_http_proxy", 0)]
         )
         self._stub: Any = GatewayStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -131,7 +127,9 @@ class RawGateway:
 
     def proof(self, method: str, token: str | None, identity: Identity | None = None) -> str:
         key = (identity or self.identity).proof_key
-        return make_proof(key, SERVICE + method, token, SystemClock(), SystemRng())
+        return make_proof(
+            key, SERVICE + method, token, SystemClock(), SystemRng(), self.nonces.current()
+        )
 
     def call(
         self,

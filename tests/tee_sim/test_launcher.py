@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,11 +24,12 @@ from tee_sim.channel import encode_head
 from tee_sim.client import Opened
 from tee_sim.control import Attachment, LauncherClient
 from tee_sim.hop import HopSigner
+from tee_sim.launch import CHANNELS
 from tee_sim.launcher_config import LauncherConfig
 from tests.support.enclave import HOP_KEY, INITIAL, LAYOUT, RECIPE, described, policy_for
+from tests.support.processes import lives, wait_until
 
 NONCE = b"n" * 32
-PATIENCE = 30.0
 SIGNER = HopSigner(HOP_KEY, SystemClock(), SystemRng())
 
 
@@ -61,7 +62,7 @@ class Platform:
     def start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tee_sim.launcher", str(self.path)]
         process = subprocess.Popen(command)
-        wait_for(lambda: self.socket.exists() or process.poll() is not None)
+        wait_until(lambda: self.socket.exists() or process.poll() is not None)
         assert process.poll() is None
         return process
 
@@ -75,21 +76,6 @@ class Platform:
 
     def appraise(self, evidence: bytes, last_epoch: int = 0) -> Attested:
         return self.trust.appraise(evidence, NONCE, last_epoch, SystemClock())
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state == "Z"
 
 
 @pytest.fixture
@@ -146,13 +132,77 @@ async def test_an_enclave_that_does_not_answer_is_replaced(platform: Platform) -
     first = await launcher.attach()
     before = platform.appraise(await launcher.evidence(NONCE))
     os.kill(first.pid, signal.SIGSTOP)
-    second = await launcher.attach(replace=True)
+    second = await launcher.attach(replace=first.epoch)
     after = platform.appraise(await launcher.evidence(NONCE), before.epoch)
     assert (first.epoch, second.epoch) == (1, 2)
     assert after.hpke_key != before.hpke_key
-    assert gone(first.pid)
+    assert not lives(first.pid)
     assert (await second.client.status())["run_id"] == ""
+    # Somebody else who had waited for the first one does not end the second.
+    other = LauncherClient(platform.socket, SIGNER)
+    assert (await other.attach(replace=first.epoch)).epoch == second.epoch
+    assert (await second.client.status())["epoch"] == second.epoch
     launcher.close()
+    other.close()
+
+
+async def test_two_gateways_have_the_same_enclave_at_once(platform: Platform) -> None:
+    launchers = [LauncherClient(platform.socket, SIGNER) for _ in range(2)]
+    first, second = [await launcher.attach() for launcher in launchers]
+    await open_run(first)
+    for _ in range(3):
+        answers = await asyncio.gather(first.client.status(), second.client.status())
+        assert [answer["run_id"] for answer in answers] == ["run-1"] * 2
+    # One of them that attaches again leaves the other alone.
+    again = await launchers[0].attach()
+    assert (await second.client.status())["run_id"] == "run-1"
+    assert (await again.client.status())["run_id"] == "run-1"
+    with pytest.raises(GatewayUnavailable):
+        await first.client.status()
+    for launcher in launchers:
+        launcher.close()
+
+
+async def test_a_gateway_that_dies_in_the_middle_of_a_frame_is_not_waited_for(
+    platform: Platform,
+) -> None:
+    dying, other = (LauncherClient(platform.socket, SIGNER) for _ in range(2))
+    first, second = await dying.attach(), await other.attach()
+    await open_run(second)
+    header = SIGNER.sign({"op": "OPEN_RUN", "run_id": "run-2", "version": 0})
+    await first.client._stream.send(
+        (
+            encode_head(header, 1000),
+            bytes(500),
+        )
+    )
+    waiting = asyncio.create_task(second.client.status())
+    # The kernel closes all sockets of a process that is killed, this one first or last.
+    dying.close()
+    assert (await waiting)["run_id"] == "run-1"
+    first.client.close()
+    other.close()
+
+
+async def test_a_gateway_that_gets_stuck_in_the_middle_of_a_frame_is_dropped(
+    platform: Platform,
+) -> None:
+    stuck, other = (LauncherClient(platform.socket, SIGNER) for _ in range(2))
+    first, second = await stuck.attach(), await other.attach()
+    await open_run(second)
+    header = SIGNER.sign({"op": "OPEN_RUN", "run_id": "run-2", "version": 0})
+    await first.client._stream.send(
+        (
+            encode_head(header, 1000),
+            bytes(500),
+        )
+    )
+    assert (await second.client.status())["run_id"] == "run-1"
+    with pytest.raises(GatewayUnavailable):
+        await first.client.status()
+    assert (await (await stuck.attach()).client.status())["run_id"] == "run-1"
+    stuck.close()
+    other.close()
 
 
 async def test_a_request_that_breaks_off_changes_nothing(platform: Platform) -> None:
@@ -171,8 +221,8 @@ async def test_a_request_that_breaks_off_changes_nothing(platform: Platform) -> 
 
 async def test_when_its_sockets_are_used_up_the_enclave_is_replaced(platform: Platform) -> None:
     launcher = LauncherClient(platform.socket, SIGNER)
-    epochs = [(await launcher.attach()).epoch for _ in range(66)]
-    assert epochs == [1] * 64 + [2] * 2
+    epochs = [(await launcher.attach()).epoch for _ in range(CHANNELS + 2)]
+    assert epochs == [1] * CHANNELS + [2] * 2
     launcher.close()
 
 
@@ -180,7 +230,7 @@ async def test_killed_enclave_is_replaced_under_a_new_epoch(platform: Platform) 
     launcher = LauncherClient(platform.socket, SIGNER)
     first = await launcher.attach()
     os.kill(first.pid, signal.SIGKILL)
-    wait_for(lambda: gone(first.pid))
+    wait_until(lambda: not lives(first.pid))
     with pytest.raises(GatewayUnavailable):
         await first.client.status()
     second = await launcher.attach()
@@ -252,7 +302,7 @@ def test_told_to_stop_it_takes_the_enclave_along(platform: Platform, number: int
     enclave = platform.enclave_pid
     platform.process.send_signal(number)
     assert platform.process.wait(10) == 0
-    assert gone(enclave)
+    assert not lives(enclave)
     assert not platform.socket.exists()
 
 
@@ -260,7 +310,7 @@ def test_enclave_dies_with_a_killed_launcher(platform: Platform) -> None:
     enclave = platform.enclave_pid
     platform.process.kill()
     platform.process.wait(10)
-    wait_for(lambda: gone(enclave))
+    wait_until(lambda: not lives(enclave))
 
 
 def test_launcher_ends_with_the_process_it_was_told_to_watch(tmp_path: Path) -> None:
@@ -269,7 +319,7 @@ def test_launcher_ends_with_the_process_it_was_told_to_watch(tmp_path: Path) -> 
         enclave = platform.enclave_pid
         parent.kill()
     assert platform.process.wait(20) == 0
-    assert gone(enclave)
+    assert not lives(enclave)
 
 
 @pytest.mark.parametrize("name", ["platform.key", "state/epoch"])

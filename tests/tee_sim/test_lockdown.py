@@ -14,7 +14,7 @@ import pytest
 
 from fl_protocol.codes import Code, GatewayUnavailable
 from tee_sim import image
-from tee_sim.launch import BootOptions
+from tee_sim.launch import CHANNELS, BootOptions, environment
 from tee_sim.lockdown import ACTIVE, LAYERS
 from tests.support.enclave import ENCLAVE_USER, HOP_KEY, Lab, SealedImage, policy_for
 
@@ -126,9 +126,11 @@ def test_kernel_confirms_the_confinement(lab: Lab) -> None:
     if os.geteuid() == 0:
         assert status["Uid"].split() == [str(ENCLAVE_USER)] * 4
         assert int(status["CapEff"], 16) == 0
-        # The channels for gateways and the one to the platform are all it holds.
-        held = Path(f"/proc/{lab.process.pid}/fd").iterdir()
-        assert all(os.readlink(handle).startswith("socket:") for handle in held)
+        # The channels for gateways, the one to the platform and what waits for them.
+        held = [os.readlink(handle) for handle in Path(f"/proc/{lab.process.pid}/fd").iterdir()]
+        others = [target for target in held if not target.startswith("socket:")]
+        assert others == ["anon_inode:[eventpoll]"]
+        assert len(held) == CHANNELS + 2
 
 
 def test_every_layer_is_reported(lab: Lab) -> None:
@@ -195,10 +197,17 @@ def test_enclave_ends_when_its_last_channel_closes(sealed_image: SealedImage, la
     process = sealed_image.start(lab.policy)
     while not process.spent:
         process.hand_over().close()
-    process._cut_off()
+    process.cut_off(None)
     assert process._process.wait(10) == 0
     with pytest.raises(GatewayUnavailable):
         process.hand_over()
+
+
+def test_enclave_takes_nothing_of_the_environment_but_the_choice_of_kernels() -> None:
+    ours = {"OPENBLAS_CORETYPE": "Haswell", "HOME": "/root", "LD_PRELOAD": "x", "PYTHONPATH": "y"}
+    own = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    assert environment(ours) == {"OPENBLAS_CORETYPE": "Haswell"} | own
+    assert environment({"OPENBLAS_NUM_THREADS": "8"}) == own
 
 
 def test_enclave_loads_no_framework(sealed_image: SealedImage) -> None:

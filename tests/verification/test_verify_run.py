@@ -26,7 +26,8 @@ from fl_server.intake.records import decode_record, encode_record
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
 from strategies.update import digest_of
-from tests.support.sealed import LAYOUT, RECIPE, K, client, initial, kill_enclave, offer, trained
+from tests.support.processes import kill
+from tests.support.sealed import LAYOUT, RECIPE, K, client, initial, offer, trained
 
 RUN = "audited"
 # Opening, refusal, two receipts, release; then two receipts and a release after a restart.
@@ -48,7 +49,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             assert offer(intake, str(number), node.upload(trained(RUN, 1.0))).accepted
         merge = intake.take_merge()
         assert merge is not None
-        kill_enclave(stack)
+        kill(stack.enclave_pid)
         intake.follow_enclave()
         for number, node in enumerate(nodes):
             uploaded = node.upload(trained(RUN, 1.0, version=1, base=merge.params))
@@ -95,7 +96,7 @@ def test_a_release_that_its_enclave_never_handed_out_is_taken_back(tmp_path: Pat
             node.upload(trained(RUN, 3.0, version=1, base=base))
         for number, uploaded in enumerate(first):
             assert offer(intake, str(number), uploaded).accepted
-        kill_enclave(stack)
+        kill(stack.enclave_pid)
         intake.follow_enclave()
         for number, node in enumerate(nodes):
             uploaded = node.upload(trained(RUN, 5.0, version=1, base=base))

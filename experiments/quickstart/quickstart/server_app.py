@@ -13,11 +13,14 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Train until the asked number of model versions is reached."""
     settings = context.run_config
+    state_folder = str(settings["state-folder"]) or None
     strategy = AsyncWA(
         buffer_size=int(settings["buffer-size"]),
         fraction_evaluate=float(settings["fraction-evaluate"]),
         # A path switches to confidential mode: only the enclave ever sees a single update.
         gateway=str(settings["asynclave-server-config"]) or None,
+        state_folder=state_folder,
+        run_name=str(settings["run-name"]) if state_folder else None,
     )
     result = strategy.start(
         grid=grid,

@@ -1,0 +1,1 @@
+"""An app whose tasks do nothing, to see what they cost all the same."""

@@ -1,0 +1,1 @@
+"""Keeps a Flower SuperNode running: ``python -m fl_client.supernode``."""

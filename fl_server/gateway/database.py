@@ -1,0 +1,237 @@
+"""Where gateways keep what they have in common: an SQLite file, or a PostgreSQL server.
+
+One schema and one way of writing for both. A transaction that decides something first locks what
+it decides about: in PostgreSQL the row that it reads (``SELECT … FOR UPDATE``), in SQLite, which
+has no such lock, the file (``BEGIN IMMEDIATE``). So of two gateways that decide about the same
+thing, one goes first and the other sees what it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from fl_protocol.codes import Code, ConfigInvalid, GatewayUnavailable
+
+METADATA = sql.MetaData()
+
+TICKETS = sql.Table(
+    "tickets",
+    METADATA,
+    sql.Column("hash", sql.Text, primary_key=True),
+    sql.Column("role", sql.Text, nullable=False),
+    sql.Column("name", sql.Text, nullable=False),
+    sql.Column("expires_at", sql.Double, nullable=False),
+    sql.Column("used_by", sql.Text),
+)
+CLIENTS = sql.Table(
+    "clients",
+    METADATA,
+    sql.Column("client_id", sql.Text, primary_key=True),
+    sql.Column("role", sql.Text, nullable=False),
+    sql.Column("identity_key", sql.LargeBinary, nullable=False, unique=True),
+)
+FAMILIES = sql.Table(
+    "families",
+    METADATA,
+    sql.Column("family", sql.Text, primary_key=True),
+    sql.Column("client_id", sql.ForeignKey("clients.client_id"), nullable=False),
+    sql.Column("jkt", sql.Text, nullable=False),
+    sql.Column("expires_at", sql.Double, nullable=False),
+)
+REFRESH_TOKENS = sql.Table(
+    "refresh_tokens",
+    METADATA,
+    sql.Column("hash", sql.Text, primary_key=True),
+    sql.Column("family", sql.ForeignKey("families.family"), nullable=False, index=True),
+    # When it was exchanged for its successor, 0 before.
+    sql.Column("used", sql.Double, nullable=False, server_default="0"),
+)
+REVOKED = sql.Table(
+    "revoked",
+    METADATA,
+    sql.Column("kind", sql.Text, primary_key=True),
+    sql.Column("value", sql.Text, primary_key=True),
+)
+# Proofs and grants, which are good once.
+USED = sql.Table(
+    "used",
+    METADATA,
+    sql.Column("kind", sql.Text, primary_key=True),
+    sql.Column("value", sql.Text, primary_key=True),
+    sql.Column("expires_at", sql.Double, nullable=False, index=True),
+)
+# Updates of which a client was told that they were not taken in.
+REFUSALS = sql.Table(
+    "refusals",
+    METADATA,
+    sql.Column("client_id", sql.Text, primary_key=True),
+    sql.Column("update_id", sql.Text, primary_key=True),
+    sql.Column("epoch", sql.BigInteger, primary_key=True),
+    sql.Column("expires_at", sql.Double, nullable=False, index=True),
+)
+
+_PATIENCE = 5
+_SCHEMA_LOCK = 0x61737963
+_POSTGRES = "postgresql"
+_MILLISECONDS = 1000
+# Single statements, which need no transaction.
+_READING: dict[str, dict[str, Any]] = {
+    _POSTGRES: {"isolation_level": "AUTOCOMMIT"},
+    "sqlite": {"reads_only": True},
+}
+
+
+def is_url(location: str) -> bool:
+    """Tell a database server's address from the path of a file."""
+    return "://" in location
+
+
+class Database:
+    """A connection pool to the shared database; safe to use from several threads.
+
+    Parameters
+    ----------
+    location : str or Path
+        An SQLite file, created when missing, mode 0600; or ``postgresql://…``, for which psycopg
+        has to be installed (extra ``postgres``). Missing tables are created.
+
+    Raises
+    ------
+    ConfigInvalid
+        The location is not usable.
+    GatewayUnavailable
+        ``REGISTRY_UNAVAILABLE``: there is no answer from it.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self._durable = _engine(location, durable=True)
+        # Losing the last moment of these costs nothing that a restart of the machine does not.
+        self._quick = _engine(location, durable=False)
+        self._reader = self._quick.execution_options(**_READING[self._quick.dialect.name])
+        with self.transaction() as connection:
+            if connection.dialect.name == _POSTGRES:
+                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+            METADATA.create_all(connection)
+        if not is_url(str(location)):
+            Path(location).chmod(0o600)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for engine in (self._durable, self._quick):
+            engine.dispose()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[sql.Connection]:
+        """Decide something: all of the block is done, or nothing if it raises.
+
+        Parameters
+        ----------
+        durable : bool
+            Whether it has to survive a loss of power. It survives the process in any case.
+
+        Raises
+        ------
+        GatewayUnavailable
+            ``REGISTRY_UNAVAILABLE``. When the connection was lost at the very end, it is not
+            known whether the block was done.
+        """
+        engine = self._durable if durable else self._quick
+        with _reached(), engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sql.Connection]:
+        """Look something up, without waiting for whoever writes; raises as `transaction` does."""
+        with _reached(), self._reader.connect() as connection:
+            yield connection
+
+    def insert_new(self, table: sql.Table, **values: Any) -> sql.Insert:
+        """Return the statement that inserts a row unless one with one of its keys exists."""
+        # Only the dialect in use is loaded: the other one takes memory, too.
+        dialect = import_module(f"sqlalchemy.dialects.{self._durable.dialect.name}")
+        insert: sql.Insert = dialect.insert(table).values(**values).on_conflict_do_nothing()
+        return insert
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        # Its text may show what was asked, and with it digests of secrets.
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        kind = type(cause).__name__
+        raise GatewayUnavailable(
+            Code.REGISTRY_UNAVAILABLE, f"The gateway's registry does not answer ({kind})."
+        ) from error
+
+
+def _engine(location: str | Path, *, durable: bool) -> sql.Engine:
+    text = str(location)
+    if not is_url(text):
+        return _sqlite(Path(location), durable)
+    try:
+        url = sql.make_url(text)
+        if url.get_backend_name() != _POSTGRES:
+            raise ValueError(f"a {url.get_backend_name()} database is not supported")
+        # psycopg 3 is the one of the extra "postgres", whatever the address leaves open.
+        return _postgresql(url.set(drivername=f"{_POSTGRES}+psycopg"), durable)
+    except ImportError as error:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID, "A registry in PostgreSQL needs: pip install 'asynclave[postgres]'"
+        ) from error
+    except (SQLAlchemyError, ValueError) as error:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID, f"The registry's address is not usable: {type(error).__name__}."
+        ) from error
+
+
+def _postgresql(url: sql.URL, durable: bool) -> sql.Engine:
+    patience = _PATIENCE * _MILLISECONDS
+    settings = {
+        "synchronous_commit": "on" if durable else "off",
+        "lock_timeout": str(patience),
+        "statement_timeout": str(patience),
+    }
+    return sql.create_engine(
+        url,
+        pool_timeout=_PATIENCE,
+        hide_parameters=True,
+        connect_args={
+            "connect_timeout": _PATIENCE,
+            "client_encoding": "utf8",
+            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+        },
+    )
+
+
+def _sqlite(path: Path, durable: bool) -> sql.Engine:
+    url = sql.URL.create("sqlite", database=str(path))
+    engine = sql.create_engine(
+        url, pool_timeout=_PATIENCE, hide_parameters=True, connect_args={"timeout": _PATIENCE}
+    )
+
+    @sql.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        # Transactions begin below, not when sqlite3 thinks so.
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={'FULL' if durable else 'NORMAL'}",
+            "foreign_keys=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sql.event.listens_for(engine, "begin")
+    def begin(connection: sql.Connection) -> None:
+        if not connection.get_execution_options().get("reads_only"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine

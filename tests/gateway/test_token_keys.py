@@ -1,0 +1,47 @@
+"""A new signing key may be published before it signs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fl_protocol.ports import SystemRng
+from fl_server.gateway.token_keys import TokenKeys, rotate
+from tests.support.clock import NOW, SetClock
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A key that was rotated just now."""
+    path = tmp_path / "token.key"
+    path.write_bytes(SystemRng().bytes(32))
+    rotate(path, SystemRng())
+    os.utime(path, (NOW, NOW))
+    return path
+
+
+def test_a_new_key_is_published_before_it_signs(path: Path) -> None:
+    clock = SetClock(NOW)
+    keys = TokenKeys(path, "local", clock, lead=60)
+    current, previous = (key["kid"] for key in keys.jwks()["keys"])
+    assert keys.signer(lambda kid: False).kid == previous
+    clock.sleep(59)
+    assert keys.signer(lambda kid: False).kid == previous
+    clock.sleep(1)
+    assert keys.signer(lambda kid: False).kid == current
+
+
+def test_the_key_before_does_not_sign_once_it_is_revoked(path: Path) -> None:
+    keys = TokenKeys(path, "local", SetClock(NOW), lead=60)
+    current, previous = (key["kid"] for key in keys.jwks()["keys"])
+    assert keys.signer(lambda kid: kid == previous).kid == current
+
+
+def test_without_a_lead_or_a_key_before_the_new_one_signs_at_once(path: Path) -> None:
+    keys = TokenKeys(path, "local", SetClock(NOW))
+    assert keys.signer(lambda kid: False).kid == keys.jwks()["keys"][0]["kid"]
+    path.with_suffix(".previous").unlink()
+    alone = TokenKeys(path, "local", SetClock(NOW), lead=60)
+    assert alone.signer(lambda kid: False).kid == keys.jwks()["keys"][0]["kid"]
