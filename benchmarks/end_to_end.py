@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.processes import memory_mib
 from fl_client.config import ClientConfig
 from fl_client.updates import LocalUpdate
 from fl_client.uploader import SealedUploader
@@ -32,7 +33,7 @@ def measure(num_params: tuple[int, ...]) -> dict[str, float]:
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, LocalStack(Path(folder), settings) as stack:
         pids = {"gateway": stack.gateway_pid, "enclave": stack.enclave_pid}
-        figures |= {f"{name}_idle_mib": _resident(pid, "VmRSS") for name, pid in pids.items()}
+        figures |= {f"{name}_idle_mib": memory_mib(pid, "VmRSS") for name, pid in pids.items()}
         uploaders = [
             SealedUploader(ClientConfig.load(stack.client_config(f"client-{index}")))
             for index in range(_CLIENTS)
@@ -42,7 +43,7 @@ def measure(num_params: tuple[int, ...]) -> dict[str, float]:
             seconds = _uploads(server, uploaders, size)
             if size in num_params:
                 figures[f"upload_{size}_ms"] = 1e3 * statistics.median(seconds)
-        figures |= {f"{name}_peak_mib": _resident(pid, "VmHWM") for name, pid in pids.items()}
+        figures |= {f"{name}_peak_mib": memory_mib(pid, "VmHWM") for name, pid in pids.items()}
         for uploader in uploaders:
             uploader.close()
     return figures
@@ -64,10 +65,3 @@ def _uploads(server: Path, uploaders: list[SealedUploader], num_params: int) -> 
             raise RuntimeError(f"the benchmark's update was refused: {uploaded.receipt.outcome}")
     intake.close()
     return seconds
-
-
-def _resident(pid: int, field: str) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"process {pid} has no {field}")

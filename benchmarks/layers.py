@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks.timing import medians
+from benchmarks.updates import Federation, Floor, parts_of, tags_digest
 from fl_protocol.encoding import b64url
-from fl_protocol.envelope import (
-    SEGMENT_BYTES,
-    SUITE,
-    TAG_BYTES,
-    Header,
-    Opener,
-    SealedUpdate,
-    key_id,
-    seal,
-    verify_signature,
-)
+from fl_protocol.envelope import SEGMENT_BYTES, Header, Opener, SealedUpdate
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proof import SECONDS_USABLE, ProofVerifier, make_proof
@@ -35,51 +22,60 @@ from fl_server.gateway.database import Database
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.shared_memory import SharedReplayMemory
 from fl_server.gateway.token_keys import TokenKeys
+from tee_sim.enclave.checks import Binding, Sealed, authenticate
 from tee_sim.hop import HopSigner, HopVerifier
 
+_CHECKS = (
+    "gateway_token_and_proof",
+    "gateway_read_header",
+    "enclave_verify_hop",
+    "enclave_authenticate",
+)
 _METHOD = "/asynclave.v1.Gateway/SubmitUpdate"
 _RNG, _CLOCK = SystemRng(), SystemClock()
 _HOP_KEY = bytes(32)
 _HOP = HopSigner(_HOP_KEY, _CLOCK, _RNG)
 
 
-@dataclass(frozen=True)
 class Sealing:
-    """A sealed update and the keys on both sides."""
+    """A sealed update and the keys on both sides.
 
-    identity: Ed25519PrivateKey
-    enclave: X25519PrivateKey
-    delta: np.ndarray
-    sealed: SealedUpdate
+    Parameters
+    ----------
+    num_params : int
+        Size of the update.
+    """
 
-    @classmethod
-    def of(cls, num_params: int) -> Sealing:
-        """Seal a random delta of float32 values."""
-        identity, enclave = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
-        delta = np.random.default_rng(1).normal(size=num_params).astype(np.float32)
-        return cls(identity, enclave, delta, _seal(delta, identity, enclave))
+    def __init__(self, num_params: int) -> None:
+        self._federation = Federation(num_params)
+        self.member, self.delta = self._federation.members[0], self._federation.delta
+        self._enclave = X25519PrivateKey.generate()
+        self._public = self._enclave.public_key().public_bytes_raw()
+        self._digest = self._federation.initial_digest()
+        self.sealed = self.seal()
 
     def seal(self) -> SealedUpdate:
         """Seal once more."""
-        return _seal(self.delta, self.identity, self.enclave)
+        return self._federation.sealed(self.member, self._public, 0, self._digest)
 
-    def verify(self) -> None:
-        """Check the client's signature."""
-        sealed = self.sealed
-        public = self.identity.public_key().public_bytes_raw()
-        verify_signature(sealed.protected, sealed.wrap, sealed.tags, sealed.signature, public)
+    def authenticate(self) -> None:
+        """Check who made it, and for what, as the enclave does."""
+        parts = parts_of(self.sealed, self.member)
+        header = Header.decode(parts["protected"])
+        policy = self._federation.policy
+        binding = Binding(policy, header.epoch, header.key_id, header.run_id)
+        authenticate(Sealed(**parts), header, binding)
 
     def sign_hop(self) -> dict[str, Any]:
         """Sign the request that hands the update to the enclave."""
-        sealed = self.sealed
-        parts = {"protected": sealed.protected, "wrap": sealed.wrap, "tags": sealed.tags}
+        parts = parts_of(self.sealed, self.member)
         request = {"op": "SUBMIT", **{name: b64url(part) for name, part in parts.items()}}
-        return _HOP.sign(request, hashlib.sha256(sealed.tags).digest())
+        return _HOP.sign(request, tags_digest(self.sealed))
 
     def open_into(self, row: np.ndarray) -> None:
         """Open every segment into a row."""
         sealed, target = self.sealed, memoryview(row).cast("B")
-        opener = Opener(self.enclave, sealed.protected, sealed.wrap, sealed.tags)
+        opener = Opener(self._enclave, sealed.protected, sealed.wrap, sealed.tags)
         for index, segment in enumerate(sealed.segments):
             opener.open_segment(index, segment, target[index * SEGMENT_BYTES :])
         opener.finish()
@@ -87,7 +83,7 @@ class Sealing:
 
 def measure(num_params: int, rounds: int) -> dict[str, float]:
     """Return the milliseconds of each layer, and of the AES-GCM and add floor beside them."""
-    sealing, row = Sealing.of(num_params), np.empty(num_params, np.float32)
+    sealing, row = Sealing(num_params), np.empty(num_params, np.float32)
     total = np.zeros(num_params, np.float32)
 
     def screen_and_add() -> None:
@@ -98,45 +94,21 @@ def measure(num_params: int, rounds: int) -> dict[str, float]:
     contenders: dict[str, Callable[[], object]] = {
         "client_seal_and_sign": sealing.seal,
         "gateway_token_and_proof": _admission(rounds, Path(folder.name)),
+        "gateway_read_header": lambda: Header.decode(sealing.sealed.protected),
         "gateway_sign_hop": sealing.sign_hop,
         "enclave_verify_hop": _hop_verification(sealing, rounds),
-        "enclave_verify_signature": sealing.verify,
+        "enclave_authenticate": sealing.authenticate,
         "enclave_open": lambda: sealing.open_into(row),
         "enclave_screen_and_add": screen_and_add,
-        "floor_aes_and_add": _floor(num_params, row, total),
+        "floor_aes_and_add": Floor(sealing.delta).work,
     }
     with folder:
         return {name: 1e3 * value for name, value in medians(contenders, rounds).items()}
 
 
-def _seal(
-    delta: np.ndarray, identity: Ed25519PrivateKey, enclave: X25519PrivateKey
-) -> SealedUpdate:
-    key, now = enclave.public_key().public_bytes_raw(), int(_CLOCK.now())
-    header = Header(
-        v=1,
-        suite=SUITE,
-        federation="bench",
-        run_id="bench",
-        epoch=1,
-        key_id=key_id(key),
-        policy_digest="0" * 64,
-        client_id="client",
-        base_version=0,
-        base_model_digest="0" * 64,
-        num_examples=1,
-        manifest_digest="0" * 64,
-        task_digest="0" * 64,
-        ct_len=0,
-        seg_size=SEGMENT_BYTES,
-        n_segs=0,
-        nonce=_RNG.bytes(16).hex(),
-        update_id="update",
-        iat=now,
-        exp=now + 600,
-        trace_id=_RNG.bytes(16).hex(),
-    )
-    return seal(header, memoryview(delta), key, identity, _RNG)
+def checks_ms(layers: dict[str, float]) -> float:
+    """Return what the checks of token, proof and envelope cost together, milliseconds of CPU."""
+    return sum(layers[name] for name in _CHECKS)
 
 
 def _admission(rounds: int, folder: Path) -> Callable[[], None]:
@@ -172,20 +144,3 @@ def _hop_verification(sealing: Sealing, rounds: int) -> Callable[[], None]:
     verifier = HopVerifier(_HOP_KEY, _CLOCK)
     made = iter([sealing.sign_hop() for _ in range(rounds + 1)])
     return lambda: verifier.verify(next(made))
-
-
-def _floor(num_params: int, row: np.ndarray, total: np.ndarray) -> Callable[[], None]:
-    """AES-256-GCM of the same segments into the same row, and one add: nothing can be cheaper."""
-    cipher, nonce = AESGCM(_RNG.bytes(32)), bytes(12)
-    plain = memoryview(np.ones(num_params, np.float32)).cast("B")
-    starts = range(0, plain.nbytes, SEGMENT_BYTES)
-    segments = [cipher.encrypt(nonce, plain[s : s + SEGMENT_BYTES], None) for s in starts]
-    target = memoryview(row).cast("B")
-
-    def floor() -> None:
-        for start, segment in zip(starts, segments, strict=True):
-            end = start + len(segment) - TAG_BYTES
-            cipher.decrypt_into(nonce, segment, None, target[start:end])
-        np.add(total, row, out=total)
-
-    return floor

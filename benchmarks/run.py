@@ -8,7 +8,7 @@ import platform
 import sys
 from typing import Any
 
-from benchmarks import end_to_end, layers, merging
+from benchmarks import enclave, end_to_end, gateway, layers, memory, merging, spawning
 
 _SIZES = {"mnist_mlp": 50_890, "four_megabytes": 1_000_000}
 _ROUNDS = {"mnist_mlp": 200, "four_megabytes": 40}
@@ -20,6 +20,10 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}",
         "merge": merging.measure(),
+        "enclave_over_floor": enclave.measure_all(),
+        "gateway_over_echo": gateway.measure_all(),
+        "spawning": spawning.measure(),
+        "memory_of_large_updates": memory.measure(),
     }
     whole = end_to_end.measure(tuple(_SIZES.values()))
     for name, num_params in _SIZES.items():
@@ -30,6 +34,7 @@ def main() -> None:
             "layers_ms": single,
             "upload_ms": upload,
             "shares_of_upload": _shares(single, upload),
+            "checks_ms": layers.checks_ms(single),
             "enclave_over_floor": _part(single, "enclave_") / single["floor_aes_and_add"],
         }
     figures["processes_mib"] = {key: value for key, value in whole.items() if key.endswith("_mib")}

@@ -119,15 +119,14 @@ class Sealer:
 
 
 def submit_messages(sealed: SealedUpdate, membership: bytes) -> Iterator[pb.SubmitRequest]:
-    """Yield the messages of one SubmitUpdate call."""
-    yield pb.SubmitRequest(
-        header=pb.SubmitHeader(
-            protected=sealed.protected,
-            wrap=sealed.wrap,
-            tags=sealed.tags,
-            signature=sealed.signature,
-            membership=membership,
-        )
+    """Yield the messages of one SubmitUpdate call, the first segment beside the header."""
+    header = pb.SubmitHeader(
+        protected=sealed.protected,
+        wrap=sealed.wrap,
+        tags=sealed.tags,
+        signature=sealed.signature,
+        membership=membership,
     )
-    for segment in sealed.segments:
+    yield pb.SubmitRequest(header=header, segment=b"".join(sealed.segments[:1]))
+    for segment in sealed.segments[1:]:
         yield pb.SubmitRequest(segment=bytes(segment))

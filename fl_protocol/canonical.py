@@ -42,8 +42,7 @@ def encode(value: Json) -> bytes:
         For floats, null, non-string member names and anything else JSON-like but ambiguous.
     """
     _check(value, 0)
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return text.encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")
 
 
 def decode_strict(data: bytes, max_bytes: int) -> Json:
@@ -117,12 +116,7 @@ def _parse(data: bytes, max_bytes: int) -> Json:
     try:
         text = data.decode("ascii")
         check_nesting(text)
-        value: Json = json.loads(
-            text,
-            object_pairs_hook=_unique_members,
-            parse_float=_refuse_number,
-            parse_constant=_refuse_number,
-        )
+        value: Json = _DECODER.decode(text)
     except CanonicalError:
         raise
     except (ValueError, RecursionError) as error:
@@ -131,27 +125,40 @@ def _parse(data: bytes, max_bytes: int) -> Json:
 
 
 def _check(value: object, depth: int) -> None:
+    # A record is a flat object of strings and integers: most members end in the first two cases.
     if depth > _MAX_DEPTH:
         raise CanonicalError(f"nested deeper than {_MAX_DEPTH}")
-    if isinstance(value, bool):
-        return
-    if isinstance(value, int):
+    if type(value) is str:
+        _check_text(value)
+    elif type(value) is int:
         if not -_INT_LIMIT <= value < _INT_LIMIT:
             raise CanonicalError("integer outside 64 bits")
-    elif isinstance(value, str):
-        if not value.isascii() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in value):
-            raise CanonicalError("lone surrogate in a string")
-    elif isinstance(value, list):
-        for item in value:
-            _check(item, depth + 1)
     elif isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(name, str):
                 raise CanonicalError("member name is not a string")
-            _check(name, depth)
+            _check_text(name)
             _check(item, depth + 1)
-    else:
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth + 1)
+    elif type(value) is not bool:
+        _check_odd(value)
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+        raise CanonicalError("lone surrogate in a string")
+
+
+def _check_odd(value: object) -> None:
+    """Check a value of a type derived from what JSON knows."""
+    if isinstance(value, str):
+        _check_text(value)
+    elif not isinstance(value, int):
         raise CanonicalError(f"{type(value).__name__} has no canonical form")
+    elif not -_INT_LIMIT <= value < _INT_LIMIT:
+        raise CanonicalError("integer outside 64 bits")
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -163,3 +170,13 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_number(text: str) -> Never:
     raise CanonicalError("number that is not an integer")
+
+
+# Made once: making one costs as much as coding a record. What is encoded was checked, so it is not
+# circular.
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, check_circular=False
+)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_members, parse_float=_refuse_number, parse_constant=_refuse_number
+)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+
 
 def b64url(data: bytes) -> str:
     """Encode without padding."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    text = binascii.b2a_base64(data, newline=False).translate(_TO_URL, b"=")
+    return text.decode("ascii")
 
 
 def b64url_decode(text: str) -> bytes:

@@ -156,6 +156,8 @@ class Opener:
         The enclave's HPKE key.
     protected, wrap, tags : bytes
         As received and signed.
+    header : Header, optional
+        `protected`, if it was decoded already.
 
     Raises
     ------
@@ -164,9 +166,14 @@ class Opener:
     """
 
     def __init__(
-        self, private_key: X25519PrivateKey, protected: bytes, wrap: bytes, tags: bytes
+        self,
+        private_key: X25519PrivateKey,
+        protected: bytes,
+        wrap: bytes,
+        tags: bytes,
+        header: Header | None = None,
     ) -> None:
-        self.header = Header.decode(protected)
+        self.header = header or Header.decode(protected)
         if len(tags) != TAG_BYTES * self.header.n_segs or len(wrap) != WRAP_BYTES:
             raise EnvelopeRejected(Code.ENV_LENGTH)
         self._context = hashlib.sha256(protected).digest()

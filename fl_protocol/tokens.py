@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -42,6 +43,8 @@ _PATTERNS = {
 }
 _TIMES = ("iat", "nbf", "exp")
 _MAX_TIME = 2**53
+# Tokens of at most 4 kB; one lives 15 minutes at most.
+_REMEMBERED = 1024
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,9 @@ class TokenVerifier:
         self._issuer = issuer
         self._audience = audience
         self._clock = clock
+        # A caller uses its token again and again: signature and form of the same text stay as they
+        # were found, while times and scope are looked at each time.
+        self._signed_claims = lru_cache(_REMEMBERED)(self._read)
 
     def verify(self, token: str, required_scope: str | None = None) -> Claims:
         """Verify a token and return its claims.
@@ -169,19 +175,22 @@ class TokenVerifier:
             ``TOKEN_MALFORMED``, ``TOKEN_UNKNOWN_KEY``, ``TOKEN_SIGNATURE``, ``TOKEN_CLAIMS``,
             ``TOKEN_EXPIRED``, ``TOKEN_NOT_YET_VALID`` or ``TOKEN_SCOPE``.
         """
-        header = parse_token(token).header
-        if header.get("typ") != TOKEN_TYPE or "kid" not in header:
-            raise TokenRejected(Code.TOKEN_MALFORMED)
-        key = self._keys.get(header["kid"])
-        if key is None:
-            raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
-        claims = _read_claims(key.verify(token).payload)
+        claims = self._signed_claims(token)
         self._check_time(claims)
         if (claims.iss, claims.aud) != (self._issuer, self._audience):
             raise TokenRejected(Code.TOKEN_CLAIMS)
         if required_scope is not None and required_scope not in claims.scopes:
             raise TokenRejected(Code.TOKEN_SCOPE)
         return claims
+
+    def _read(self, token: str) -> Claims:
+        header = parse_token(token).header
+        if header.get("typ") != TOKEN_TYPE or "kid" not in header:
+            raise TokenRejected(Code.TOKEN_MALFORMED)
+        key = self._keys.get(header["kid"])
+        if key is None:
+            raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
+        return _read_claims(key.verify(token).payload)
 
     def _check_time(self, claims: Claims) -> None:
         now = self._clock.now()

@@ -286,7 +286,7 @@ class Engine:
             or self.ledger.screen(update, self.version, self.limits.max_staleness)
             or over_quota(update.client, self.waiting, self.rule)
             or (self.budget.screen(update.client) if self.budget else None)
-            or screen_values(update.delta, self.limits)
+            or screen_values(update.delta, self.limits, update.squared_norm)
         )
 
     def _held_back(self) -> bool:

@@ -85,7 +85,7 @@ def screen_form(update: ClientUpdate, limits: Limits, num_params: int) -> Reject
     return None
 
 
-def screen_values(delta: Vector, limits: Limits) -> Reject | None:
+def screen_values(delta: Vector, limits: Limits, square: float | None = None) -> Reject | None:
     """Check finiteness and norm in one pass over the values.
 
     A NaN or an infinity poisons the dot product of a vector with itself, so a finite result
@@ -98,6 +98,8 @@ def screen_values(delta: Vector, limits: Limits) -> Reject | None:
         The update's values.
     limits : Limits
         The bounds in force.
+    square : float, optional
+        `squared_norm` of the values, if it was taken already.
 
     Returns
     -------
@@ -105,8 +107,8 @@ def screen_values(delta: Vector, limits: Limits) -> Reject | None:
         NONFINITE, NORM_TOO_LARGE or None.
     """
     bound = min(limits.max_norm, _NORM_CEILING) ** 2
-    with np.errstate(over="ignore", invalid="ignore"):
-        square = float(np.dot(delta, delta))
+    if square is None:
+        square = squared_norm(delta)
     if math.isfinite(square) and not 0.99 * bound < square < 1.01 * bound:
         return Reject.NORM_TOO_LARGE if square > bound else None
     exact = 0.0
@@ -116,3 +118,9 @@ def screen_values(delta: Vector, limits: Limits) -> Reject | None:
     if not math.isfinite(exact):
         return Reject.NONFINITE
     return Reject.NORM_TOO_LARGE if exact > bound else None
+
+
+def squared_norm(values: Vector) -> float:
+    """Return the sum of squares in float32; not finite if a value is not, or if it overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.dot(values, values))

@@ -31,6 +31,9 @@ class ClientUpdate:
         Number of training examples behind the update.
     update_id : str
         Unique id chosen by the client; the same on every retry.
+    squared_norm : float, optional
+        Sum of the delta's squares, where whoever received it took the sum while the values were in
+        the processor's cache; taken here when left out.
     """
 
     client: str
@@ -38,6 +41,7 @@ class ClientUpdate:
     delta: Vector
     num_examples: int
     update_id: str
+    squared_norm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
+from fl_protocol.ports import Chunk
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_BODY_BYTES = 8 << 30
@@ -60,6 +61,14 @@ class Body:
     def __init__(self, stream: socket.socket, length: int) -> None:
         self._stream = stream
         self.remaining = length
+
+    def read(self, scratch: memoryview) -> memoryview:
+        """Return as many bytes as `scratch` has room for, there or where they are already.
+
+        Raises ValueError past the end of the body.
+        """
+        self.read_into(scratch)
+        return scratch
 
     def read_into(self, target: memoryview) -> None:
         """Fill a writable view of bytes; raises ValueError past the end of the body."""
@@ -109,7 +118,7 @@ class Channel:
         body_length = checked_length(self._length(BODY_LENGTH), MAX_BODY_BYTES)
         return Request(decode_header(bytes(header)), Body(self._stream, body_length))
 
-    def send(self, header: dict[str, Any], body: memoryview | bytes = b"") -> None:
+    def send(self, header: dict[str, Any], body: Chunk = b"") -> None:
         """Send one frame; raises ChannelClosed."""
         try:
             self._stream.sendall(encode_head(header, len(body)))
@@ -128,7 +137,7 @@ def receive_into(stream: socket.socket, target: memoryview) -> None:
     """Fill a buffer from a blocking socket; raises ChannelClosed."""
     while len(target):
         try:
-            count = stream.recv_into(target)
+            count = stream.recv_into(target, flags=socket.MSG_WAITALL)
         except OSError as error:
             raise ChannelClosed("the peer is gone") from error
         if not count:

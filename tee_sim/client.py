@@ -14,6 +14,7 @@ from fl_protocol.codes import Code, GatewayUnavailable, error_for
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.ports import Chunk
 from fl_protocol.signatures import Signed
+from tee_sim.async_stream import AsyncStream
 from tee_sim.channel import (
     BODY_LENGTH,
     HEADER_LENGTH,
@@ -25,8 +26,6 @@ from tee_sim.channel import (
     encode_head,
 )
 from tee_sim.hop import NO_BODY, HopSigner
-
-_BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -57,24 +56,20 @@ class EnclaveClient:
     client counts as `broken` from then on and the caller attaches again.
     """
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, signer: HopSigner
-    ) -> None:
-        self._reader, self._writer, self._signer = reader, writer, signer
+    def __init__(self, stream: AsyncStream, signer: HopSigner) -> None:
+        self._stream, self._signer = stream, signer
         self._turn = asyncio.Lock()
         self._out_of_step = False
 
     @property
     def broken(self) -> bool:
         """Whether the enclave has ended, or an exchange with it did not."""
-        return self._out_of_step or self._reader.at_eof()
+        return self._out_of_step or self._stream.ended()
 
     @classmethod
-    async def over(cls, stream: socket.socket, signer: HopSigner) -> EnclaveClient:
+    def over(cls, stream: socket.socket, signer: HopSigner) -> EnclaveClient:
         """Take over the socket that the launcher handed out; `signer` signs every request."""
-        stream.setblocking(False)
-        reader, writer = await asyncio.open_unix_connection(sock=stream, limit=_BUFFER_BYTES)
-        return cls(reader, writer, signer)
+        return cls(AsyncStream(stream), signer)
 
     async def open_run(
         self,
@@ -161,7 +156,7 @@ class EnclaveClient:
         reply, _ = await self.request(header, segments, hashlib.sha256(tags).digest())
         return _signed(reply)
 
-    async def get_release(self, run_id: str, version: int) -> tuple[Signed, bytes]:
+    async def get_release(self, run_id: str, version: int) -> tuple[Signed, Chunk]:
         """Fetch a signed release record and its model (little-endian float32).
 
         Raises
@@ -206,7 +201,7 @@ class EnclaveClient:
 
     async def request(
         self, header: dict[str, Any], body: Sequence[Chunk] = (), digest: bytes = NO_BODY
-    ) -> tuple[dict[str, Any], bytes]:
+    ) -> tuple[dict[str, Any], Chunk]:
         """Send one frame and return the reply's header and body.
 
         ``digest`` is the SHA-256 of the body, or of what stands for it; see `tee_sim.hop`.
@@ -235,23 +230,16 @@ class EnclaveClient:
     def close(self) -> None:
         """Close the socket."""
         self._out_of_step = True
-        self._writer.close()
+        self._stream.close()
 
-    async def _exchange(self, head: bytes, body: Sequence[Chunk]) -> tuple[dict[str, Any], bytes]:
-        self._writer.write(head)
-        for chunk in body:
-            self._writer.write(chunk)
-            await self._writer.drain()
-        await self._writer.drain()
-        reply = await self._read(await self._length(HEADER_LENGTH.size, MAX_HEADER_BYTES))
-        content = await self._read(await self._length(BODY_LENGTH.size, MAX_BODY_BYTES))
-        return decode_header(reply), content
+    async def _exchange(self, head: bytes, body: Sequence[Chunk]) -> tuple[dict[str, Any], Chunk]:
+        await self._stream.send((head, *body))
+        reply = await self._read(HEADER_LENGTH.size, MAX_HEADER_BYTES)
+        return decode_header(bytes(reply)), await self._read(BODY_LENGTH.size, MAX_BODY_BYTES)
 
-    async def _length(self, size: int, bound: int) -> int:
-        return checked_length(int.from_bytes(await self._read(size), "big"), bound)
-
-    async def _read(self, count: int) -> bytes:
-        return await self._reader.readexactly(count)
+    async def _read(self, length_bytes: int, bound: int) -> Chunk:
+        length = int.from_bytes(await self._stream.read(length_bytes), "big")
+        return await self._stream.read(checked_length(length, bound))
 
 
 def _encoded(header: dict[str, Any], signer: HopSigner, digest: bytes, body_length: int) -> bytes:

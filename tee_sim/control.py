@@ -172,7 +172,7 @@ class LauncherClient:
         reply, descriptors = await self._ask({"op": "ATTACH", "replace": replace})
         if len(descriptors) != 1:
             raise GatewayUnavailable(Code.ENCLAVE_UNAVAILABLE)
-        client = await EnclaveClient.over(socket.socket(fileno=descriptors[0]), self._signer)
+        client = EnclaveClient.over(socket.socket(fileno=descriptors[0]), self._signer)
         return Attachment(client, reply["epoch"], reply["pid"])
 
     async def evidence(self, nonce: bytes) -> bytes:

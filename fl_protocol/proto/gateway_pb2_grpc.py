@@ -120,7 +120,7 @@ class GatewayServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SubmitUpdate(self, request_iterator, context):
-        """Scope update:submit. The header first, then every segment in order.
+        """Scope update:submit. The header first, the first segment beside it or after it, then the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,6 +26,7 @@ from fl_protocol.codes import (
     ProofRejected,
     error_for,
 )
+from fl_protocol.submission import read_message
 from fl_protocol.wire import CODE_METADATA, NONCE_METADATA, RETRY_METADATA, SERVICE
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.authenticator import Authenticator
@@ -46,6 +47,8 @@ REQUIRED_SCOPES: dict[str, str | None] = {
     "GetRecords": "run:manage",
 }
 
+# What is large is read without protobuf.
+_READERS = {"SubmitUpdate": read_message}
 _STREAMED = ("OpenRun", "SubmitUpdate")
 _BINDS_PROOF_KEY = ("Enrol", "IssueToken")
 # Never ends by itself, so anybody could hold as many as there are calls at a time.
@@ -84,8 +87,9 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         handler = await continuation(details)
         if handler is None or details.method == _REFUSED:
             return None
-        codec = (handler.request_deserializer, handler.response_serializer)
         name = details.method.removeprefix(SERVICE)
+        read = _READERS.get(name, handler.request_deserializer)
+        codec = (read, handler.response_serializer)
         if name == details.method:
             return grpc.stream_unary_rpc_method_handler(self._public(handler.unary_unary), *codec)
         if handler.response_streaming:

@@ -82,7 +82,7 @@ class EnclaveLink:
         """Have the platform answer a challenge about the running enclave."""
         return await self._requests.run(self._evidence(nonce))
 
-    async def open_run(self, header: pb.OpenRunHeader, body: list[bytes]) -> pb.OpenRunReply:
+    async def open_run(self, header: pb.OpenRunHeader, body: Sequence[Chunk]) -> pb.OpenRunReply:
         """Open a run from its parameters; raises RunRejected."""
 
         async def request(enclave: EnclaveClient) -> Opened:
@@ -160,7 +160,7 @@ class EnclaveLink:
             status=_record(status), receipt=None if receipt is None else _record(receipt)
         )
 
-    async def get_release(self, run_id: str, version: int) -> tuple[pb.ReleaseHeader, bytes]:
+    async def get_release(self, run_id: str, version: int) -> Release:
         """Fetch a signed release and its parameters; raises RunRejected."""
         kept = self._releases.get(run_id, version)
         # What was handed out is final: the run can only be opened again behind it.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fl_protocol.codes import Code, GatewayUnavailable, error_for
-from fl_protocol.ports import Clock
+from fl_protocol.ports import Chunk, Clock
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,12 @@ class TransferSlots:
                 del self._taken[client]
 
 
-async def read_body(chunks: AsyncIterator[bytes], length: int, limits: LoadLimits) -> list[bytes]:
+async def read_body(chunks: AsyncIterator[Chunk], length: int, limits: LoadLimits) -> list[Chunk]:
     """Collect exactly `length` bytes of a stream.
 
     Parameters
     ----------
-    chunks : AsyncIterator[bytes]
+    chunks : AsyncIterator of bytes-like
         What the client sends after its header.
     length : int
         Bytes the header announced.
@@ -127,7 +127,7 @@ async def read_body(chunks: AsyncIterator[bytes], length: int, limits: LoadLimit
         raise error_for(
             Code.TOO_LARGE, f"a body of {length} bytes exceeds the limit of {limits.max_body}"
         )
-    parts: list[bytes] = []
+    parts: list[Chunk] = []
     received = 0
     try:
         async with asyncio.timeout(limits.read_deadline):

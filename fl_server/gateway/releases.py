@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from fl_protocol.ports import Chunk
 from fl_protocol.proto import gateway_pb2 as pb
 
-Release = tuple[pb.ReleaseHeader, bytes]
+Release = tuple[pb.ReleaseHeader, Chunk]
 
 
 class ReleaseCache:

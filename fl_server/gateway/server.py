@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import uvloop
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -27,6 +28,7 @@ from fl_server.gateway.service import GatewayService
 from fl_server.gateway.shared_memory import Refusals, SharedReplayMemory
 from fl_server.gateway.submissions import open_submissions
 from fl_server.gateway.token_keys import TokenKeys
+from tee_sim.allocator import keep_freed_memory
 from tee_sim.hop import HopSigner
 from tee_sim.lifetime import stop_event
 from tee_sim.settings import load_key, load_signing_key
@@ -104,7 +106,9 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
 
 def run(path: Path) -> None:
     """Run the gateway a configuration file describes until it is told to stop."""
-    asyncio.run(serve(GatewayConfig.load(path), SystemClock(), SystemRng()))
+    keep_freed_memory()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(GatewayConfig.load(path), SystemClock(), SystemRng()))
 
 
 def _server(

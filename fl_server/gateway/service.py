@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fl_protocol.codes import Code, EnvelopeRejected, RunRejected
 from fl_protocol.envelope import Header
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.proto.gateway_pb2_grpc import GatewayServicer
+from fl_protocol.submission import SubmitMessage
 from fl_server.gateway.call import current_call
 from fl_server.gateway.enclave_link import EnclaveLink
 from fl_server.gateway.issuer import Issuer
@@ -54,16 +55,19 @@ class GatewayService(GatewayServicer):
         self, requests: AsyncIterator[pb.OpenRunRequest], context: Any
     ) -> pb.OpenRunReply:
         """Relay a run's layout, recipe and initial parameters to the enclave."""
-        header = await _first(requests, RunRejected(Code.RUN_MANIFEST))
+        header = await _first(requests)
         with self._uploads.take(current_call().client_id):
-            body = await read_body(_parts(requests, "chunk"), header.length, self._limits)
+            body = await read_body(_chunks(requests), header.length, self._limits)
             return await self._link.open_run(header, body)
 
     async def SubmitUpdate(
-        self, requests: AsyncIterator[pb.SubmitRequest], context: Any
+        self, messages: AsyncIterator[SubmitMessage], context: Any
     ) -> pb.SubmitReply:
         """Relay a sealed update; its sender must be the token's bearer."""
-        envelope = await _first(requests, EnvelopeRejected(Code.ENV_MALFORMED))
+        first = await anext(messages, None)
+        if first is None or first.header is None:
+            raise EnvelopeRejected(Code.ENV_MALFORMED)
+        envelope = first.header
         header = Header.decode(envelope.protected)
         call = current_call()
         call.follow(header.trace_id)
@@ -71,7 +75,7 @@ class GatewayService(GatewayServicer):
             raise EnvelopeRejected(Code.ENV_IDENTITY)
         await self._link.check_size(header.ct_len)
         with self._uploads.take(call.client_id):
-            body = await read_body(_parts(requests, "segment"), header.ct_len, self._limits)
+            body = await read_body(_segments(first, messages), header.ct_len, self._limits)
             return await self._submissions.submit(envelope, header, body)
 
     async def GetUpdateStatus(
@@ -96,14 +100,24 @@ class GatewayService(GatewayServicer):
         return await self._link.get_records(request.from_seq)
 
 
-async def _first(requests: AsyncIterator[Any], missing: Exception) -> Any:
+async def _first(requests: AsyncIterator[pb.OpenRunRequest]) -> pb.OpenRunHeader:
     async for request in requests:
         if request.WhichOneof("part") == "header":
             return request.header
         break
-    raise missing
+    raise RunRejected(Code.RUN_MANIFEST)
 
 
-def _parts(requests: AsyncIterator[Any], field: str) -> AsyncIterator[bytes]:
-    take: Callable[[Any], bytes] = lambda request: getattr(request, field)  # noqa: E731
-    return (take(request) async for request in requests)
+def _chunks(requests: AsyncIterator[pb.OpenRunRequest]) -> AsyncIterator[bytes]:
+    return (request.chunk async for request in requests)
+
+
+async def _segments(
+    first: SubmitMessage, messages: AsyncIterator[SubmitMessage]
+) -> AsyncIterator[memoryview]:
+    if first.segment:
+        yield first.segment
+    async for message in messages:
+        if message.header is not None:
+            raise EnvelopeRejected(Code.ENV_MALFORMED)
+        yield message.segment

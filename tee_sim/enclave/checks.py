@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from fl_protocol.codes import Code, EnvelopeRejected, UpdateRejected
@@ -17,6 +18,9 @@ CLOCK_SKEW_SECONDS = 60
 MAX_LIFE_SECONDS = 86_400
 
 _FLOAT_BYTES = 4
+# Members contribute again and again, and the issuer's key never changes: what was verified once
+# stays so, byte for byte.
+_verified_membership = lru_cache(maxsize=4096)(verify_membership)
 _PARTS = ("protected", "wrap", "tags", "signature", "membership")
 
 
@@ -74,7 +78,7 @@ def authenticate(sealed: Sealed, header: Header, binding: Binding) -> None:
         ``ENV_POLICY`` or ``ENV_SIGNATURE``.
     """
     policy = binding.policy
-    member = verify_membership(sealed.membership, policy.issuer_public_key())
+    member = _verified_membership(sealed.membership, policy.issuer_public_key())
     _require(member.federation == policy.federation, Code.ENV_MEMBERSHIP)
     _require(member.client_id == header.client_id, Code.ENV_IDENTITY)
     _require(header.federation == policy.federation, Code.ENV_RUN)

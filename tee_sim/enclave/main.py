@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from fl_protocol.codes import AsynclaveError
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.ports import SystemClock, SystemRng
+from tee_sim.allocator import keep_freed_memory
 from tee_sim.channel import Channel, ChannelClosed
 from tee_sim.enclave.memory import PlatformVault, ReleaseMemory
 from tee_sim.enclave.rehearsal import rehearse
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> None:
         Archive path, numbers of the channels' descriptors, process id of the launcher, number of
         the vault's descriptor, paths of the dependencies.
     """
+    keep_freed_memory()
     # Showing a warning reads source files, which ends a locked-down process.
     warnings.simplefilter("ignore")
     numbers, parent, vault_number = arguments[1], int(arguments[2]), int(arguments[3])

@@ -14,12 +14,15 @@ go on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
@@ -35,7 +38,7 @@ MAX_STATE_BYTES = 64 << 20
 # AES-GCM at one go takes no more; models beyond it cannot be run under a release memory.
 MAX_SEALED_BYTES = (1 << 31) - 1
 
-_NONCE_BYTES = 12
+_NONCE_BYTES, _TAG_BYTES = 12, 16
 _MAX_HEAD_BYTES = 8192
 _DOMAIN = b"asynclave/release-memory/v1\0"
 
@@ -78,7 +81,7 @@ class Vault(Protocol):
         """Return how often a name was stored and its latest bytes."""
         ...
 
-    def store(self, name: str, sealed: bytes) -> None:
+    def store(self, name: str, sealed: bytes | bytearray) -> None:
         """Keep bytes durably; raises RunRejected ``RUN_MEMORY``."""
         ...
 
@@ -93,11 +96,11 @@ class PlatformVault:
         """Return how often a name was stored and its latest bytes."""
         return self._ask({"op": "LOAD", "name": name})
 
-    def store(self, name: str, sealed: bytes) -> None:
+    def store(self, name: str, sealed: bytes | bytearray) -> None:
         """Keep bytes durably."""
         self._ask({"op": "STORE", "name": name}, sealed)
 
-    def _ask(self, header: dict[str, Any], body: bytes = b"") -> tuple[int, bytes]:
+    def _ask(self, header: dict[str, Any], body: bytes | bytearray = b"") -> tuple[int, bytes]:
         try:
             self._channel.send(header, body)
             reply = self._channel.receive()
@@ -124,7 +127,7 @@ class ReleaseMemory:
     """
 
     def __init__(self, vault: Vault, key: bytes, rng: Rng) -> None:
-        self._vault, self._cipher, self._rng = vault, AESGCM(key), rng
+        self._vault, self._key, self._rng = vault, key, rng
         self._counters: dict[str, int] = {}
 
     def recall(self, run_id: str) -> RunMemory | None:
@@ -177,7 +180,7 @@ class ReleaseMemory:
         head = canonical.encode(
             {"payload": b64url(release.payload), "signature": b64url(release.signature)}
         )
-        self._store(_release_name(run_id, memory.version), b"".join((head, b"\n", model)), run_id)
+        self._store(_release_name(run_id, memory.version), (head, b"\n", model), run_id)
         members = {
             "counter": self._counters[run_id] + 1,
             "version": memory.version,
@@ -187,7 +190,7 @@ class ReleaseMemory:
             "release": memory.release,
             "spent": [list(item) for item in memory.spent.items()],
         }
-        self._store(_name(run_id), canonical.encode(members), run_id)
+        self._store(_name(run_id), (canonical.encode(members),), run_id)
         self._counters[run_id] += 1
 
     def release(self, run_id: str, version: int) -> tuple[Signed, bytes] | None:
@@ -211,15 +214,25 @@ class ReleaseMemory:
             raise RunRejected(Code.RUN_MEMORY) from error
         return (signed, model) if record_digest(signed) == memory.release else None
 
-    def _store(self, name: str, plain: bytes, run_id: str) -> None:
-        if len(plain) > MAX_SEALED_BYTES:
+    def _store(self, name: str, plain: Sequence[bytes | memoryview], run_id: str) -> None:
+        length = sum(len(part) for part in plain)
+        if length > MAX_SEALED_BYTES:
             raise RunRejected(Code.RUN_MEMORY)
         nonce = self._rng.bytes(_NONCE_BYTES)
-        self._vault.store(name, nonce + self._cipher.encrypt(nonce, plain, _bound_to(name, run_id)))
+        cipher = Cipher(AES(self._key), GCM(nonce)).encryptor()
+        cipher.authenticate_additional_data(_bound_to(name, run_id))
+        # A model may be large: it is encrypted straight to where it leaves from.
+        sealed = bytearray(_NONCE_BYTES + length + _TAG_BYTES)
+        sealed[:_NONCE_BYTES], at = nonce, _NONCE_BYTES
+        for part in plain:
+            at += cipher.update_into(part, memoryview(sealed)[at:])
+        cipher.finalize()
+        sealed[at:] = cipher.tag
+        self._vault.store(name, sealed)
 
     def _opened(self, sealed: bytes, name: str, run_id: str) -> bytes:
         nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-        return self._cipher.decrypt(nonce, ciphertext, _bound_to(name, run_id))
+        return AESGCM(self._key).decrypt(nonce, ciphertext, _bound_to(name, run_id))
 
 
 def _name(run_id: str) -> str:

@@ -58,8 +58,8 @@ class _Drawer:
     def load(self, name: str) -> tuple[int, bytes]:
         return len(self._sealed), self._sealed[-1] if self._sealed else b""
 
-    def store(self, name: str, sealed: bytes) -> None:
-        self._sealed.append(sealed)
+    def store(self, name: str, sealed: bytes | bytearray) -> None:
+        self._sealed.append(bytes(sealed))
 
 
 class _Rehearsal:

@@ -18,6 +18,7 @@ from fl_protocol.receipts import ACCEPTED
 from fl_protocol.signatures import Signed
 from strategies.errors import MergeDue
 from strategies.reject import Reject
+from strategies.screening import squared_norm
 from strategies.update import Accepted, ClientUpdate, Rejected, digest_of
 from tee_sim.channel import Body, ChannelClosed, Request
 from tee_sim.enclave.checks import (
@@ -189,7 +190,7 @@ class EnclaveService:
         check_time(header, now)
         check_base(header, run.history())
         check_task(header, run.history())
-        accepted = self._offer(run, self._opened(run, sealed, body), now)
+        accepted = self._offer(run, self._opened(run, sealed, header, body), now)
         run.note_task(header.task_digest)
         merged = run.merge_if_ready(now)
         receipt = receipt_of(run, header, digest, ACCEPTED, accepted.staleness, now)
@@ -198,20 +199,26 @@ class EnclaveService:
             self._release(run, merged, now)
         return signed
 
-    def _opened(self, run: Run, sealed: Sealed, body: Body) -> ClientUpdate:
-        opener = Opener(self._keys.hpke, sealed.protected, sealed.wrap, sealed.tags)
-        header = opener.header
+    def _opened(self, run: Run, sealed: Sealed, header: Header, body: Body) -> ClientUpdate:
+        opener = Opener(self._keys.hpke, sealed.protected, sealed.wrap, sealed.tags, header)
         if body.remaining != header.ct_len:
             raise EnvelopeRejected(Code.ENV_LENGTH)
         row = run.engine.lease()
-        target = row.data.cast("B")
+        target, filled, square = row.data.cast("B"), 0, 0.0
         for index in range(header.n_segs):
-            segment = self._segment[: header.segment_plain_len(index) + TAG_BYTES]
-            body.read_into(segment)
-            target = target[opener.open_segment(index, segment, target) :]
+            segment = body.read(self._segment[: header.segment_plain_len(index) + TAG_BYTES])
+            opened = filled + opener.open_segment(index, segment, target[filled:])
+            # While the segment is in the processor's cache.
+            square += squared_norm(row[filled // _FLOAT_BYTES : opened // _FLOAT_BYTES])
+            filled = opened
         opener.finish()
         return ClientUpdate(
-            header.client_id, header.base_version, row, header.num_examples, header.update_id
+            header.client_id,
+            header.base_version,
+            row,
+            header.num_examples,
+            header.update_id,
+            square,
         )
 
     def _offer(self, run: Run, update: ClientUpdate, now: float) -> Accepted:

@@ -314,3 +314,14 @@ def test_refuses_a_key_whose_algorithm_is_not_its_curves(curve, algorithm, named
     token, jwk = ecdsa(curve(), algorithm)
     with refused("TOKEN_UNKNOWN_KEY"):
         verify_compact_jws(token, {**jwk, "alg": named})
+
+
+def test_time_and_scope_of_a_token_seen_before_are_looked_at_again():
+    clock = SetClock()
+    known, token = verifier(clock), signed()
+    assert known.verify(token, "update:submit") == known.verify(token)
+    with pytest.raises(TokenRejected, match="TOKEN_SCOPE"):
+        known.verify(token, "run:manage")
+    clock.sleep(331)
+    with pytest.raises(TokenRejected, match="TOKEN_EXPIRED"):
+        known.verify(token, "update:submit")

@@ -100,8 +100,8 @@ class MemoryVault:
         stored = self.sealed.get(name, [b""])
         return len(stored) - 1, stored[-1]
 
-    def store(self, name: str, sealed: bytes) -> None:
-        self.sealed.setdefault(name, [b""]).append(sealed)
+    def store(self, name: str, sealed: bytes | bytearray) -> None:
+        self.sealed.setdefault(name, [b""]).append(bytes(sealed))
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def test_closes_on_what_is_no_frame(pair: Pair, frame: bytes) -> None:
 
 
 async def test_client_raises_the_typed_refusal(pair: Pair) -> None:
-    client = await EnclaveClient.over(pair[0], SIGNER)
+    client = EnclaveClient.over(pair[0], SIGNER)
     refusal = {"ok": False, "code": "RUN_UNKNOWN", "sentence": "Open it first."}
     pair[1].sendall(encode_head(refusal, 0))
     with pytest.raises(RunRejected) as caught:
@@ -94,7 +94,7 @@ async def test_client_raises_the_typed_refusal(pair: Pair) -> None:
 async def test_request_that_fits_no_frame_costs_nobody_the_enclave(
     pair: Pair, value: object
 ) -> None:
-    client = await EnclaveClient.over(pair[0], SIGNER)
+    client = EnclaveClient.over(pair[0], SIGNER)
     with pytest.raises(AsynclaveError, match="TOO_LARGE"):
         await client.request({"op": "GET_RELEASE", "run_id": value})
     pair[1].sendall(encode_head({"ok": True}, 0))
@@ -102,7 +102,7 @@ async def test_request_that_fits_no_frame_costs_nobody_the_enclave(
 
 
 async def test_client_of_a_dead_enclave_says_unavailable(pair: Pair) -> None:
-    client = await EnclaveClient.over(pair[0], SIGNER)
+    client = EnclaveClient.over(pair[0], SIGNER)
     pair[1].close()
     for _ in range(2):
         with pytest.raises(GatewayUnavailable) as caught:
@@ -113,7 +113,7 @@ async def test_client_of_a_dead_enclave_says_unavailable(pair: Pair) -> None:
 
 async def test_interrupted_request_breaks_the_client(pair: Pair) -> None:
     """Its reply may still come and must not be taken for the next request's."""
-    client = await EnclaveClient.over(pair[0], SIGNER)
+    client = EnclaveClient.over(pair[0], SIGNER)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(client.status(), 0.05)
     pair[1].sendall(encode_head({"ok": True}, 0))
@@ -132,7 +132,7 @@ async def test_requests_wait_for_their_turn(pair: Pair) -> None:
 
     thread = threading.Thread(target=echo)
     thread.start()
-    client = await EnclaveClient.over(pair[0], SIGNER)
+    client = EnclaveClient.over(pair[0], SIGNER)
 
     async def ask(number: int) -> tuple[dict[str, Any], bytes]:
         return await client.request({"n": number}, [b"a" * number, b"b" * 100_000])

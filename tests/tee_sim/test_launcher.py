@@ -170,8 +170,12 @@ async def test_a_gateway_that_dies_in_the_middle_of_a_frame_is_not_waited_for(
     first, second = await dying.attach(), await other.attach()
     await open_run(second)
     header = SIGNER.sign({"op": "OPEN_RUN", "run_id": "run-2", "version": 0})
-    first.client._writer.write(encode_head(header, 1000) + bytes(500))
-    await first.client._writer.drain()
+    await first.client._stream.send(
+        (
+            encode_head(header, 1000),
+            bytes(500),
+        )
+    )
     waiting = asyncio.create_task(second.client.status())
     # The kernel closes all sockets of a process that is killed, this one first or last.
     dying.close()
@@ -187,8 +191,12 @@ async def test_a_gateway_that_gets_stuck_in_the_middle_of_a_frame_is_dropped(
     first, second = await stuck.attach(), await other.attach()
     await open_run(second)
     header = SIGNER.sign({"op": "OPEN_RUN", "run_id": "run-2", "version": 0})
-    first.client._writer.write(encode_head(header, 1000) + bytes(500))
-    await first.client._writer.drain()
+    await first.client._stream.send(
+        (
+            encode_head(header, 1000),
+            bytes(500),
+        )
+    )
     assert (await second.client.status())["run_id"] == "run-1"
     with pytest.raises(GatewayUnavailable):
         await first.client.status()
@@ -203,8 +211,7 @@ async def test_a_request_that_breaks_off_changes_nothing(platform: Platform) -> 
     await open_run(first)
     # A body of which half arrives, as from a gateway that is killed while it sends.
     header = SIGNER.sign({"op": "OPEN_RUN", "run_id": "run-2", "version": 0})
-    first.client._writer.write(encode_head(header, 1000) + bytes(500))
-    await first.client._writer.drain()
+    await first.client._stream.send((encode_head(header, 1000), bytes(500)))
     first.client.close()
     again = await launcher.attach()
     status = await again.client.status()
