@@ -59,7 +59,7 @@ def read_unit(
         if found:
             settings.setdefault(key, []).append(_placed(value.replace("%i", instance), folders))
     variables = dict(
-        pair.split("=", 1) for line in settings["Environment"] for pair in shlex.split(line)
+        pair.split("=", 1) for line in settings.get("Environment", []) for pair in shlex.split(line)
     )
     for file in settings.get("EnvironmentFile", []):
         if not file.startswith("-"):
