@@ -14,7 +14,7 @@ from enum import StrEnum
 from fl_protocol.codes import AsynclaveError
 
 ADMISSION_PATIENCE = 75.0
-"""Seconds from the first refusal after which the next one is taken as final."""
+"""Seconds after the first refusal from which on a SuperNode that is refused is given up."""
 ADMISSION_PAUSE = 5.0
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
@@ -93,7 +93,7 @@ class RestartPolicy:
         if life.node_id is not None:
             self._refused_since = None
         elif life.exit_code == _CONNECTION_ERROR or status == 0:
-            return self._not_admitted(now)
+            return self._not_admitted(began, now)
         elif life.exit_code is not None or status == _USAGE:
             raise NodeRefused(
                 NodeCode.NODE_MISCONFIGURED,
@@ -102,10 +102,11 @@ class RestartPolicy:
         self._crashes = 0 if now - began >= STEADY else self._crashes + 1
         return min(FIRST_PAUSE * 2.0 ** min(max(self._crashes - 1, 0), 16), LONGEST_PAUSE)
 
-    def _not_admitted(self, now: float) -> float:
+    def _not_admitted(self, began: float, now: float) -> float:
         if self._refused_since is None:
             self._refused_since = now
-        if now - self._refused_since > ADMISSION_PATIENCE:
+        # Not its end, which is late on a busy machine: the request was sent in between.
+        if began - self._refused_since > ADMISSION_PATIENCE:
             raise NodeRefused(
                 NodeCode.NODE_NOT_ADMITTED,
                 f"the SuperLink has not admitted this node for {ADMISSION_PATIENCE:g} s, longer "

@@ -17,7 +17,7 @@ from asynclave.deployment.processes import Program, free_port, program_path, sta
 from tests.deployment.conftest import descendants
 from tests.deployment.flower_cli import flwr, ticks
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(400)]
 
 KEPT = [sys.executable, "-m", "fl_client.supernode"]
 
@@ -96,10 +96,10 @@ def test_refused_for_a_while_and_refused_for_good_are_told_apart(
     stranger = node(deployment, KEPT, create_node_key(tmp_path, "stranger"), "stranger")
     try:
         # then the first is refused until the SuperLink has forgotten it
-        wait_for("the second admission", deployment, again.log, 2, 90)
+        wait_for("the second admission", deployment, again.log, 2, 150)
         assert "Exit Code: 305" in again.log.read_text()
         # and the stranger for good
-        for _ in ticks(60, step=0.2):
+        for _ in ticks(120, step=0.2):
             if not stranger.alive():
                 break
         assert "NODE_NOT_ADMITTED" in stranger.log.read_text()
