@@ -46,7 +46,7 @@ class EnclaveRun:
     recipe : Recipe, optional
         Must equal the enclave policy's recipe, which is taken when omitted.
     released : callable
-        Called with every release that is fetched, in order.
+        Called with every release that is fetched, in order, and again if it raised.
 
     Attributes
     ----------
@@ -81,6 +81,7 @@ class EnclaveRun:
         # By which a release of an enclave that has died is recognised.
         self._keys = {self.attested.epoch: self.attested.receipt_key}
         self._links: frozenset[str] = frozenset()
+        self._is_open = False
 
     def open(self, continued: Continued | None = None, *, join: bool) -> int:
         """Open the run in the enclave, or join it there; returns its newest version.
@@ -90,11 +91,12 @@ class EnclaveRun:
         RunRejected
             RUN_RECIPE, LEAKY_RECIPE, RUN_MANIFEST or RUN_REGRESSED.
         """
+        self._is_open = False
         if continued is not None:
             self._links = continued.releases
         reply = self._ask_to_open(join=join)
         if reply.epoch != self.attested.epoch:
-            self.follow()
+            self._follow()
             return self.version
         signed = Signed.of(reply.opening)
         opening = verify_opening(signed, self.attested.receipt_key)
@@ -107,12 +109,16 @@ class EnclaveRun:
         if self.keeper is not None:
             seq = known[-1].seq + 1 if known else opening.seq
             self.keeper.follow(self.attested, self._witness, seq)
+        self._is_open = True
         return int(reply.version)
 
     def follow(self) -> None:
-        """Attest the enclave now and, if it is a new one, open the run there again."""
+        """Attest the enclave now and, unless the run is open there, open it again."""
+        self._follow(again=not self._is_open)
+
+    def _follow(self, *, again: bool = False) -> None:
         attested = self._connection.attestor.refresh()
-        if attested.epoch == self.attested.epoch:
+        if attested.epoch == self.attested.epoch and not again:
             return
         _logger.warning(
             "The enclave was replaced (epoch %d, now %d); opening run %s at version %d again",
@@ -130,7 +136,7 @@ class EnclaveRun:
         """Ask the enclave for the newest version of the run."""
         reply = self._ask_to_open(join=True)
         if reply.epoch != self.attested.epoch:
-            self.follow()
+            self._follow()
             return self.version
         return int(reply.version)
 
@@ -175,8 +181,9 @@ class EnclaveRun:
         return True
 
     def _adopt(self, merge: Merge) -> None:
-        self.version, self.params = merge.version, merge.params
+        # First: a release that could not be kept is fetched again, and none after it before that.
         self._released(merge)
+        self.version, self.params = merge.version, merge.params
 
     def _ask_to_open(self, *, join: bool) -> pb.OpenRunReply:
         try:

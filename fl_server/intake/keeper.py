@@ -39,7 +39,7 @@ class ChainKeeper:
         self._records: RunRecords | None = None
         self._attested: Attested | None = None
         self._witness: ChainWitness
-        self._next = 0
+        self._epoch, self._next = -1, 0
 
     def begin(self, layout: Layout, params: Vector) -> None:
         """Begin the records of a run with its initial model, shape (P,)."""
@@ -50,9 +50,11 @@ class ChainKeeper:
         self._records = RunRecords(self.folder)
 
     def follow(self, attested: Attested, witness: ChainWitness, seq: int) -> None:
-        """Write down the records of an enclave from a number on."""
+        """Write down the records of an enclave from a number on; again if it raised."""
         assert self._records is not None
-        self._attested, self._witness, self._next = attested, witness, seq
+        if attested.epoch != self._epoch:
+            self._epoch, self._next = attested.epoch, seq
+        self._attested, self._witness = attested, witness
         self._records.attested(attested)
         self.fetch()
 
@@ -97,13 +99,16 @@ class ChainKeeper:
         except ReceiptRejected:
             # Another enclave answers by now; the intake follows it soon.
             return False
+        after = self._next
         for signed in found:
             record = verify_record(signed, key)
             self._witness.observe(record, signed)
-            if record.seq < self._next:
+            if record.seq < after:
                 raise ReceiptRejected(Code.RECEIPT_INVALID, "a record came in the wrong place")
-            self._next = record.seq + 1
+            after = record.seq + 1
         records.append(found, attested.epoch, head)
+        # Not before: what could not be written comes with the next fetch.
+        self._next = after
         return bool(found)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_protocol import canonical
+from fl_protocol.codes import StorageFailed
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.ports import Disk, LocalDisk
 from fl_protocol.signatures import Signed
@@ -99,12 +100,12 @@ class RunRecords:
             try:
                 self._chain.append([lines])
                 self._chain.sync()
-            except OSError:
+                self._write(head_name(epoch), encode_record(head))
+            except (OSError, StorageFailed):
                 # A part of a line would make all that follow unreadable.
                 self._disk.truncate(self._folder / CHAIN, self._size)
                 raise
         self._size += len(lines)
-        self._write(head_name(epoch), encode_record(head))
 
     def model(self, params: Vector) -> None:
         """Keep the newest released model, shape (P,)."""

@@ -267,14 +267,14 @@ class SealedIntake:
             pass
 
     def _released(self, merge: Merge) -> None:
-        self._merges.append(merge)
         keeper = self._opened.keeper
         if keeper is not None:
-            keeper.model(merge.params, self._server_state())
+            keeper.model(merge.params, self._server_state(merge.version))
+        self._merges.append(merge)
 
-    def _server_state(self) -> dict[str, Any]:
+    def _server_state(self, version: int) -> dict[str, Any]:
         merges, mean = self._mean.state()
-        meta = {"version": self.version, "merges": merges, "nodes": self._nodes}
+        meta = {"version": version, "merges": merges, "nodes": self._nodes}
         state: dict[str, Any] = {"meta": json.dumps(meta)}
         return state if mean is None else {**state, "mean": mean}
 

@@ -8,7 +8,7 @@ import pytest
 
 from fl_protocol.codes import StorageFailed
 from fl_protocol.signatures import Signed
-from fl_server.intake.records import CHAIN, RunRecords, decode_record
+from fl_server.intake.records import CHAIN, RunRecords, decode_record, encode_record
 from tests.support.disk import MemoryDisk
 
 FOLDER = Path("/run")
@@ -33,6 +33,16 @@ def test_a_full_disk_leaves_no_part_of_a_line() -> None:
     assert lines(disk) == [record(1)]
     records.append([record(2), record(3)], 1, record(0))
     assert lines(disk) == [record(1), record(2), record(3)]
+
+
+def test_lines_without_the_head_that_covers_them_are_taken_back() -> None:
+    disk = MemoryDisk()
+    records = RunRecords(FOLDER, disk=disk)
+    line = len(encode_record(record(1))) + 1
+    disk.room = line + 50
+    with pytest.raises(StorageFailed, match="JOURNAL_FULL"):
+        records.append([record(1)], 1, record(0))
+    assert lines(disk) == []
 
 
 def test_a_torn_line_is_cut_when_the_records_are_continued() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from asynclave.verification.audit import audit
 from fl_protocol.codes import RunRejected, StorageFailed
 from fl_protocol.proto import gateway_pb2 as pb
+from fl_server.intake.records import CHAIN
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
 from strategies.layout import Layout
@@ -53,6 +56,17 @@ def abandon(intake: SealedIntake) -> None:
     """Let go of a server as a kill would: without a word to anybody."""
     intake._stopped.set()
     intake._stack.close()
+
+
+@contextmanager
+def no_room(longest: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a length in bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (longest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_killed_gateway_does_not_cost_what_the_enclave_has_buffered(stack: LocalStack) -> None:
@@ -113,6 +127,45 @@ def test_versions_made_while_no_server_was_there_are_fetched(
     np.testing.assert_allclose(again.params, initial() + 1.0)
     again.close()
     assert audit(folder).flaw is None
+
+
+def test_what_a_full_disk_kept_from_being_written_is_written_later(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    intake = server(stack, folder)
+    nodes = [client(stack, f"node-{number}") for number in range(K)]
+    uploaded = [node.upload(trained(RUN, 1.0)) for node in nodes]
+    assert offer(intake, "0", uploaded[0]).accepted
+    with (
+        no_room((folder / CHAIN).stat().st_size),
+        pytest.raises(StorageFailed, match="JOURNAL_FULL"),
+    ):
+        offer(intake, "1", uploaded[1])
+    assert (intake.version, intake.take_merge()) == (0, None)
+    intake.catch_up()
+    merge = intake.take_merge()
+    assert merge is not None and merge.version == 1
+    intake.close()
+    found = audit(folder)
+    assert (found.flaw, found.accepted, found.version) == (None, K, 1)
+
+
+def test_a_successor_that_could_not_be_written_down_is_followed_later(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    intake = server(stack, folder)
+    epoch = intake.attested.epoch
+    kill(stack.enclave_pid)
+    with no_room(10), pytest.raises(StorageFailed, match="JOURNAL_FULL"):
+        intake.follow_enclave()
+    intake.follow_enclave()
+    assert offer(intake, "0", client(stack, "node").upload(trained(RUN, 1.0))).accepted
+    intake.close()
+    found = audit(folder)
+    assert (found.flaw, found.accepted) == (None, 1)
+    assert intake.attested.epoch == epoch + 1
 
 
 def test_if_the_enclave_died_as_well_the_run_goes_on_at_the_newest_model(
