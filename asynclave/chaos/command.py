@@ -100,6 +100,7 @@ def real(
                 {
                     "minutes": outcome.seconds / 60,
                     "faults": dict(sorted(outcome.faults.items())),
+                    "left_out": outcome.left_out,
                     "recovery_seconds": quantiles,
                     "acknowledged_per_second": outcome.rate,
                     **vars(verdict),
@@ -116,6 +117,7 @@ def _show_real(outcome: Outcome, verdict: Verdict, console: Console) -> None:
     for name, value in (
         ("under faults", f"{outcome.seconds / 60:.1f} min"),
         ("faults", ", ".join(f"{kind} {n}" for kind, n in sorted(outcome.faults.items()))),
+        ("left out", _left_out(outcome)),
         ("to the next acknowledgement", quantiles),
         ("acknowledged", f"{verdict.acknowledged:,}, {outcome.rate:.1f} per second"),
         ("in a release", f"{verdict.released:,}, in {verdict.versions:,} versions"),
@@ -126,6 +128,12 @@ def _show_real(outcome: Outcome, verdict: Verdict, console: Console) -> None:
     ):
         table.add_row(name, value)
     console.print(table)
+
+
+def _left_out(outcome: Outcome) -> str:
+    if not outcome.left_out:
+        return "nothing"
+    return "; ".join(f"{kind} ({reason})" for kind, reason in sorted(outcome.left_out.items()))
 
 
 def _show(summary: Summary, minutes: float, mutant: str | None, console: Console) -> None:

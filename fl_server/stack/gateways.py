@@ -30,14 +30,22 @@ class StackGateway:
         Authority of its certificate.
     clock : Clock
         Time source.
+    module : str
+        Module to run, with the path of its configuration.
     """
 
     def __init__(
-        self, index: int, folder: Path, config: GatewayConfig, ca_pem: bytes, clock: Clock
+        self,
+        index: int,
+        folder: Path,
+        config: GatewayConfig,
+        ca_pem: bytes,
+        clock: Clock,
+        module: str = "fl_server.gateway",
     ) -> None:
         suffix = f"-{index}" if index else ""
         self._folder, self._name = folder, f"gateway{suffix}"
-        self._ca_pem, self._clock = ca_pem, clock
+        self._ca_pem, self._clock, self._module = ca_pem, clock, module
         self.audit_log = folder / f"audit{suffix}.jsonl"
         self._config = replace(
             config,
@@ -73,7 +81,7 @@ class StackGateway:
         path = self._folder / f"{self._name}.json"
         self._config.save(path)
         log = self._folder / f"{self._name}.log"
-        child = self._child = Child(self._name, "fl_server.gateway", path, log)
+        child = self._child = Child(self._name, self._module, path, log)
         child.wait_until(port_file.exists, _START_PATIENCE, self._clock)
         self._config = replace(self._config, port=int(port_file.read_text()))
         child.wait_until(self._healthy, _START_PATIENCE, self._clock)

@@ -39,6 +39,8 @@ class LocalStack:
         The enclave's policy and the gateway's bounds.
     gateway_port : int
         Port of the first gateway; 0 lets the kernel choose, as it does for the others.
+    gateway_module : str
+        Module that is run as a gateway, with the path of its configuration.
     clock, rng : Clock, Rng, optional
         The system's by default.
 
@@ -59,13 +61,14 @@ class LocalStack:
         settings: StackSettings | None = None,
         *,
         gateway_port: int = 0,
+        gateway_module: str = "fl_server.gateway",
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
         self.state_dir = state_dir.resolve()
         self.settings = settings or StackSettings()
         self._clock, self._rng = clock or SystemClock(), rng or SystemRng()
-        self._port = gateway_port
+        self._port, self._gateway_module = gateway_port, gateway_module
         self._launcher: Child | None = None
         self.gateways: tuple[StackGateway, ...] = ()
         self._platform: StackPlatform | None = None
@@ -267,6 +270,7 @@ class LocalStack:
                 replace(common, port=0) if index else common,
                 self.ca_pem,
                 self._clock,
+                self._gateway_module,
             )
             for index in range(self.settings.gateways)
         )

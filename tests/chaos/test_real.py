@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,28 +26,6 @@ def test_two_minutes_of_torment_lose_nothing(tmp_path: Path) -> None:
     assert outcome["acknowledged"] == outcome["released"] + outcome["waiting"] > 50
     assert sum(outcome["faults"].values()) >= 10
     assert outcome["versions"] > 5
-
-
-@pytest.fixture
-def echo() -> Iterator[int]:
-    """A server that sends back what it gets."""
-
-    def serve(connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            while data := connection.recv(65536):
-                connection.sendall(data)
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield listener.getsockname()[1]
 
 
 @pytest.fixture

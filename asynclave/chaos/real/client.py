@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from asynclave.chaos.real.settings import RUN, TASK, ProcessConfig
+from asynclave.chaos.real.skew import SkewedClock
 from fl_client.config import ClientConfig
 from fl_client.updates import LocalUpdate, Uploaded
 from fl_client.uploader import SealedUploader
@@ -29,14 +30,17 @@ _RETRY_SECONDS = 0.1
 
 
 class Log:
-    """What was acknowledged and when, one JSON object per line."""
+    """What was acknowledged and when, one JSON object per line.
+
+    The monotonic clock is the same for all processes, and nobody sets it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
 
     def acknowledged(self, uploaded: Uploaded) -> None:
         """Note an acknowledgement."""
-        entry = {"time": time.time(), "update": uploaded.receipt.update_id}
+        entry = {"time": time.monotonic(), "update": uploaded.receipt.update_id}
         self._file.write(json.dumps(entry).encode() + b"\n")
         os.fsync(self._file.fileno())
 
@@ -44,8 +48,8 @@ class Log:
 def main(path: str) -> None:
     """Work until killed."""
     config = ProcessConfig.load(path)
-    uploader = SealedUploader(ClientConfig.load(config.bundle))
-    log, rng = Log(Path(config.folder)), np.random.default_rng()
+    uploader = SealedUploader(ClientConfig.load(config.bundle), SkewedClock(Path(config.clock)))
+    log, rng = Log(Path(config.folder)), np.random.default_rng(config.seed)
     while True:
         with contextlib.suppress(OSError, EOFError), Client(config.socket, "AF_UNIX") as server:
             while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -13,17 +14,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from asynclave.chaos.real.equipment import Equipment
+from asynclave.chaos.real.gateway import CLOCK
 from asynclave.chaos.real.proxy import FaultProxy
 from asynclave.chaos.real.settings import ProcessConfig, stack_settings
+from asynclave.chaos.real.skew import SkewedClock
 from asynclave.deployment.processes import Program
 from fl_client.config import ClientConfig
 from fl_server.intake.records import CHAIN
 from fl_server.stack import LocalStack
 
+# What is kept on a volume of its own, beside what each client keeps.
+JOURNAL, RECORDS = "journal", "records"
+
 
 @dataclass(frozen=True)
 class Acknowledgement:
-    """What a client was told: which update, and when in Unix seconds."""
+    """What a client was told: which update, and when in seconds of the monotonic clock."""
 
     client: int
     update: str
@@ -41,11 +48,20 @@ class Federation:
         Client processes.
     num_params : int
         Size of the model.
+    seed : int
+        Of what the clients draw.
+
+    Attributes
+    ----------
+    equipment : Equipment
+        Their volumes and networks.
     """
 
-    def __init__(self, folder: Path, num_clients: int, num_params: int) -> None:
+    def __init__(self, folder: Path, num_clients: int, num_params: int, seed: int = 0) -> None:
         self.folder, self._num_clients, self._num_params = folder, num_clients, num_params
-        self.stack = LocalStack(folder / "stack", stack_settings())
+        self._rng = random.Random(seed)
+        self.equipment = Equipment()
+        self.stack: LocalStack
         self.clients: list[Program] = []
         self.server: Program
         self.proxy: FaultProxy
@@ -76,9 +92,11 @@ class Federation:
             self.kill_client(number)
         if hasattr(self, "server"):
             self.kill_server()
-        self.stack.stop()
+        if hasattr(self, "stack"):
+            self.stack.stop()
         if hasattr(self, "proxy"):
             self.proxy.stop()
+        self.equipment.close()
         self._sockets.cleanup()
 
     @property
@@ -101,6 +119,15 @@ class Federation:
         """Paths of the clients' bundles."""
         return list(self._client_bundles)
 
+    @property
+    def gateway_clock(self) -> SkewedClock:
+        """The gateway's clock."""
+        return SkewedClock(self.stack.state_dir / CLOCK)
+
+    def client_clock(self, number: int) -> SkewedClock:
+        """Return a client's clock."""
+        return SkewedClock(self._clock(number))
+
     def acknowledgements(self) -> Iterator[Acknowledgement]:
         """Yield what the clients have written down."""
         for client in range(self._num_clients):
@@ -121,10 +148,15 @@ class Federation:
 
     def start_client(self, number: int) -> None:
         """Start a client process."""
-        config = self._config(self._client_bundles[number], self._log(number), number)
+        seed = self._rng.randrange(2**32)
+        config = replace(
+            self._config(self._client_bundles[number], self._log(number), seed),
+            clock=str(self._clock(number)),
+        )
         path = config.save(self.folder / f"client-{number}.json")
-        program = self._program(f"client-{number}", "client", path)
-        self.clients[number : number + 1] = [program]
+        self.clients[number : number + 1] = [
+            self._program(f"client-{number}", "client", path, number)
+        ]
 
     def kill_client(self, number: int) -> None:
         """Kill it without warning."""
@@ -132,8 +164,20 @@ class Federation:
 
     def _start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.stack = LocalStack(
+            self.folder / "stack", stack_settings(), gateway_module="asynclave.chaos.real.gateway"
+        )
+        nodes = self.stack.state_dir / "nodes"
+        self.equipment.mount(
+            {
+                JOURNAL: self.stack.journal_dir,
+                RECORDS: self.run_folder,
+                **{f"client-{n}": nodes / f"client-{n}" for n in range(self._num_clients)},
+            }
+        )
         self.stack.start()
         self.proxy = FaultProxy(int(self.stack.address.rpartition(":")[2]))
+        self.equipment.connect(self.proxy, self._num_clients)
         self.proxy.start()
         self._server_bundle = self.stack.server_config()
         for number in range(self._num_clients):
@@ -149,11 +193,16 @@ class Federation:
         socket = str(Path(self._sockets.name) / "server")
         return ProcessConfig(str(bundle), str(folder), socket, self._num_params, seed)
 
-    def _program(self, name: str, module: str, config: Path) -> Program:
+    def _program(self, name: str, module: str, config: Path, client: int | None = None) -> Program:
         root = str(Path(__file__).resolve().parents[3])
         command = [sys.executable, "-m", f"asynclave.chaos.real.{module}", str(config)]
         environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        if client is not None:
+            command = self.equipment.command(client, command)
         return Program(name, command, environment, self.folder / f"{name}.log")
+
+    def _clock(self, client: int) -> Path:
+        return self.folder / f"client-{client}.clock"
 
     def _log(self, client: int) -> Path:
         return self.folder / f"acknowledged-{client}.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 import threading
 from enum import StrEnum
 
@@ -40,7 +41,8 @@ class FaultProxy:
 
     def __init__(self, target: int) -> None:
         self.mood = Mood.CLEAR
-        self.port = 0
+        self._listeners = [socket.create_server(("127.0.0.1", 0))]
+        self.port = int(self._listeners[0].getsockname()[1])
         self._target = target
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
@@ -49,8 +51,12 @@ class FaultProxy:
         # `asyncio.run` cancels whatever is under way in the end.
         self._thread = threading.Thread(target=lambda: asyncio.run(self._listen()), daemon=True)
 
+    def listen_on(self, listener: socket.socket) -> None:
+        """Also take connections from another listening socket; to be called before `start`."""
+        self._listeners.append(listener)
+
     def start(self) -> None:
-        """Listen; returns when the port is known."""
+        """Listen."""
         self._thread.start()
         self._ready.wait(10)
 
@@ -69,10 +75,12 @@ class FaultProxy:
 
     async def _listen(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        async with server:
+        async with contextlib.AsyncExitStack() as servers:
+            for listener in self._listeners:
+                await servers.enter_async_context(
+                    await asyncio.start_server(self._serve, sock=listener)
+                )
+            self._ready.set()
             await self._stopping.wait()
             self._abort()
 

@@ -32,6 +32,8 @@ class Outcome:
         Under faults.
     faults : Counter of str
         Inflicted, by kind.
+    left_out : dict of str to str
+        Kinds of faults that this machine does not allow, and why.
     recoveries : list of float
         Seconds from each fault to the next acknowledgement.
     rate : float
@@ -42,6 +44,7 @@ class Outcome:
 
     seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, str] = field(default_factory=dict)
     recoveries: list[float] = field(default_factory=list)
     rate: float = 0.0
     verdict: Verdict | None = None
@@ -81,7 +84,8 @@ def torment(
         No client got anything acknowledged in the beginning, or within 90 s after a fault.
     """
     outcome, rng = Outcome(), random.Random(seed)
-    with Federation(folder, num_clients, num_params) as federation:
+    with Federation(folder, num_clients, num_params, seed) as federation:
+        outcome.left_out = federation.equipment.left_out
         _await_acknowledgement(federation, Struck("start", 0.0), _START_SECONDS)
         tormentor, began = Tormentor(federation, rng), time.monotonic()
         while outcome.seconds < seconds:

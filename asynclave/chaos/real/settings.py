@@ -47,6 +47,8 @@ class ProcessConfig:
         Of a client's updates and pauses.
     pause : float
         Mean seconds between two tasks of a client.
+    clock : str
+        File with the offset of a client's clock.
     """
 
     bundle: str
@@ -55,6 +57,7 @@ class ProcessConfig:
     num_params: int
     seed: int = 0
     pause: float = 0.2
+    clock: str = ""
 
     @property
     def layout(self) -> Layout:
