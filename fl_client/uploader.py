@@ -20,13 +20,13 @@ from fl_protocol.codes import (
     RunRejected,
     UpdateRejected,
 )
-from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
+from fl_protocol.ports import Clock, Disk, Rng, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import Standing, verify_receipt, verify_status
 from fl_protocol.signatures import Signed
 from strategies.reject import Reject, sentence
 from tee_sim.appraisal import Attested
-from tee_sim.node_config import connect
+from tee_sim.node_config import Carrier, connect
 
 _logger = getLogger(__name__)
 
@@ -57,6 +57,10 @@ class SealedUploader:
         The node's bundle.
     clock, rng : Clock, Rng, optional
         The system's by default.
+    disk : Disk, optional
+        Of the node; the local disk by default.
+    carrier : callable, optional
+        Makes what carries the calls to the gateway; see `tee_sim.node_config.connect`.
 
     Attributes
     ----------
@@ -65,16 +69,22 @@ class SealedUploader:
     """
 
     def __init__(
-        self, config: ClientConfig, clock: Clock | None = None, rng: Rng | None = None
+        self,
+        config: ClientConfig,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+        *,
+        disk: Disk | None = None,
+        carrier: Carrier | None = None,
     ) -> None:
         self._config = config
         self._clock, self._rng = clock or SystemClock(), rng or SystemRng()
-        self._connection = connect(config, self._clock, self._rng)
+        self._connection = connect(config, self._clock, self._rng, disk=disk, carrier=carrier)
         self._session = self._connection.session
         folder = Path(config.identity_dir)
-        self._contributions = ContributionWitness(folder / "contributions")
+        self._contributions = ContributionWitness(folder / "contributions", disk=disk)
         identity = self._connection.store.load_or_create(self._rng)
-        self.outbox = Outbox(folder / "outbox", identity, self._rng)
+        self.outbox = Outbox(folder / "outbox", identity, self._rng, disk=disk)
         self._sealer = Sealer(config.federation, identity, self._clock, self._rng)
 
     def close(self) -> None:

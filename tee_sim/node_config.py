@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 from fl_protocol.codes import Code, ConfigInvalid
-from fl_protocol.identity import IdentityStore
-from fl_protocol.ports import Clock, LocalDisk, Rng
+from fl_protocol.identity import Identity, IdentityStore
+from fl_protocol.ports import Clock, Disk, LocalDisk, Rng, Transport
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.session import Session
 from tee_sim.appraisal import TrustPolicy
@@ -17,6 +18,8 @@ from tee_sim.attestation import Attestor, EpochWitness
 from tee_sim.policy import Guardrails
 from tee_sim.quotes.verifiers import hardware_verifiers
 from tee_sim.settings import load_settings
+
+Carrier: TypeAlias = Callable[[Identity], Transport]
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,26 @@ class Connection:
     store: IdentityStore
 
 
-def connect(config: NodeConfig, clock: Clock, rng: Rng) -> Connection:
+def connect(
+    config: NodeConfig,
+    clock: Clock,
+    rng: Rng,
+    *,
+    disk: Disk | None = None,
+    carrier: Carrier | None = None,
+) -> Connection:
     """Prepare a connection; nothing is sent yet.
+
+    Parameters
+    ----------
+    config : NodeConfig
+        The node's bundle.
+    clock, rng : Clock, Rng
+        Time and randomness.
+    disk : Disk, optional
+        Where the identity is kept; the local disk by default.
+    carrier : callable, optional
+        Makes what carries the calls of an identity; gRPC over TLS by default.
 
     Raises
     ------
@@ -118,23 +139,25 @@ def connect(config: NodeConfig, clock: Clock, rng: Rng) -> Connection:
         The bundle or the identity folder is not usable.
     """
     folder = Path(config.identity_dir)
-    store = IdentityStore(folder)
+    store = IdentityStore(folder, disk)
+    identity = store.load_or_create(rng)
     session = Session(
         config.gateway,
         config.ca_pem.encode(),
-        store.load_or_create(rng),
+        identity,
         config.ticket,
         clock,
         rng,
         store=store,
         patience=config.patience,
+        transport=None if carrier is None else carrier(identity),
     )
 
     def get_evidence(nonce: bytes) -> bytes:
         reply = session.call("GetEvidence", pb.EvidenceRequest(nonce=nonce))
         return bytes(reply.evidence)
 
-    witness = EpochWitness(folder / "epoch")
+    witness = EpochWitness(folder / "epoch", disk)
     return Connection(
         session, Attestor(get_evidence, config.trust_policy(), witness, clock, rng), store
     )

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fl_protocol.codes import Code, ConfigInvalid
-from fl_protocol.ports import LocalDisk
+from fl_protocol.ports import Disk, LocalDisk
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.policy import Guardrails
 from tee_sim.quotes.verifiers import hardware_verifiers
@@ -40,7 +40,7 @@ def load_trust(path: Path) -> TrustPolicy:
         raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error}") from None
 
 
-def write_trust(path: Path, trust: TrustPolicy) -> None:
+def write_trust(path: Path, trust: TrustPolicy, disk: Disk | None = None) -> None:
     """Write what `load_trust` reads, readable for all: a trust policy holds nothing secret."""
     members = {name: getattr(trust, name) for name in _RULES if name != "guardrails"}
     tables = {
@@ -50,7 +50,7 @@ def write_trust(path: Path, trust: TrustPolicy) -> None:
     lines = [_assignment(name, value) for name, value in members.items() if value is not None]
     for name, table in tables.items():
         lines += [f"[{name}]", *(_assignment(*item) for item in table.items())]
-    LocalDisk().write_atomic(path, "\n".join([*lines, ""]).encode(), 0o644)
+    (disk or LocalDisk()).write_atomic(path, "\n".join([*lines, ""]).encode(), 0o644)
 
 
 def _assignment(name: str, value: object) -> str:

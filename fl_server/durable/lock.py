@@ -7,19 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fl_protocol.codes import Code, StorageFailed
-from fl_protocol.ports import LocalDisk
+from fl_protocol.ports import Disk, LocalDisk
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, disk: Disk | None = None) -> Iterator[None]:
     """Keep a folder to this process; it is created when missing, readable by its owner only.
+
+    It is on the local disk unless another is given.
 
     Raises
     ------
     StorageFailed
         ``STATE_IN_USE``.
     """
-    with LocalDisk().lock(folder / "lock", wait=False) as held:
+    with (disk or LocalDisk()).lock(folder / "lock", wait=False) as held:
         if not held:
             raise StorageFailed(
                 Code.STATE_IN_USE, f"Another process uses the saved state in {folder}."

@@ -13,6 +13,7 @@ import numpy as np
 
 from fl_protocol.chain import Link
 from fl_protocol.codes import Code, StorageFailed
+from fl_protocol.ports import Disk, LocalDisk
 from fl_protocol.receipts import ACCEPTED, Opening, Receipt, Release
 from fl_server.durable.checkpoint import decode_state
 from fl_server.intake.records import CHAIN, LAYOUT, MODEL, SERVER, decode_record
@@ -51,7 +52,9 @@ class Continued:
     server: Mapping[str, Any]
 
 
-def read_folder(folder: Path, run_id: str, layout: Layout) -> Continued | None:
+def read_folder(
+    folder: Path, run_id: str, layout: Layout, disk: Disk | None = None
+) -> Continued | None:
     """Read a run's folder; None if no run was begun in it.
 
     Whoever can write the folder can make a server lose its way, no more: the enclave opens the run
@@ -62,11 +65,12 @@ def read_folder(folder: Path, run_id: str, layout: Layout) -> Continued | None:
     StorageFailed
         ``STATE_MISMATCH``: it holds another run. ``LEDGER_DAMAGED``: it cannot be read.
     """
-    if not (folder / CHAIN).exists() or not (folder / LAYOUT).exists():
+    disk = disk or LocalDisk()
+    if not disk.exists(folder / CHAIN) or not disk.exists(folder / LAYOUT):
         return None
-    links = [_link(folder, line) for line in _lines(folder / CHAIN)]
-    _require_same(folder, run_id, layout, links)
-    model = _read(folder / MODEL)
+    links = [_link(folder, line) for line in _lines(disk, folder / CHAIN)]
+    _require_same(disk, folder, run_id, layout, links)
+    model = _read(disk, folder / MODEL)
     params = np.frombuffer(model, "<f4").astype(np.float32)
     if params.size != layout.num_params:
         raise _damaged(folder / MODEL)
@@ -82,7 +86,7 @@ def read_folder(folder: Path, run_id: str, layout: Layout) -> Continued | None:
         epoch,
         tuple(link for link in links if link.record and link.record.epoch == epoch),
         frozenset(link.digest for link in links if isinstance(link.record, Release)),
-        _server(folder, version),
+        _server(disk, folder, version),
     )
 
 
@@ -97,25 +101,25 @@ def _version(digest: str, links: list[Link]) -> int | None:
     return None
 
 
-def _require_same(folder: Path, run_id: str, layout: Layout, links: list[Link]) -> None:
-    if _read(folder / LAYOUT) != layout.to_json().encode():
+def _require_same(disk: Disk, folder: Path, run_id: str, layout: Layout, links: list[Link]) -> None:
+    if _read(disk, folder / LAYOUT) != layout.to_json().encode():
         raise StorageFailed(Code.STATE_MISMATCH, f"The run in {folder} has another layout.")
     opened = {link.record.run_id for link in links if isinstance(link.record, Opening)}
     if opened - {run_id}:
         raise StorageFailed(Code.STATE_MISMATCH, f"{folder} holds the run {min(opened)}.")
 
 
-def _server(folder: Path, version: int) -> Mapping[str, Any]:
-    if not (folder / SERVER).exists():
+def _server(disk: Disk, folder: Path, version: int) -> Mapping[str, Any]:
+    if not disk.exists(folder / SERVER):
         return {}
-    state = decode_state(_read(folder / SERVER))
+    state = decode_state(_read(disk, folder / SERVER))
     meta = json.loads(state["meta"])
     return {**state, **meta} if meta["version"] == version else {}
 
 
-def _lines(path: Path) -> list[bytes]:
+def _lines(disk: Disk, path: Path) -> list[bytes]:
     # What stands behind the last line break was torn off while it was written.
-    return _read(path).split(b"\n")[:-1]
+    return _read(disk, path).split(b"\n")[:-1]
 
 
 def _link(folder: Path, line: bytes) -> Link:
@@ -125,9 +129,9 @@ def _link(folder: Path, line: bytes) -> Link:
         raise _damaged(folder / CHAIN) from error
 
 
-def _read(path: Path) -> bytes:
+def _read(disk: Disk, path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return disk.read(path)
     except OSError as error:
         raise _damaged(path) from error
 

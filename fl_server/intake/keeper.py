@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_protocol.codes import Code, GatewayUnavailable, ReceiptRejected
+from fl_protocol.ports import Disk
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import verify_head, verify_record
 from fl_protocol.session import Session
@@ -31,11 +32,15 @@ class ChainKeeper:
         The run's; created when missing.
     trust : TrustPolicy
         Written down beside the evidence it accepted.
+    disk : Disk, optional
+        The local disk by default.
     """
 
-    def __init__(self, session: Session, folder: Path, trust: TrustPolicy) -> None:
+    def __init__(
+        self, session: Session, folder: Path, trust: TrustPolicy, disk: Disk | None = None
+    ) -> None:
         self.folder = folder
-        self._session, self._trust = session, trust
+        self._session, self._trust, self._disk = session, trust, disk
         self._records: RunRecords | None = None
         self._attested: Attested | None = None
         self._witness: ChainWitness
@@ -43,11 +48,11 @@ class ChainKeeper:
 
     def begin(self, layout: Layout, params: Vector) -> None:
         """Begin the records of a run with its initial model, shape (P,)."""
-        self._records = RunRecords.create(self.folder, self._trust, layout, params)
+        self._records = RunRecords.create(self.folder, self._trust, layout, params, disk=self._disk)
 
     def continue_(self) -> None:
         """Go on with the records that the folder holds."""
-        self._records = RunRecords(self.folder)
+        self._records = RunRecords(self.folder, disk=self._disk)
 
     def follow(self, attested: Attested, witness: ChainWitness, seq: int) -> None:
         """Write down the records of an enclave from a number on; again if it raised."""

@@ -47,7 +47,7 @@ class RunRecords:
     Parameters
     ----------
     folder : Path
-        An existing folder; its chain is continued, cut behind its last whole line.
+        Created when missing; a chain in it is continued, cut behind its last whole line.
     disk : Disk, optional
         The local disk by default.
 
@@ -68,7 +68,15 @@ class RunRecords:
             self._size = self._disk.size(path)
 
     @classmethod
-    def create(cls, folder: Path, trust: TrustPolicy, layout: Layout, params: Vector) -> RunRecords:
+    def create(
+        cls,
+        folder: Path,
+        trust: TrustPolicy,
+        layout: Layout,
+        params: Vector,
+        *,
+        disk: Disk | None = None,
+    ) -> RunRecords:
         """Begin the records of a run.
 
         Parameters
@@ -81,12 +89,15 @@ class RunRecords:
             The model's.
         params : Vector
             Initial model, shape (P,).
+        disk : Disk, optional
+            The local disk by default.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        records = cls(folder)
+        records = cls(folder, disk=disk)
         records.model(params)
+        with stored(TRUST):
+            write_trust(folder / TRUST, trust, records._disk)
+        # Last: a folder without it is no run that could be continued.
         records._write(LAYOUT, layout.to_json().encode())
-        write_trust(folder / TRUST, trust)
         return records
 
     def attested(self, attested: Attested) -> None:

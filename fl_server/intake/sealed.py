@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 import weakref
 from collections import deque
@@ -17,7 +18,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fl_protocol.codes import AsynclaveError, Code, ReceiptRejected
 from fl_protocol.flower import RECEIPT
-from fl_protocol.ports import Clock, Rng, SystemClock, SystemRng
+from fl_protocol.ports import Clock, Disk, Rng, SystemClock, SystemRng
 from fl_protocol.receipts import ACCEPTED, Receipt
 from fl_protocol.signatures import Signed
 from fl_server.durable.lock import locked
@@ -34,7 +35,7 @@ from strategies.recipe import Recipe
 from strategies.reject import Reject
 from strategies.update import Merge, Vector
 from tee_sim.appraisal import Attested
-from tee_sim.node_config import connect
+from tee_sim.node_config import Carrier, connect
 
 # What a client reports when its update met an enclave that does not know the run (any more).
 _ENCLAVE_REPLACED = frozenset({Code.RUN_UNKNOWN, Code.ENV_EPOCH, Code.ENV_KEY_ID})
@@ -61,7 +62,12 @@ class SealedIntake:
     clock, rng : Clock, Rng, optional
         The system's by default.
     watch_interval : float
-        Seconds between two looks whether the enclave was replaced.
+        Seconds between two looks whether the enclave was replaced; infinity leaves them to
+        `follow_enclave`.
+    disk : Disk, optional
+        Of the server; the local disk by default.
+    carrier : callable, optional
+        Makes what carries the calls to the gateway; see `tee_sim.node_config.connect`.
 
     Raises
     ------
@@ -78,16 +84,23 @@ class SealedIntake:
         clock: Clock | None = None,
         rng: Rng | None = None,
         watch_interval: float = 1.0,
+        disk: Disk | None = None,
+        carrier: Carrier | None = None,
     ) -> None:
         self._config = config if isinstance(config, ServerConfig) else ServerConfig.load(config)
         self._wanted = recipe
-        self._connection = connect(self._config, clock or SystemClock(), rng or SystemRng())
+        self._connection = connect(
+            self._config, clock or SystemClock(), rng or SystemRng(), disk=disk, carrier=carrier
+        )
+        self._disk = disk
         self._watch_interval = watch_interval
         self._lock = threading.RLock()
         self._stopped = threading.Event()
         self._merges: deque[Merge] = deque()
         self._nodes: dict[str, str] = {}
         self._counted: set[str] = set()
+        # The newest version that a receipt has named, and the epoch of its enclave.
+        self._named = (0, 0)
         self._state_folder = state_folder
         self._stack = ExitStack()
         self._run: EnclaveRun | None = None
@@ -123,6 +136,8 @@ class SealedIntake:
                 while self.take_merge():
                     # The run goes on from the newest; these were made while nobody was here.
                     pass
+        if self._watch_interval == math.inf:
+            return
         arguments = (weakref.ref(self), self._stopped, self._watch_interval)
         threading.Thread(target=_watch, args=arguments, name="enclave-watch", daemon=True).start()
 
@@ -187,7 +202,8 @@ class SealedIntake:
             if receipt.update_id in self._counted:
                 return Outcome(False, Reject.DUPLICATE_UPDATE.value, staleness)
             self._counted.add(receipt.update_id)
-            self._fetch_up_to(receipt.version)
+            self._named = max(self._named, (receipt.epoch, receipt.version))
+            self._fetch_named()
             return Outcome(True, ACCEPTED, receipt.staleness)
 
     def take_merge(self) -> Merge | None:
@@ -200,9 +216,13 @@ class SealedIntake:
             return merge
 
     def follow_enclave(self) -> None:
-        """Attest the enclave now and, if it is a new one, open the run there again."""
+        """Attest the enclave now and, if it is a new one, open the run there again.
+
+        A release that could not be fetched when a receipt named it is fetched now.
+        """
         with self._lock:
             self._opened.follow()
+            self._fetch_named()
 
     def catch_up(self) -> None:
         """Fetch every release that there is, although no receipt has named it yet."""
@@ -216,15 +236,17 @@ class SealedIntake:
 
     def _begin_records(self, run: OpenedRun) -> Continued | None:
         if self._state_folder is not None:
-            self._stack.enter_context(locked(self._state_folder))
+            self._stack.enter_context(locked(self._state_folder, self._disk))
             folder = self._state_folder
         elif self._config.records_dir:
             folder = free_folder(Path(self._config.records_dir), run.run_id)
         else:
             return None
-        keeper = ChainKeeper(self._connection.session, folder, self._config.trust_policy())
+        keeper = ChainKeeper(
+            self._connection.session, folder, self._config.trust_policy(), self._disk
+        )
         self._opened.keeper = keeper
-        continued = read_folder(folder, run.run_id, run.layout)
+        continued = read_folder(folder, run.run_id, run.layout, self._disk)
         if continued is None:
             keeper.begin(run.layout, self._opened.params)
             return None
@@ -257,6 +279,12 @@ class SealedIntake:
         self._opened.observe(receipt, signed)
         self._nodes[client] = receipt.client_id
         return receipt
+
+    def _fetch_named(self) -> None:
+        epoch, version = self._named
+        # What an enclave made and did not hand out is gone with it.
+        if epoch == self.attested.epoch:
+            self._fetch_up_to(version)
 
     def _fetch_up_to(self, version: int) -> None:
         run = self._opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -16,10 +17,11 @@ import pytest
 from asynclave.verification.audit import audit
 from fl_protocol.codes import RunRejected, StorageFailed
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_server.intake.records import CHAIN
+from fl_server.intake.records import CHAIN, MODEL
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
 from strategies.layout import Layout
+from tests.support.disk import MemoryDisk
 from tests.support.processes import kill
 from tests.support.sealed import (
     LAYOUT,
@@ -149,6 +151,37 @@ def test_what_a_full_disk_kept_from_being_written_is_written_later(
     intake.close()
     found = audit(folder)
     assert (found.flaw, found.accepted, found.version) == (None, K, 1)
+
+
+class ModelsFindNoRoom(MemoryDisk):
+    """A disk on which everything can be written but models."""
+
+    full = True
+
+    def write_atomic(self, path: Path, data: bytes, mode: int = 0o600) -> None:
+        if self.full and path.name == MODEL:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().write_atomic(path, data, mode)
+
+
+def test_a_release_that_could_not_be_kept_is_fetched_again_without_another_receipt(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    disk = ModelsFindNoRoom()
+    disk.full = False
+    intake = server(stack, tmp_path / "run", disk=disk)
+    nodes = [client(stack, f"node-{number}") for number in range(K)]
+    uploaded = [node.upload(trained(RUN, 1.0)) for node in nodes]
+    assert offer(intake, "0", uploaded[0]).accepted
+    disk.full = True
+    with pytest.raises(StorageFailed, match="JOURNAL_FULL"):
+        offer(intake, "1", uploaded[1])
+    assert (intake.version, intake.take_merge()) == (0, None)
+    disk.full = False
+    intake.follow_enclave()
+    merge = intake.take_merge()
+    assert merge is not None and merge.version == intake.version == 1
+    intake.close()
 
 
 def test_a_successor_that_could_not_be_written_down_is_followed_later(
