@@ -19,6 +19,7 @@ from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.ports import Disk, LocalDisk, Rng
 from fl_protocol.proof import thumbprint
 from fl_protocol.signatures import KEY_BYTES, is_signed_by
+from fl_protocol.storage import write_private
 from fl_protocol.token_store import FileTokens
 
 NONCE_BYTES = 16
@@ -144,6 +145,11 @@ class IdentityStore:
     ----------
     tokens : FileTokens
         Shared by the processes of the node.
+
+    Raises
+    ------
+    StorageFailed
+        ``JOURNAL_FULL`` or ``JOURNAL_FAILED`` from every method that writes.
     """
 
     def __init__(self, folder: Path, disk: Disk | None = None) -> None:
@@ -177,7 +183,7 @@ class IdentityStore:
             "identity_key": b64url(identity.identity_key.private_bytes_raw()),
             "proof_key": b64url(identity.proof_key.private_bytes_raw()),
         }
-        self._disk.write_atomic(self._keys, canonical.encode(members), 0o600)
+        write_private(self._disk, self._keys, canonical.encode(members))
 
     def load_or_create(self, rng: Rng) -> Identity:
         """Return the stored keys, or new ones: the same to all processes that begin at once."""
@@ -207,7 +213,7 @@ class IdentityStore:
     def save_enrolment(self, enrolment: Enrolment) -> None:
         """Store an enrolment."""
         members = {"client_id": enrolment.client_id, "membership": b64url(enrolment.membership)}
-        self._disk.write_atomic(self._enrolment, canonical.encode(members), 0o600)
+        write_private(self._disk, self._enrolment, canonical.encode(members))
 
     def _read(self, path: Path, *names: str) -> list[str]:
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Clock, Disk, LocalDisk, Rng
+from fl_protocol.storage import write_private
 from tee_sim.appraisal import Attested, TrustPolicy
 
 NONCE_BYTES = 32
@@ -51,8 +52,14 @@ class EpochWitness:
         return int(text)
 
     def advance(self, epoch: int) -> None:
-        """Remember an epoch."""
-        self._disk.write_atomic(self._path, str(epoch).encode(), 0o600)
+        """Remember an epoch.
+
+        Raises
+        ------
+        StorageFailed
+            ``JOURNAL_FULL`` or ``JOURNAL_FAILED``: it could not be written down.
+        """
+        write_private(self._disk, self._path, str(epoch).encode())
 
 
 class Attestor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from fl_protocol.chain import Link
-from fl_protocol.codes import Code, StorageFailed
+from fl_protocol.codes import Code, ReceiptRejected, StorageFailed
 from fl_protocol.ports import Disk, LocalDisk
-from fl_protocol.receipts import ACCEPTED, Opening, Receipt, Release
+from fl_protocol.receipts import ACCEPTED, Head, Opening, Receipt, Release, read_head
 from fl_server.durable.checkpoint import decode_state
-from fl_server.intake.records import CHAIN, LAYOUT, MODEL, SERVER, decode_record
+from fl_server.intake.records import CHAIN, LAYOUT, MODEL, SERVER, decode_record, whole_lines
 from strategies.layout import Layout
 from strategies.update import Vector, frozen
+
+_HEAD = re.compile(r"head-\d+\.json")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ def read_folder(
     disk = disk or LocalDisk()
     if not disk.exists(folder / CHAIN) or not disk.exists(folder / LAYOUT):
         return None
-    links = [_link(folder, line) for line in _lines(disk, folder / CHAIN)]
+    lines = whole_lines(_read(disk, folder / CHAIN))
+    links = [Link.of(decode_record(line)) for line in lines]
+    _require_whole(disk, folder, links)
     _require_same(disk, folder, run_id, layout, links)
     model = _read(disk, folder / MODEL)
     params = np.frombuffer(model, "<f4").astype(np.float32)
@@ -109,24 +114,33 @@ def _require_same(disk: Disk, folder: Path, run_id: str, layout: Layout, links: 
         raise StorageFailed(Code.STATE_MISMATCH, f"{folder} holds the run {min(opened)}.")
 
 
+def _require_whole(disk: Disk, folder: Path, links: list[Link]) -> None:
+    """Insist on the records that the heads count; a head was written after they had been synced."""
+    lengths: dict[int, int] = {}
+    for link in links:
+        if link.record is None:
+            raise _damaged(folder / CHAIN)
+        lengths[link.record.epoch] = link.record.seq + 1
+    for name in disk.list(folder):
+        if _HEAD.fullmatch(name):
+            head = _head(disk, folder / name)
+            if head.length > lengths.get(head.epoch, 0):
+                raise _damaged(folder / CHAIN)
+
+
+def _head(disk: Disk, path: Path) -> Head:
+    try:
+        return read_head(decode_record(_read(disk, path)))
+    except (ValueError, ReceiptRejected) as error:
+        raise _damaged(path) from error
+
+
 def _server(disk: Disk, folder: Path, version: int) -> Mapping[str, Any]:
     if not disk.exists(folder / SERVER):
         return {}
     state = decode_state(_read(disk, folder / SERVER))
     meta = json.loads(state["meta"])
     return {**state, **meta} if meta["version"] == version else {}
-
-
-def _lines(disk: Disk, path: Path) -> list[bytes]:
-    # What stands behind the last line break was torn off while it was written.
-    return _read(disk, path).split(b"\n")[:-1]
-
-
-def _link(folder: Path, line: bytes) -> Link:
-    try:
-        return Link.of(decode_record(line))
-    except ValueError as error:
-        raise _damaged(folder / CHAIN) from error
 
 
 def _read(disk: Disk, path: Path) -> bytes:

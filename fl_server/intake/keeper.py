@@ -100,7 +100,7 @@ class ChainKeeper:
         found = [Signed.of(record) for record in reply.records]
         head, key = Signed.of(reply.head), attested.receipt_key
         try:
-            verify_head(head, key)
+            length = verify_head(head, key).length
         except ReceiptRejected:
             # Another enclave answers by now; the intake follows it soon.
             return False
@@ -111,7 +111,8 @@ class ChainKeeper:
             if record.seq < after:
                 raise ReceiptRejected(Code.RECEIPT_INVALID, "a record came in the wrong place")
             after = record.seq + 1
-        records.append(found, attested.epoch, head)
+        # A head is kept with the last record that it counts, and so vouches for what is there.
+        records.append(found, attested.epoch, head if length <= after else None)
         # Not before: what could not be written comes with the next fetch.
         self._next = after
         return bool(found)

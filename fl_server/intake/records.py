@@ -16,6 +16,8 @@ Nothing in it is secret. `asynclave verify-run` reads it.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ class RunRecords:
     Parameters
     ----------
     folder : Path
-        Created when missing; a chain in it is continued, cut behind its last whole line.
+        Created when missing; a chain in it is continued, cut where `whole_lines` ends.
     disk : Disk, optional
         The local disk by default.
 
@@ -63,7 +65,8 @@ class RunRecords:
         path = folder / CHAIN
         with stored("the records"):
             if self._disk.exists(path):
-                self._disk.truncate(path, self._disk.read(path).rfind(b"\n") + 1)
+                lines = whole_lines(self._disk.read(path))
+                self._disk.truncate(path, sum(len(line) + 1 for line in lines))
             self._chain = self._disk.open_log(path)
             self._size = self._disk.size(path)
 
@@ -104,17 +107,20 @@ class RunRecords:
         """Keep the evidence of an enclave that the run is about to be opened in."""
         self._write(evidence_name(attested.epoch), attested.evidence)
 
-    def append(self, records: list[Signed], epoch: int, head: Signed) -> None:
-        """Append verified records and keep the head that covers them."""
+    def append(self, records: list[Signed], epoch: int, head: Signed | None) -> None:
+        """Append verified records, and keep the head that covers them and no more."""
         lines = b"".join(encode_record(signed) + b"\n" for signed in records)
         with stored("the records"):
+            self._cut_back()
             try:
                 self._chain.append([lines])
                 self._chain.sync()
-                self._write(head_name(epoch), encode_record(head))
+                if head is not None:
+                    self._write(head_name(epoch), encode_record(head))
             except (OSError, StorageFailed):
-                # A part of a line would make all that follow unreadable.
-                self._disk.truncate(self._folder / CHAIN, self._size)
+                # If it fails, so does whatever would be appended next.
+                with suppress(OSError):
+                    self._cut_back()
                 raise
         self._size += len(lines)
 
@@ -130,9 +136,32 @@ class RunRecords:
         """Close the chain."""
         self._chain.close()
 
+    def _cut_back(self) -> None:
+        """Cut what a failed attempt left: a part of a line would make what follows unreadable."""
+        path = self._folder / CHAIN
+        if self._disk.size(path) > self._size:
+            self._disk.truncate(path, self._size)
+
     def _write(self, name: str, data: bytes) -> None:
         with stored(name):
             self._disk.write_atomic(self._folder / name, data, _MODE)
+
+
+def whole_lines(chain: bytes) -> list[bytes]:
+    """Return the lines of a chain up to the first that holds no record.
+
+    What a write leaves that was cut off need not be at the end: a loss of power may have kept any
+    of its pages. The heads say up to where the chain had been synced.
+    """
+    return list(takewhile(_holds_a_record, chain.split(b"\n")[:-1]))
+
+
+def _holds_a_record(line: bytes) -> bool:
+    try:
+        decode_record(line)
+    except ValueError:
+        return False
+    return True
 
 
 def evidence_name(epoch: int) -> str:

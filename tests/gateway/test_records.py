@@ -45,10 +45,34 @@ def test_lines_without_the_head_that_covers_them_are_taken_back() -> None:
     assert lines(disk) == []
 
 
+def test_what_could_not_even_be_cut_off_is_cut_before_the_next_line() -> None:
+    disk = MemoryDisk()
+    records = RunRecords(FOLDER, disk=disk)
+    disk.room, disk.fail_truncate = 50, True
+    with pytest.raises(StorageFailed, match="JOURNAL_FULL"):
+        records.append([record(1)], 1, record(0))
+    disk.room = None
+    with pytest.raises(StorageFailed, match="JOURNAL_FAILED"):
+        records.append([record(1)], 1, record(0))
+    disk.fail_truncate = False
+    records.append([record(1)], 1, record(0))
+    assert lines(disk) == [record(1)]
+
+
 def test_a_torn_line_is_cut_when_the_records_are_continued() -> None:
     disk = MemoryDisk()
     RunRecords(FOLDER, disk=disk).append([record(1)], 1, record(0))
     disk.files[FOLDER / CHAIN] += b'{"payload":"to'
+    RunRecords(FOLDER, disk=disk).append([record(2)], 1, record(0))
+    assert lines(disk) == [record(1), record(2)]
+
+
+def test_a_torn_write_may_have_lost_what_is_in_its_middle() -> None:
+    disk = MemoryDisk()
+    RunRecords(FOLDER, disk=disk).append([record(1)], 1, record(0))
+    lost = encode_record(record(2))
+    torn = bytes(len(lost)) + b"\n" + encode_record(record(3)) + b"\n"
+    disk.files[FOLDER / CHAIN] += torn
     RunRecords(FOLDER, disk=disk).append([record(2)], 1, record(0))
     assert lines(disk) == [record(1), record(2)]
 
