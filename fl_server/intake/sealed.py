@@ -199,11 +199,14 @@ class SealedIntake:
             except ReceiptRejected as error:
                 _logger.warning("Receipt of node %s: %s", client, error)
                 return Outcome(False, error.code, staleness)
-            if receipt.update_id in self._counted:
-                return Outcome(False, Reject.DUPLICATE_UPDATE.value, staleness)
+            known = receipt.update_id in self._counted
             self._counted.add(receipt.update_id)
+            # Also if it is known: what an enclave lost comes again under its id, and may fill the
+            # buffer of the next.
             self._named = max(self._named, (receipt.epoch, receipt.version))
             self._fetch_named()
+            if known:
+                return Outcome(False, Reject.DUPLICATE_UPDATE.value, staleness)
             return Outcome(True, ACCEPTED, receipt.staleness)
 
     def take_merge(self) -> Merge | None:

@@ -89,6 +89,23 @@ def test_what_a_dead_enclave_had_buffered_is_delivered_again_under_its_id(
     assert accepted(tmp_path / "run").count(first.receipt.update_id) == 1
 
 
+def test_a_buffer_that_a_known_update_fills_is_fetched(
+    stack: LocalStack, intake: SealedIntake
+) -> None:
+    first = client(stack, "first").upload(trained(RUN, 1.0))
+    assert offer(intake, "1", first).accepted
+    kill(stack.enclave_pid)
+    second = client(stack, "second").upload(trained(RUN, 3.0))
+    assert offer(intake, "2", second).accepted
+    settled = client(stack, "first").settle(RUN, BASE)
+    assert settled is not None and settled.uploaded.receipt.version == 1
+    again = offer(intake, "1", settled.uploaded)
+    assert (again.accepted, again.code) == (False, "DUPLICATE_UPDATE")
+    merge = intake.take_merge()
+    assert merge is not None
+    np.testing.assert_allclose(merge.params, initial() + 2.0)
+
+
 def test_a_buffered_update_is_neither_sent_nor_trained_again(
     stack: LocalStack, intake: SealedIntake
 ) -> None:
