@@ -34,6 +34,9 @@ def sim(
     ] = 60.0,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first world.")] = 0,
     mutant: Annotated[str | None, typer.Option(help="Plant this bug first.")] = None,
+    confidential: Annotated[
+        bool, typer.Option(help="Simulate gateway, enclave and nodes instead of plain mode.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
     output: Annotated[Path, typer.Option(help="File that failing seeds are added to.")] = Path(
         "chaos-failures.jsonl"
@@ -42,23 +45,29 @@ def sim(
 ) -> None:
     """Run the server's code in simulated worlds that fail; exit code 1 when an invariant broke."""
     # Imported here so that --help does not wait for Flower.
-    from asynclave.chaos.simulation import Summary, simulate
-    from fl_sim.faults.mutants import MUTANTS
+    from asynclave.chaos.simulation import Summary, mutants, simulate
 
-    if mutant is not None and mutant not in MUTANTS:
+    known = mutants(confidential)
+    if mutant is not None and mutant not in known:
         raise ConfigInvalid(
-            Code.CONFIG_INVALID, f"There is no mutant {mutant}; there are {', '.join(MUTANTS)}."
+            Code.CONFIG_INVALID, f"There is no mutant {mutant}; there are {', '.join(known)}."
         )
     console, summary = Console(stderr=as_json, highlight=False), Summary()
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("worlds", total=seeds)
         for summary in simulate(
-            seeds, minutes, first_seed=first_seed, mutant=mutant, workers=workers
+            seeds,
+            minutes,
+            first_seed=first_seed,
+            mutant=mutant,
+            workers=workers,
+            confidential=confidential,
         ):
             progress.update(task, completed=summary.seeds)
     if as_json:
         print(json.dumps(summary.members()))
-    _show(summary, minutes, mutant, console)
+    options = f" --mutant {mutant}" * bool(mutant) + " --confidential" * confidential
+    _show(summary, minutes, options, console)
     _keep(summary, output)
     raise typer.Exit(1 if summary.broken else 0)
 
@@ -136,7 +145,7 @@ def _left_out(outcome: Outcome) -> str:
     return "; ".join(f"{kind} ({reason})" for kind, reason in sorted(outcome.left_out.items()))
 
 
-def _show(summary: Summary, minutes: float, mutant: str | None, console: Console) -> None:
+def _show(summary: Summary, minutes: float, options: str, console: Console) -> None:
     table = Table(box=None, show_header=False)
     speed = 3600 * summary.hours / summary.seconds
     for name, value in (
@@ -146,7 +155,7 @@ def _show(summary: Summary, minutes: float, mutant: str | None, console: Console
         ("acknowledged", f"{summary.acknowledged:,}"),
         ("versions merged", f"{summary.versions:,}"),
         ("done again, same digest", f"{summary.replayed:,}"),
-        ("server killed", f"{summary.crashes:,} times"),
+        ("processes killed", f"{summary.crashes:,} times"),
         ("other faults", _faults(summary)),
         ("invariants broken", f"{len(summary.broken)}"),
     ):
@@ -155,17 +164,17 @@ def _show(summary: Summary, minutes: float, mutant: str | None, console: Console
     for report in summary.broken[:5]:
         console.print(f"[bold red]seed {report.seed}[/]: ", end="")
         console.print(report.violation, markup=False)
-        console.print(f"replay it with: {_replay(report.seed, minutes, mutant)}", markup=False)
+        console.print(f"replay it with: {_replay(report.seed, minutes, options)}", markup=False)
 
 
 def _faults(summary: Summary) -> str:
     counts = sorted(summary.faults.items())
-    return ", ".join(f"{name} {count:,}" for name, count in counts if name != "crash")
+    killed = ("crash", "enclave")
+    return ", ".join(f"{name} {count:,}" for name, count in counts if name not in killed)
 
 
-def _replay(seed: int, minutes: float, mutant: str | None) -> str:
-    planted = f" --mutant {mutant}" if mutant else ""
-    return f"asynclave chaos sim --seeds 1 --first-seed {seed} --minutes {minutes:g}{planted}"
+def _replay(seed: int, minutes: float, options: str) -> str:
+    return f"asynclave chaos sim --seeds 1 --first-seed {seed} --minutes {minutes:g}{options}"
 
 
 def _keep(summary: Summary, output: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
-from fl_sim.faults.mutants import planted
+from fl_sim.faults.confidential.mutants import CONFIDENTIAL_MUTANTS
+from fl_sim.faults.confidential.world import ConfidentialWorld
+from fl_sim.faults.mutants import MUTANTS, Mutant, planted
 from fl_sim.faults.world import Report, World
 
 
@@ -67,8 +69,19 @@ class Summary:
         }
 
 
+def mutants(confidential: bool) -> Mapping[str, Mutant]:
+    """Return the bugs that can be planted."""
+    return CONFIDENTIAL_MUTANTS if confidential else MUTANTS
+
+
 def simulate(
-    seeds: int, minutes: float, *, first_seed: int, mutant: str | None, workers: int
+    seeds: int,
+    minutes: float,
+    *,
+    first_seed: int,
+    mutant: str | None,
+    workers: int,
+    confidential: bool = False,
 ) -> Iterator[Summary]:
     """Run worlds; yields the summary so far after each.
 
@@ -81,20 +94,24 @@ def simulate(
     first_seed : int
         Seed of the first; the others count on from there.
     mutant : str, optional
-        A bug to plant, of `fl_sim.faults.mutants.MUTANTS`.
+        A bug to plant, of `mutants`.
     workers : int
         Processes. The outcome does not depend on their number.
+    confidential : bool
+        Whether the worlds are confidential.
     """
     summary, started = Summary(), time.perf_counter()
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         worlds = range(first_seed, first_seed + seeds)
-        for report in pool.map(partial(_world, minutes / 60, mutant), worlds):
+        world = partial(_world, minutes / 60, mutant, confidential)
+        for report in pool.map(world, worlds):
             summary.add(report)
             summary.seconds = time.perf_counter() - started
             yield summary
 
 
-def _world(hours: float, mutant: str | None, seed: int) -> Report:
-    with planted(mutant):
-        return World(seed, hours).run()
+def _world(hours: float, mutant: str | None, confidential: bool, seed: int) -> Report:
+    with planted(mutant, mutants(confidential)):
+        world = ConfidentialWorld(seed, hours) if confidential else World(seed, hours)
+        return world.run()

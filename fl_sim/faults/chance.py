@@ -55,19 +55,30 @@ class Chance:
     ----------
     seed : int
         Decides every fault.
-    rates : Rates
-        How often each strikes.
+    rates : object
+        How often each strikes: an attribute per fault.
     """
 
-    def __init__(self, seed: int, rates: Rates) -> None:
+    def __init__(self, seed: int, rates: object) -> None:
         self.rng = random.Random(seed)
         self.rates = rates
         self.struck: Counter[str] = Counter()
         self.active = True
 
     def strikes(self, fault: str) -> bool:
-        """Say whether a fault, a name of `Rates`, strikes now."""
+        """Say whether a fault, a name of the rates, strikes now."""
         if not self.active or self.rng.random() >= getattr(self.rates, fault):
             return False
         self.struck[fault] += 1
         return True
+
+
+class ChanceRng:
+    """What processes of a world draw, as `fl_protocol.ports.Rng`."""
+
+    def __init__(self, chance: Chance) -> None:
+        self._rng = chance.rng
+
+    def bytes(self, n: int) -> bytes:
+        """Return `n` bytes."""
+        return self._rng.randbytes(n)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from fl_protocol.ports import Chunk, LogFile
 from fl_sim.faults.chance import Chance, Crash, Violation
@@ -23,10 +24,19 @@ class SimulatedDisk:
     ----------
     chance : Chance
         Decides what goes wrong.
+    written : callable, optional
+        Is shown whatever is written, before it is.
+
+    Attributes
+    ----------
+    died : callable
+        Called when the machine dies.
     """
 
-    def __init__(self, chance: Chance) -> None:
+    def __init__(self, chance: Chance, written: Callable[[bytes], None] | None = None) -> None:
         self._chance = chance
+        self._written = written or (lambda data: None)
+        self.died: Callable[[], None] = lambda: None
         self._content: dict[Path, bytearray] = {}
         self._synced: dict[Path, int] = {}
         # What a failed sync has dropped: readable until the power is lost, and synced no more.
@@ -38,6 +48,7 @@ class SimulatedDisk:
     def start(self) -> None:
         """Come back after a loss of power."""
         self.dead, self._left = False, 0
+        self._locked.clear()
 
     def lose_power(self) -> None:
         """Keep what was synced, and of the rest whatever pages happen to have been written."""
@@ -92,6 +103,7 @@ class SimulatedDisk:
 
     def write_atomic(self, path: Path, data: bytes, mode: int = 0o600) -> None:
         """Replace a file, or die before or after that."""
+        self._written(data)
         self.step()
         self._write_may_fail()
         self._content[path], self._synced[path] = bytearray(data), len(data)
@@ -162,11 +174,11 @@ class SimulatedDisk:
         """Die here, perhaps."""
         self._alive()
         if self._chance.strikes("crash"):
-            self.dead = True
-            raise Crash
+            self._die()
 
     def append(self, path: Path, data: bytes) -> None:
         """Append to a log; a failure, or a death, in the middle leaves a part."""
+        self._written(data)
         self._alive()
         dies = self._chance.strikes("crash")
         try:
@@ -176,8 +188,7 @@ class SimulatedDisk:
             raise
         if dies:
             self._content[path] += data[: self._chance.rng.randint(0, len(data))]
-            self.dead = True
-            raise Crash
+            self._die()
         self._content[path] += data
 
     def sync(self, path: Path) -> None:
@@ -190,6 +201,11 @@ class SimulatedDisk:
             self._fail()
         self._synced[path] = size
         self.step()
+
+    def _die(self) -> NoReturn:
+        self.dead = True
+        self.died()
+        raise Crash
 
     def _alive(self) -> None:
         if self.dead:

@@ -6,7 +6,7 @@ production code; `planted` puts one in for as long as a block lasts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -200,9 +200,9 @@ MUTANTS: dict[str, Mutant] = {
 
 
 @contextmanager
-def planted(name: str | None) -> Iterator[None]:
-    """Plant a bug for as long as the block lasts; none if there is no name."""
+def planted(name: str | None, mutants: Mapping[str, Mutant] = MUTANTS) -> Iterator[None]:
+    """Plant one of the mutants for as long as the block lasts; none if there is no name."""
     with ExitStack() as patches:
-        for owner, attribute, wrong in MUTANTS[name].patches if name else ():
+        for owner, attribute, wrong in mutants[name].patches if name else ():
             patches.enter_context(mock.patch.object(owner, attribute, wrong))
         yield

@@ -22,7 +22,7 @@ from fl_server.durable.journal import Journal
 from fl_server.durable.ledger import Ledger
 from fl_server.strategy import NoProgress
 from fl_server.strategy.events import Event, MergeEvent, UpdateEvent
-from fl_sim.faults.chance import Chance, Crash, Rates, Violation
+from fl_sim.faults.chance import Chance, ChanceRng, Crash, Rates, Violation
 from fl_sim.faults.database import SimulatedDatabase
 from fl_sim.faults.disk import SimulatedDisk
 from fl_sim.faults.invariants import (
@@ -68,7 +68,7 @@ class Report:
         Updates made by nodes, acknowledged by servers, versions merged, and versions that were done
         again from the ledger with the same digest.
     crashes : int
-        Times that the server was killed.
+        Times that a process was killed.
     faults : dict of str to int
         Faults by kind.
     events : str
@@ -166,7 +166,7 @@ class World:
         self._disk.start()
 
     def _saved(self) -> Saved:
-        disk, rng = self._disk, _Rng(self._chance)
+        disk, rng = self._disk, ChanceRng(self._chance)
         journal = Journal(_FOLDER / "journal", disk, rng, segment_bytes=_SEGMENT_BYTES)
         database: Any = SimulatedDatabase(self._database, disk, self._chance)
         return Saved(_FOLDER, disk, journal, Ledger(database), _CHECKPOINT_BYTES)
@@ -254,11 +254,3 @@ def _silence() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-class _Rng:
-    def __init__(self, chance: Chance) -> None:
-        self._rng = chance.rng
-
-    def bytes(self, n: int) -> bytes:
-        return self._rng.randbytes(n)
