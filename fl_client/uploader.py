@@ -156,7 +156,8 @@ class SealedUploader:
             ``CLIENT_QUOTA``: an update of another model waits for its release; until then this
             node contributes to none.
         AsynclaveError
-            As for `upload`; what is not settled stays in the outbox.
+            As for `upload`; what is not settled stays in the outbox, and until it is, this node
+            contributes to no other model.
         """
         with self.outbox.turn(run_id):
             for kept in self.outbox.of(run_id):
@@ -180,6 +181,9 @@ class SealedUploader:
         try:
             return self._delivered(kept)
         except REFUSALS as error:
+            if error.code in _MAY_CHANGE:
+                # A contribution to another model would bar it for good.
+                raise
             _logger.warning("Update %s was not taken again: %s", kept.update_id, error)
             return None
 

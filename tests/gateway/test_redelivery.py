@@ -16,7 +16,13 @@ import pytest
 from asynclave.verification.audit import audit
 from fl_client.config import ClientConfig
 from fl_client.uploader import SealedUploader
-from fl_protocol.codes import GatewayUnavailable, ReceiptRejected, UpdateRejected
+from fl_protocol.codes import (
+    Code,
+    GatewayUnavailable,
+    ReceiptRejected,
+    RunRejected,
+    UpdateRejected,
+)
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
@@ -127,6 +133,25 @@ def test_until_its_update_is_released_a_node_contributes_to_no_other_model(
     client(stack, "other").upload(trained(RUN, 1.0))
     intake.catch_up()
     assert node.settle(RUN, "f" * 64) is None
+
+
+def test_an_update_that_may_be_taken_later_bars_its_node_from_other_models(
+    stack: LocalStack, intake: SealedIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = client(stack, "first")
+    uploaded = node.upload(trained(RUN, 1.0))
+    kill(stack.enclave_pid)
+
+    def not_open_yet(*arguments: object) -> Any:
+        raise RunRejected(Code.RUN_UNKNOWN)
+
+    with monkeypatch.context() as between:
+        between.setattr(SealedUploader, "_submitted", not_open_yet)
+        with pytest.raises(RunRejected, match="RUN_UNKNOWN"):
+            node.settle(RUN, "0" * 64)
+    assert kept(node) == [uploaded.receipt.update_id]
+    settled = node.settle(RUN, BASE)
+    assert settled is not None and settled.uploaded.receipt.outcome == "accepted"
 
 
 def test_a_released_update_is_forgotten_even_after_its_enclave_died(

@@ -97,17 +97,21 @@ class ProcessClock:
 
     Attributes
     ----------
-    offset : float
-        Seconds that it is off by.
+    times_set : int
+        How often it was set.
     """
 
     def __init__(self, actors: Actors) -> None:
         self._actors = actors
-        self.offset = 0.0
+        self._offset, self.times_set = 0.0, 0
+
+    def set(self, offset: float) -> None:
+        """Have it be off by so many seconds."""
+        self._offset, self.times_set = offset, self.times_set + 1
 
     def now(self) -> float:
         """Return the time that this process believes in, in seconds since 1970."""
-        return START + self._actors.elapsed + self.offset
+        return START + self._actors.elapsed + self._offset
 
     def sleep(self, seconds: float) -> None:
         """Wait for a duration in seconds."""

@@ -13,18 +13,20 @@ from typing import Any, TypeVar
 import grpc
 
 from fl_protocol.codes import Code
-from fl_protocol.proof import ProofVerifier
+from fl_protocol.proof import SECONDS_USABLE, ProofVerifier
 from fl_protocol.proto.gateway_pb2_grpc import add_GatewayServicer_to_server
 from fl_protocol.wire import CODE_METADATA, SERVICE
 from fl_server.durable.journal import Journal
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.auth import Authenticator, Gatekeeper
 from fl_server.gateway.config import GatewayConfig
+from fl_server.gateway.database import Database
 from fl_server.gateway.enclave_link import EnclaveLink
-from fl_server.gateway.issuer import Issuer
+from fl_server.gateway.issuer import GRANT_SECONDS, Issuer
 from fl_server.gateway.limits import RateLimiter
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.service import GatewayService
+from fl_server.gateway.shared_memory import Refusals, SharedReplayMemory
 from fl_server.gateway.submissions import Submissions
 from fl_server.gateway.token_keys import TokenKeys
 from fl_server.gateway.update_journal import UpdateJournal
@@ -115,22 +117,28 @@ class Gateway:
         self._loop.set_default_executor(_Inline())
         # A task that died with its machine has nobody who would ask for its result.
         self._loop.set_exception_handler(lambda loop, context: None)
-        self._registry = Registry(Path(config.registry))
+        self._database = Database(config.registry)
+        registry = Registry(self._database)
         self._audit = AuditLog(Path(os.devnull))
         self._link = EnclaveLink(Path(config.launcher_socket), HopSigner(HOP_KEY, clock, rng))
         self._link._launcher = SimulatedLauncher(platform, HopSigner(HOP_KEY, clock, rng), chance)
         tokens = TokenKeys(Path(config.token_key), config.federation, clock)
         issuer = Issuer(
             config,
-            self._registry,
+            registry,
             membership_key=load_signing_key(Path(config.issuer_key)),
             token_keys=tokens,
+            nonces=SharedReplayMemory(self._database, "grant", GRANT_SECONDS),
             clock=clock,
             rng=rng,
         )
         limits = config.limits
+        proofs, first_proofs = (
+            ProofVerifier(clock, seen=SharedReplayMemory(self._database, kind, SECONDS_USABLE))
+            for kind in ("proof", "first-proof")
+        )
         self._gatekeeper = Gatekeeper(
-            Authenticator(tokens, ProofVerifier(clock), ProofVerifier(clock), self._registry),
+            Authenticator(tokens, proofs, first_proofs, registry),
             RateLimiter(limits.rate, limits.burst, clock),
             self._audit,
             limits,
@@ -139,7 +147,9 @@ class Gateway:
             journal = Journal(_JOURNAL, disk, rng, segment_bytes=_SEGMENT_BYTES)
             if journal.size > _LARGEST_JOURNAL:
                 raise Violation(f"I9: the gateway's journal has grown to {journal.size} bytes")
-            submissions = Submissions(self._link, UpdateJournal(journal))
+            submissions = Submissions(
+                self._link, UpdateJournal(journal), Refusals(self._database, clock)
+            )
             service = GatewayService(issuer, self._link, submissions, limits)
             self._handlers = _handlers_of(service)
             self._until_death(self._start(submissions))
@@ -171,7 +181,7 @@ class Gateway:
             # Nothing of it runs any more, nor is it waited for.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._loop.close()
-        self._registry.close()
+        self._database.close()
         self._audit.close()
 
     async def _start(self, submissions: Submissions) -> None:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import sqlalchemy as sql
+
 from fl_client.outbox import Kept, Outbox
 from fl_client.sealing import Sealer
 from fl_client.uploader import SealedUploader
@@ -16,7 +18,9 @@ from fl_protocol.identity import Enrolment
 from fl_protocol.replay import ReplayMemory
 from fl_protocol.signatures import Signed
 from fl_protocol.tokens import TokenVerifier
+from fl_server.gateway.database import TICKETS
 from fl_server.gateway.registry import Client, Registry
+from fl_server.gateway.shared_memory import SharedReplayMemory
 from fl_server.intake.records import RunRecords
 from fl_sim.faults.mutants import MUTANTS, Mutant
 from strategies.ledger import Ledger as Contributions
@@ -26,8 +30,12 @@ from tee_sim.enclave.memory import ReleaseMemory
 from tee_sim.enclave.run import Run
 
 
-def _good_again(self: ReplayMemory, thing: Any, now: float) -> bool:
+def _good_again(self: ReplayMemory | SharedReplayMemory, thing: Any, now: float) -> bool:
     return True
+
+
+def _good_after_a_restart(self: SharedReplayMemory, thing: str, now: float) -> bool:
+    return self._own.use(thing, now)
 
 
 def _no_time(self: TokenVerifier, claims: Any) -> None:
@@ -38,7 +46,8 @@ _redeem = Registry.redeem
 
 
 def _redeemed_twice(self: Registry, ticket: str, identity_key: bytes, now: float) -> Client:
-    self._db.execute("UPDATE tickets SET used_by = NULL")
+    with self._database.transaction() as connection:
+        connection.execute(sql.update(TICKETS).values(used_by=None))
     return _redeem(self, ticket, identity_key, now)
 
 
@@ -111,7 +120,11 @@ def _contributions_forgotten(self: Run, memory: Any) -> None:
 CONFIDENTIAL_MUTANTS: Mapping[str, Mutant] = {
     "no-jti-memory": Mutant(
         "proofs, grants and signed requests are good more than once",
-        ((ReplayMemory, "use", _good_again),),
+        ((ReplayMemory, "use", _good_again), (SharedReplayMemory, "use", _good_again)),
+    ),
+    "jti-memory-dies": Mutant(
+        "a gateway does not know what the one before it has let in",
+        ((SharedReplayMemory, "use", _good_after_a_restart),),
     ),
     "expired-tokens": Mutant(
         "an access token holds for ever", ((TokenVerifier, "_check_time", _no_time),)

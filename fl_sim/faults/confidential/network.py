@@ -65,7 +65,7 @@ class Network:
         self._actors, self._chance, self._truth, self._clock = actors, chance, truth, clock
         self.gateway: Gateway | None = None
         self.calls = 0
-        self._overheard: list[tuple[float, Gateway, Call]] = []
+        self._overheard: list[tuple[float, int, Call]] = []
 
     def carry(self, caller: SimulatedDisk, call: Call, jkt: str) -> list[bytes]:
         """Make a call for a machine; raises Refused."""
@@ -85,10 +85,11 @@ class Network:
         now = self._actors.elapsed
         due = [item for item in self._overheard if item[0] <= now]
         self._overheard = [item for item in self._overheard if item[0] > now]
-        for _, gateway, call in due:
-            # What a dead gateway had let in is not known to its successor.
-            if gateway is self.gateway and not gateway.dead:
-                self._must_be_refused(gateway, call)
+        for _, times_set, call in due:
+            # What a clock that was ahead took for long past is not remembered when it is right.
+            alive = self.gateway is not None and not self.gateway.dead
+            if alive and times_set == self._clock.times_set:
+                self._must_be_refused(call)
 
     def _serve(self, call: Call, jkt: str) -> list[bytes]:
         gateway = self.gateway
@@ -104,25 +105,26 @@ class Network:
         except Refused as refused:
             if refused.asynclave_code == Code.INTERNAL:
                 self._truth.failed("the gateway")
-            if is_authentication(refused.asynclave_code):
-                raise
-            self._overhear(gateway, call)
+            # Of one that died nobody knows how far it had come.
+            if not gateway.dead and not is_authentication(refused.asynclave_code):
+                self._overhear(call)
             raise
         finally:
             self._truth.check()
-        self._overhear(gateway, call)
+        self._overhear(call)
         return replies
 
-    def _overhear(self, gateway: Gateway, call: Call) -> None:
-        if gateway.dead:
-            return
+    def _overhear(self, call: Call) -> None:
         if self._chance.strikes("repeat"):
-            self._must_be_refused(gateway, call)
+            self._must_be_refused(call)
         if self._chance.strikes("replay"):
             when = self._actors.elapsed + self._chance.rng.uniform(0.0, _LONGEST_REPLAY)
-            self._overheard.append((when, gateway, call))
+            self._overheard.append((when, self._clock.times_set, call))
 
-    def _must_be_refused(self, gateway: Gateway, call: Call) -> None:
+    def _must_be_refused(self, call: Call) -> None:
+        gateway = self.gateway
+        if gateway is None or gateway.dead:
+            return
         try:
             gateway.serve(call)
         except Refused as refused:

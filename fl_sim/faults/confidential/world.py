@@ -23,7 +23,7 @@ from fl_protocol.identity import Identity
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.issuer import create_ticket
-from fl_server.gateway.registry import Registry
+from fl_server.gateway.registry import open_registry
 from fl_server.gateway.token_keys import rotate
 from fl_server.intake.config import ServerConfig
 from fl_server.stack import StackSettings
@@ -150,7 +150,6 @@ class ConfidentialWorld:
     def _gateway_config(self, folder: Path) -> GatewayConfig:
         for name in ("issuer", "token"):
             (folder / f"{name}.key").write_bytes(self._rng.bytes(32))
-        Registry(folder / "registry").close()
         return GatewayConfig(
             federation=self._settings.federation,
             host="",
@@ -167,10 +166,9 @@ class ConfidentialWorld:
         )
 
     def _bundle(self, kind: type[_Config], name: str) -> _Config:
-        registry = Registry(Path(self._config.registry))
         role = "server" if kind is ServerConfig else "client"
-        ticket = create_ticket(registry, role, name, clock=self._gateway_clock, rng=self._rng)
-        registry.close()
+        with open_registry(self._config.registry) as registry:
+            ticket = create_ticket(registry, role, name, clock=self._gateway_clock, rng=self._rng)
         bundle = self._settings.bundle(
             gateway="gateway:1",
             ca_pem="",
@@ -257,12 +255,12 @@ class ConfidentialWorld:
             low, high = map(math.log, _STEP_SECONDS)
             step = rng.choice((-1.0, 1.0)) * math.exp(rng.uniform(low, high))
             clock = rng.choice(clocks)
-            clock.offset = step
+            clock.set(step)
             self._actors.add(lambda: self._set_right(clock, rng.uniform(*_STEP_LASTS)))
 
     def _set_right(self, clock: ProcessClock, after: float) -> None:
         self._actors.sleep(after)
-        clock.offset = 0.0
+        clock.set(0.0)
 
     def _note_token_key(self) -> None:
         key = Ed25519PrivateKey.from_private_bytes(Path(self._config.token_key).read_bytes())
