@@ -134,6 +134,24 @@ class SystemClock:
         time.sleep(seconds)
 
 
+class SteadyClock:
+    """Unix time as the machine's clock showed it once, moved on by one that nobody can set.
+
+    For durations, such as leases: a clock that is set back must not stretch them.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """Return seconds since 1970, as of the clock when this was made."""
+        return time.monotonic() + self._offset
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for a duration in seconds."""
+        time.sleep(seconds)
+
+
 class SystemRng:
     """The operating system's random generator."""
 

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.flower import REPLIES, RUN_ID, WEIGHTED_BY, require_supported
-from fl_protocol.ports import Clock, SystemClock
+from fl_protocol.ports import Clock, SteadyClock
 from fl_server.durable.engine import Saved
 from fl_server.intake.base import Intake
 from fl_server.intake.plain import Replies
@@ -330,7 +330,7 @@ class AsyncStrategy(Strategy):
         self.summary()
         self._stopping, self._rng = False, random.Random(self.seed)
         self.result = Result(arrays=initial_arrays)
-        clock: Clock = getattr(grid, "clock", None) or SystemClock()
+        clock: Clock = getattr(grid, "clock", None) or SteadyClock()
         fleet = Fleet(self._rng, selector_for(self.selection, self.seed))
         begin = clock.now()
         with self._opened() as saved:

@@ -4,10 +4,11 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from fl_protocol.ports import LocalDisk
+from fl_protocol.ports import LocalDisk, SteadyClock, SystemClock
 
 
 def test_write_replaces_the_whole_file_with_the_mode_asked_for(tmp_path):
@@ -70,3 +71,12 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
     holder.communicate()
     with LocalDisk().lock(path, wait=False) as held:
         assert held
+
+
+def test_nobody_sets_a_steady_clock(monkeypatch):
+    clock, system = SteadyClock(), SystemClock()
+    shown = clock.now()
+    with monkeypatch.context() as machine:
+        machine.setattr(time, "time", lambda: 0.0)
+        assert system.now() == 0.0
+        assert clock.now() >= shown > 1_000_000_000
