@@ -25,7 +25,15 @@ CORE = [
     ),
     *(ROOT / "fl_protocol" / f"{name}.py" for name in ("breaker", "retry", "session", "replay")),
     *(ROOT / "fl_server" / "strategy" / f"{name}.py" for name in ("dispatch", "pacing", "run")),
-    ROOT / "fl_server" / "intake" / "plain.py",
+    *(
+        ROOT / "fl_server" / "intake" / f"{name}.py"
+        for name in ("continued", "enclave_run", "keeper", "plain", "records", "releases")
+    ),
+    *(
+        ROOT / "fl_client" / f"{name}.py"
+        for name in ("contributions", "outbox", "sealing", "uploader")
+    ),
+    *(ROOT / "tee_sim" / "enclave" / f"{name}.py" for name in ("ledger", "memory", "service")),
     ROOT / "fl_server" / "gateway" / "update_journal.py",
 ]
 # Modules that are the outside world, or lead to it.
