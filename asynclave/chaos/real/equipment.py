@@ -37,6 +37,8 @@ class Equipment:
         for name, folder in folders.items():
             volume = self._try("disk full", partial(Volume, folder))
             if volume is None:
+                # All or none.
+                self._unmount()
                 return
             self.volumes[name] = volume
 
@@ -45,6 +47,7 @@ class Equipment:
         for _ in range(num_clients):
             network = self._try("link", partial(NetworkNamespace, proxy.port))
             if network is None:
+                self._disconnect()
                 return
             self.networks.append(network)
             proxy.listen_on(network.listener)
@@ -55,10 +58,16 @@ class Equipment:
 
     def close(self) -> None:
         """Give everything back."""
-        for network in self.networks:
-            network.close()
-        for volume in self.volumes.values():
-            volume.unmount()
+        self._disconnect()
+        self._unmount()
+
+    def _disconnect(self) -> None:
+        while self.networks:
+            self.networks.pop().close()
+
+    def _unmount(self) -> None:
+        while self.volumes:
+            self.volumes.popitem()[1].unmount()
 
     def _try(self, kind: str, make: Callable[[], _Made]) -> _Made | None:
         try:
