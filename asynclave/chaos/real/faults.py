@@ -19,12 +19,13 @@ from asynclave.chaos.real.skew import SkewedClock
 from asynclave.chaos.real.slow_loris import drip
 from asynclave.chaos.real.volumes import Volume
 from asynclave.deployment.processes import started_at
+from fl_protocol.codes import GatewayUnavailable
 
 _STOPPED_SECONDS = (0.5, 3.0)
 _TROUBLE_SECONDS = (1.0, 4.0)
 _SHORTEST_STEP, _LONGEST_STEP = 1.0, 3600.0
 _LONGEST_TAIL = 4096
-_POLL_SECONDS = 0.005
+_POLL_SECONDS, _ENCLAVE_SECONDS = 0.005, 60.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Tormentor:
             "kill -9 client": self._one(self._kill_client),
             "kill -9 launcher and enclave": self._kill_launcher,
             "SIGSTOP gateway": lambda: self._pause(federation.stack.gateway_pid),
-            "SIGSTOP enclave": lambda: self._pause(federation.stack.enclave_pid),
+            "SIGSTOP enclave": lambda: self._pause(self._enclave()),
             "SIGSTOP server": lambda: self._pause(federation.server.pid),
             "garbage behind the records": self._spoil_records,
             "garbage behind the journal": self._spoil_journal,
@@ -147,7 +148,18 @@ class Tormentor:
 
     def _kill_enclave(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._federation.stack.enclave_pid, signal.SIGKILL)
+            os.kill(self._enclave(), signal.SIGKILL)
+
+    def _enclave(self) -> int:
+        """Return the enclave's process id, once there is one: the last may have just been killed."""
+        end = time.monotonic() + _ENCLAVE_SECONDS
+        while True:
+            try:
+                return self._federation.stack.enclave_pid
+            except GatewayUnavailable:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(_POLL_SECONDS)
 
     def _kill_launcher(self) -> None:
         os.kill(self._federation.stack.launcher_pid, signal.SIGKILL)
