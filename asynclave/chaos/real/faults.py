@@ -151,7 +151,7 @@ class Tormentor:
             os.kill(self._enclave(), signal.SIGKILL)
 
     def _enclave(self) -> int:
-        """Return the enclave's process id, once there is one: the last may have just been killed."""
+        """Return the process id of the enclave, once there is one."""
         end = time.monotonic() + _ENCLAVE_SECONDS
         while True:
             try:
