@@ -211,7 +211,7 @@ class SimulatedLauncher(LauncherClient):
         super().__init__(Path("/launcher"), signer)
         self._platform, self._chance = platform, chance
 
-    async def attach(self, *, replace: bool = False) -> Attachment:
+    async def attach(self, *, replace: int = 0) -> Attachment:
         """Get a connection to the enclave."""
         with _reached():
             service, epoch = self._platform.attach()

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 import grpc
 
 from fl_protocol.codes import Code
-from fl_protocol.proof import SECONDS_USABLE, ProofVerifier
+from fl_protocol.proof import SECONDS_USABLE, ProofNonces, ProofVerifier
 from fl_protocol.proto.gateway_pb2_grpc import add_GatewayServicer_to_server
 from fl_protocol.wire import CODE_METADATA, SERVICE
 from fl_server.durable.journal import Journal
 from fl_server.gateway.audit import AuditLog
-from fl_server.gateway.auth import Authenticator, Gatekeeper
+from fl_server.gateway.auth import Gatekeeper
+from fl_server.gateway.authenticator import Authenticator
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.database import Database
 from fl_server.gateway.enclave_link import EnclaveLink
@@ -134,7 +135,11 @@ class Gateway:
         )
         limits = config.limits
         proofs, first_proofs = (
-            ProofVerifier(clock, seen=SharedReplayMemory(self._database, kind, SECONDS_USABLE))
+            ProofVerifier(
+                clock,
+                seen=SharedReplayMemory(self._database, kind, SECONDS_USABLE),
+                nonces=ProofNonces(HOP_KEY, clock),
+            )
             for kind in ("proof", "first-proof")
         )
         self._gatekeeper = Gatekeeper(

@@ -169,6 +169,7 @@ class SimulatedWire(Wire):
         self._identity, self._clock, self._rng, self._timeout = identity, clock, rng, 60.0
         self._network, self._disk, self._chance = network, disk, chance
         self._stub: Any = self
+        self._nonce = None
         self._tokens: list[tuple[float, str]] = []
 
     def close(self) -> None:
