@@ -95,9 +95,9 @@ class _Vault:
         with _typed():
             return self._state.load(name)
 
-    def store(self, name: str, sealed: bytes) -> None:
+    def store(self, name: str, sealed: bytes | bytearray) -> None:
         with _typed():
-            self._state.store(name, sealed)
+            self._state.store(name, bytes(sealed))
 
 
 class Platform:
