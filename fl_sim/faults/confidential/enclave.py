@@ -260,7 +260,7 @@ class _Bytes:
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
 
-    def recv_into(self, target: memoryview) -> int:
+    def recv_into(self, target: memoryview, flags: int = 0) -> int:
         count = min(len(target), len(self._data))
         target[:count] = self._data[:count]
         self._data = self._data[count:]
