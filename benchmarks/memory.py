@@ -48,11 +48,11 @@ def measure(megabytes: int = 400, versions: int = 6) -> dict[str, float]:
         figures = {
             "first_update_over_its_size": (peaks[0] - opened) / (num_params * _MIB),
             "peak_over_an_update": peaks[-1] / (num_params * _MIB),
-            "last_peak_over_third": peaks[-1] / peaks[2 * _WARM],
+            "last_peak_over_third": peaks[-1] / peaks[2 * _WARM - 1],
             "update_mib": num_params * _MIB,
             "open_run_mib": opened,
             "first_update_mib": peaks[0],
-            "third_version_mib": peaks[2 * _WARM],
+            "third_version_mib": peaks[2 * _WARM - 1],
             "last_version_mib": peaks[-1],
         }
         return {name: round(value, 3) for name, value in figures.items()}

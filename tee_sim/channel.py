@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from fl_protocol.ports import Chunk
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_BODY_BYTES = 8 << 30
+# What a gateway may cost the others: see `Channel`.
+STALL_SECONDS, LEAST_BYTES_PER_SECOND = 10, 32 << 20
 
 HEADER_LENGTH = struct.Struct(">I")
 BODY_LENGTH = struct.Struct(">Q")
@@ -58,8 +61,8 @@ def checked_length(length: int, bound: int) -> int:
 class Body:
     """The body of a request, read by its consumer straight to where it belongs."""
 
-    def __init__(self, stream: socket.socket, length: int) -> None:
-        self._stream = stream
+    def __init__(self, stream: socket.socket, length: int, until: float | None = None) -> None:
+        self._stream, self._until = stream, until
         self.remaining = length
 
     def read(self, scratch: memoryview) -> memoryview:
@@ -74,7 +77,7 @@ class Body:
         """Fill a writable view of bytes; raises ValueError past the end of the body."""
         if len(target) > self.remaining:
             raise ValueError("the body is shorter than asked for")
-        receive_into(self._stream, target)
+        receive_into(self._stream, target, self._until)
         self.remaining -= len(target)
 
     def discard(self) -> None:
@@ -99,10 +102,14 @@ class Channel:
     ----------
     stream : socket.socket
         Connected stream socket in blocking mode.
+    patience : float, optional
+        Seconds that the peer has for each frame, besides the time its body takes at
+        `LEAST_BYTES_PER_SECOND`. It is looked at between system calls, so the socket needs timeouts
+        of its own. Without limit by default.
     """
 
-    def __init__(self, stream: socket.socket) -> None:
-        self._stream = stream
+    def __init__(self, stream: socket.socket, patience: float | None = None) -> None:
+        self._stream, self._patience = stream, patience
 
     def receive(self) -> Request:
         """Wait for the next frame; its body must be read or discarded before the next call.
@@ -110,31 +117,42 @@ class Channel:
         Raises
         ------
         ChannelClosed
-            The peer is gone or the frame is out of bounds.
+            The peer is gone or too slow, or the frame is out of bounds.
         """
-        header_length = checked_length(self._length(HEADER_LENGTH), MAX_HEADER_BYTES)
+        until = self._deadline(0)
+        header_length = checked_length(self._length(HEADER_LENGTH, until), MAX_HEADER_BYTES)
         header = bytearray(header_length)
-        receive_into(self._stream, memoryview(header))
-        body_length = checked_length(self._length(BODY_LENGTH), MAX_BODY_BYTES)
-        return Request(decode_header(bytes(header)), Body(self._stream, body_length))
+        receive_into(self._stream, memoryview(header), until)
+        body_length = checked_length(self._length(BODY_LENGTH, until), MAX_BODY_BYTES)
+        body = Body(self._stream, body_length, self._deadline(body_length))
+        return Request(decode_header(bytes(header)), body)
 
     def send(self, header: dict[str, Any], body: Chunk = b"") -> None:
         """Send one frame; raises ChannelClosed."""
-        try:
-            self._stream.sendall(encode_head(header, len(body)))
-            if len(body):
-                self._stream.sendall(body)
-        except OSError as error:
-            raise ChannelClosed("the peer is gone") from error
+        until = self._deadline(len(body))
+        for part in (encode_head(header, len(body)), body):
+            rest = memoryview(part).cast("B")
+            while len(rest):
+                try:
+                    rest = rest[self._stream.send(rest) :]
+                except OSError as error:
+                    raise ChannelClosed("the peer is gone") from error
+                if len(rest):
+                    _check_time(until)
 
-    def _length(self, form: struct.Struct) -> int:
+    def _length(self, form: struct.Struct, until: float | None) -> int:
         prefix = bytearray(form.size)
-        receive_into(self._stream, memoryview(prefix))
+        receive_into(self._stream, memoryview(prefix), until)
         return int(form.unpack(prefix)[0])
 
+    def _deadline(self, body_length: int) -> float | None:
+        if self._patience is None:
+            return None
+        return time.monotonic() + self._patience + body_length / LEAST_BYTES_PER_SECOND
 
-def receive_into(stream: socket.socket, target: memoryview) -> None:
-    """Fill a buffer from a blocking socket; raises ChannelClosed."""
+
+def receive_into(stream: socket.socket, target: memoryview, until: float | None = None) -> None:
+    """Fill a buffer from a blocking socket; raises ChannelClosed, also when time has run out."""
     while len(target):
         try:
             count = stream.recv_into(target, flags=socket.MSG_WAITALL)
@@ -143,3 +161,10 @@ def receive_into(stream: socket.socket, target: memoryview) -> None:
         if not count:
             raise ChannelClosed("the peer closed the channel")
         target = target[count:]
+        if len(target):
+            _check_time(until)
+
+
+def _check_time(until: float | None) -> None:
+    if until is not None and time.monotonic() > until:
+        raise ChannelClosed("the peer is too slow")

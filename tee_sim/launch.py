@@ -16,7 +16,7 @@ from typing import Any
 
 from fl_protocol.codes import Code, GatewayUnavailable
 from fl_protocol.encoding import b64url, b64url_decode
-from tee_sim.channel import Channel, ChannelClosed
+from tee_sim.channel import STALL_SECONDS, Channel, ChannelClosed
 from tee_sim.evidence import EnclaveKeys
 from tee_sim.platform import RunningEnclave
 from tee_sim.policy import EnclavePolicy
@@ -25,8 +25,6 @@ from tee_sim.sealed_state import SealedState
 # Nothing can give a locked-down enclave a descriptor, so it begins with one for each time that a
 # gateway may attach.
 CHANNELS = 256
-# Seconds the enclave waits in the middle of a frame: one gateway must not keep it from the others.
-STALL_SECONDS = 10
 
 # With other kernels an enclave would round otherwise than the process beside it, and a run not have
 # the same model with and without the trust path.

@@ -23,8 +23,8 @@ STEADY = 60.0
 
 _CONNECTION_ERROR = 305
 _USAGE = 2
-_NODE_ID = re.compile(r"SuperNode ID: (\d+)")
-_EXIT_CODE = re.compile(r"Exit Code: (\d+)")
+_NODE_ID = re.compile(r"SuperNode ID: (\d{1,20})\b")
+_EXIT_CODE = re.compile(r"Exit Code: (\d{1,5})\b")
 
 
 class NodeCode(StrEnum):

@@ -161,8 +161,10 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         metadata = _metadata_of(context)
         bearer = await asyncio.to_thread(self._auth.bearer, scope, metadata)
         call.client_id = bearer.claims.client_id
-        self._limiter.spend(call.client_id)
+        # Whoever has a token without its key uses up what its own address may, not its owner's.
+        self._limiter.spend(f"{self._address(context)} {call.client_id}")
         await asyncio.to_thread(self._auth.check, SERVICE + call.method, bearer, metadata)
+        self._limiter.spend(call.client_id)
 
     async def _request(self, call: Call, requests: Any, context: Any) -> Any:
         if call.method in _STREAMED:

@@ -91,9 +91,13 @@ class Issuer:
         ------
         EnrolmentRejected
             IDENTITY_INVALID, ENROL_TICKET_INVALID or ENROL_TICKET_USED.
+        TokenRejected
+            TOKEN_REVOKED for a client that enrolled with this ticket and was revoked.
         """
         verify_enrolment(request.ticket, request.identity_key, request.proof_key, request.signature)
         client = self._registry.redeem(request.ticket, request.identity_key, self._clock.now())
+        if self._registry.revoked(client=client.client_id):
+            raise TokenRejected(Code.TOKEN_REVOKED)
         membership = Membership.of(
             self._config.federation, client.client_id, client.identity_key, client.role
         )
@@ -114,7 +118,9 @@ class Issuer:
         EnrolmentRejected
             IDENTITY_INVALID for an unknown client or a bad or repeated identity proof.
         """
-        client = self._registry.client(request.client_id)
+        # PostgreSQL takes no NUL, which no name has.
+        known = "\0" not in request.client_id
+        client = self._registry.client(request.client_id) if known else None
         if client is None:
             raise EnrolmentRejected(Code.IDENTITY_INVALID)
         if self._registry.revoked(client=client.client_id):

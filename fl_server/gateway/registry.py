@@ -25,6 +25,9 @@ from fl_server.gateway.database import (
     Database,
 )
 
+# Of one client; nobody needs more, and without a bound one could fill the database.
+MOST_FAMILIES = 16
+
 _KINDS = ("client", "family", "jti", "kid")
 # Asked on every call, so it is put together once.
 _WHICH_REVOKED = sql.select(REVOKED.c.kind).where(
@@ -116,10 +119,11 @@ class Registry:
             return _client(connection, CLIENTS.c.client_id == client_id)
 
     def start_family(self, family: Family, refresh_token: str, expires_at: float) -> None:
-        """Begin a refresh family with its first token."""
+        """Begin a refresh family with its first token; a client's oldest make room for it."""
         with self._database.transaction() as connection:
             connection.execute(sql.insert(FAMILIES).values(expires_at=expires_at, **vars(family)))
             _add_refresh_token(connection, refresh_token, family.family)
+            _forget_oldest(connection, family)
 
     def rotate(self, old: str, new: str, jkt: str, now: float) -> Family:
         """Exchange a refresh token for its successor (RFC 9700 section 4.14.2).
@@ -266,6 +270,18 @@ def _is_unused(connection: sql.Connection, token: str, family: Family) -> bool:
 
 def _add_refresh_token(connection: sql.Connection, token: str, family: str) -> None:
     connection.execute(sql.insert(REFRESH_TOKENS).values(hash=digest(token), family=family))
+
+
+def _forget_oldest(connection: sql.Connection, begun: Family) -> None:
+    # What was revoked of them stays so: access tokens name their family.
+    others = sql.select(FAMILIES.c.family).where(
+        FAMILIES.c.client_id == begun.client_id, FAMILIES.c.family != begun.family
+    )
+    newest_first = others.order_by(FAMILIES.c.expires_at.desc())
+    oldest = connection.scalars(newest_first.offset(MOST_FAMILIES - 1)).all()
+    if oldest:
+        for table in (REFRESH_TOKENS, FAMILIES):
+            connection.execute(sql.delete(table).where(table.c.family.in_(oldest)))
 
 
 def _revoked(connection: sql.Connection, **names: str) -> Set[str]:

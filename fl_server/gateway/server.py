@@ -104,11 +104,19 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
         database.close()
 
 
-def run(path: Path) -> None:
-    """Run the gateway a configuration file describes until it is told to stop."""
+def run(path: Path, clock: Clock | None = None) -> None:
+    """Run the gateway a configuration file describes until it is told to stop.
+
+    Parameters
+    ----------
+    path : Path
+        The configuration.
+    clock : Clock, optional
+        The system's by default.
+    """
     keep_freed_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(GatewayConfig.load(path), SystemClock(), SystemRng()))
+        runner.run(serve(GatewayConfig.load(path), clock or SystemClock(), SystemRng()))
 
 
 def _server(

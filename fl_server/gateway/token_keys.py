@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -58,7 +58,7 @@ class TokenKeys:
         """
         self._follow()
         current, *previous = self._signers
-        new = self._clock.now() - self._loaded[1] / 1e9 < self._lead
+        new = self._clock.now() - self._loaded[0].written / 1e9 < self._lead
         if new and previous and not is_revoked(previous[0].kid):
             return previous[0]
         return current
@@ -79,7 +79,7 @@ class TokenKeys:
                 self._load()
 
     def _load(self) -> None:
-        self._loaded = self._state()
+        found = self._state()
         paths = (self._path, _previous(self._path))
         keys = [load_signing_key(path) for path in paths if path.exists()]
         # In the middle of a rotation both files hold the same key.
@@ -87,10 +87,22 @@ class TokenKeys:
         self._signers = list(signers.values())
         keys_now = {"keys": [signer.jwk() for signer in self._signers]}
         self._verifier = TokenVerifier(keys_now, self.issuer, self.audience, self._clock)
+        # Last: a load that failed is tried again.
+        self._loaded = found
 
-    def _state(self) -> tuple[int, int]:
-        found = self._path.stat()
-        return found.st_ino, found.st_mtime_ns
+    def _state(self) -> tuple[_File, _File | None]:
+        previous = _previous(self._path)
+        return _file(self._path), _file(previous) if previous.exists() else None
+
+
+class _File(NamedTuple):
+    inode: int
+    written: int
+
+
+def _file(path: Path) -> _File:
+    found = path.stat()
+    return _File(found.st_ino, found.st_mtime_ns)
 
 
 def rotate(path: Path, rng: Rng) -> None:

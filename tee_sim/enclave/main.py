@@ -18,7 +18,7 @@ from fl_protocol.codes import AsynclaveError
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.ports import SystemClock, SystemRng
 from tee_sim.allocator import keep_freed_memory
-from tee_sim.channel import Channel, ChannelClosed
+from tee_sim.channel import STALL_SECONDS, Channel, ChannelClosed
 from tee_sim.enclave.memory import PlatformVault, ReleaseMemory
 from tee_sim.enclave.rehearsal import rehearse
 from tee_sim.enclave.service import EnclaveService, Keys
@@ -63,7 +63,8 @@ def _serve(
     served = {stream.fileno(): stream for stream in streams}
     while served:
         for number, _ in waiting.poll():
-            channel = Channel(served[number])
+            # Whoever trickles bytes must not keep the enclave from the others.
+            channel = Channel(served[number], STALL_SECONDS)
             try:
                 reply = service.answer(channel.receive())
                 channel.send(reply.header, reply.body)

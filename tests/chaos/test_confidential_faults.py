@@ -47,13 +47,14 @@ def test_every_planted_bug_is_found(name: str) -> None:
             return
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(_MOST_SEEDS))
 def test_where_bugs_are_found_nothing_is_wrong_without_them(seed: int) -> None:
     report = ConfidentialWorld(seed, _HARSH_HOURS, _HARSH).run()
     assert not report.violation, report.violation
-    # In a quarter of an hour, not everything happens that may happen once in ten minutes.
-    seldom = {"rotation", "clock_step"}
-    assert report.faults.keys() >= {rate.name for rate in fields(_HARSH)} - seldom
+    if seed < 2:
+        # In a quarter of an hour, not everything happens that may happen once in ten minutes.
+        seldom = {"rotation", "clock_step"}
+        assert report.faults.keys() >= {rate.name for rate in fields(_HARSH)} - seldom
 
 
 def test_a_seed_decides_everything() -> None:

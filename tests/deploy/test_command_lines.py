@@ -98,6 +98,8 @@ def envoys(arguments: list[str], _: Path) -> object:
 
 def key_set(arguments: list[str], trusted: Path) -> object:
     assert (UNITS.parent / "envoy" / "fetch_jwks.py").exists()
+    # Nothing of deploy/ is in the package: the page puts it there.
+    assert "cp -r deploy/envoy /opt/asynclave/deploy/" in DEPLOY_PAGE.read_text()
     _, ca, _ = arguments
     assert (trusted / ca).exists()
     return arguments
@@ -153,6 +155,7 @@ def test_the_files_that_units_name_come_from_init(federation: Path) -> None:
     assert [file for file in made_by_init if not file.exists()] == []
 
 
+DEPLOY_PAGE = UNITS.parents[1] / "docs" / "how-to" / "deploy.md"
 MADE_LATER = {"state.db", "executor.key", "jwks.json"}
 FILE = re.compile(r"^[\w./-]+\.(pem|key|json|db)$")
 

@@ -197,9 +197,11 @@ def test_an_identity_proof_serves_once_and_only_now(stack: LocalStack, raw: RawG
 
 
 def test_a_revoked_client_is_refused_at_once(stack: LocalStack, raw: RawGateway) -> None:
-    enrolled = raw.enrol(stack.ticket("client", "revoked"))
+    ticket = stack.ticket("client", "revoked")
+    enrolled = raw.enrol(ticket)
     reply = raw.refresh(enrolled.client_id, enrolled.refresh_token)
     stack.revoke("client", enrolled.client_id)
+    assert raw.enrol(ticket) == "TOKEN_REVOKED"
     assert raw.call("GetEvidence", evidence(), reply.access_token) == "TOKEN_REVOKED"
     assert raw.by_identity(enrolled.client_id, bytes(16)) == "TOKEN_REVOKED"
 

@@ -246,6 +246,25 @@ def test_a_flood_is_refused_while_others_are_served(tmp_path: Path) -> None:
         open_run(stack, "others").close()
 
 
+def test_a_token_without_its_key_uses_up_nothing_of_its_owners(tmp_path: Path) -> None:
+    limits = LoadLimits(rate=0.01, burst=10)
+    settings = dataclasses.replace(SETTINGS, limits=limits, behind_proxy=True)
+    with LocalStack(tmp_path, settings) as stack:
+        raw = RawGateway(stack)
+        enrolled = raw.enrol(stack.ticket("client", "victim"))
+        token = raw.refresh(enrolled.client_id, enrolled.refresh_token).access_token
+        request = pb.EvidenceRequest(nonce=bytes(32))
+        stolen = [
+            ("dpop", "junk"),
+            ("authorization", f"DPoP {token}"),
+            ("x-forwarded-for", "192.0.2.1"),
+        ]
+        answers = [raw.call("GetEvidence", request, metadata=stolen) for _ in range(12)]
+        assert set(answers) == {"PROOF_INVALID", "OVERLOADED"}
+        assert raw.call("GetEvidence", request, token).evidence
+        raw.close()
+
+
 def test_the_gateway_stays_small_and_loads_no_framework(stack: LocalStack) -> None:
     status = Path(f"/proc/{stack.gateway_pid}/status").read_text()
     resident = next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmRSS"))

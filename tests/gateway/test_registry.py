@@ -9,7 +9,7 @@ import pytest
 
 from fl_protocol.codes import EnrolmentRejected, TokenRejected
 from fl_protocol.tokens import REFRESH_GRACE
-from fl_server.gateway.registry import Family, Registry, open_registry
+from fl_server.gateway.registry import MOST_FAMILIES, Family, Registry, open_registry
 
 KEY, OTHER_KEY = bytes(32), bytes([1]) * 32
 
@@ -42,6 +42,21 @@ def test_an_identity_cannot_take_a_second_role(registry: Registry) -> None:
     registry.add_ticket("other", "server", "node-1", expires_at=100.0)
     with pytest.raises(EnrolmentRejected, match=r"^IDENTITY_INVALID"):
         registry.redeem("other", KEY, now=1.0)
+
+
+def test_a_clients_oldest_families_make_room(registry: Registry) -> None:
+    client = registry.redeem("ticket", KEY, now=1.0)
+    registry.add_ticket("other", "client", "node-2", expires_at=100.0)
+    neighbour = registry.redeem("other", OTHER_KEY, now=1.0)
+    registry.start_family(Family("theirs", neighbour.client_id, "jkt"), "theirs", 50.0)
+    for number in range(MOST_FAMILIES + 2):
+        family = Family(f"f{number}", client.client_id, "jkt")
+        registry.start_family(family, f"r{number}", expires_at=100.0 + number)
+    for number in (0, 1):
+        with pytest.raises(TokenRejected, match=r"^TOKEN_MALFORMED"):
+            registry.rotate(f"r{number}", "new", "jkt", now=2.0)
+    assert registry.rotate("r2", "s2", "jkt", now=2.0).family == "f2"
+    assert registry.rotate("theirs", "s", "jkt", now=2.0).family == "theirs"
 
 
 def test_a_ticket_that_has_expired_still_gives_its_enrolment_again(registry: Registry) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fl_protocol.codes import ConfigInvalid
 from fl_protocol.ports import SystemRng
 from fl_server.gateway.token_keys import TokenKeys, rotate
 from tests.support.clock import NOW, SetClock
@@ -37,6 +38,24 @@ def test_the_key_before_does_not_sign_once_it_is_revoked(path: Path) -> None:
     keys = TokenKeys(path, "local", SetClock(NOW), lead=60)
     current, previous = (key["kid"] for key in keys.jwks()["keys"])
     assert keys.signer(lambda kid: kid == previous).kid == current
+
+
+def test_a_key_before_that_is_taken_away_is_valid_no_longer(path: Path) -> None:
+    keys = TokenKeys(path, "local", SetClock(NOW))
+    assert len(keys.jwks()["keys"]) == 2
+    path.with_suffix(".previous").unlink()
+    assert len(keys.jwks()["keys"]) == 1
+
+
+def test_a_key_file_that_cannot_be_read_is_tried_again(path: Path) -> None:
+    keys = TokenKeys(path, "local", SetClock(NOW))
+    before, good = keys.jwks(), SystemRng().bytes(32)
+    path.write_bytes(b"short")
+    for _ in range(2):
+        with pytest.raises(ConfigInvalid):
+            keys.jwks()
+    path.write_bytes(good)
+    assert keys.jwks() != before
 
 
 def test_without_a_lead_or_a_key_before_the_new_one_signs_at_once(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +53,46 @@ def test_discarding_a_body_leads_to_the_next_frame(pair: Pair) -> None:
     writer.join()
     sender.send({"n": 2})
     assert receiver.receive().header == {"n": 2}
+
+
+@pytest.mark.parametrize("whole", [0, 30], ids=["header", "body"])
+def test_a_peer_that_trickles_is_given_up(pair: Pair, whole: int) -> None:
+    frame = encode_head({"op": "X"}, 5000) + bytes(5000)
+    given_up, sent = threading.Event(), whole
+
+    def trickle() -> None:
+        nonlocal sent
+        pair[0].sendall(frame[:whole])
+        while sent < len(frame) and not given_up.wait(0.01):
+            pair[0].sendall(frame[sent : sent + 1])
+            sent += 1
+
+    # As the launcher sets it; what has come by then is not waited for any longer.
+    pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 20_000))
+    peer = threading.Thread(target=trickle)
+    peer.start()
+    with pytest.raises(ChannelClosed):
+        Channel(pair[1], patience=0.2).receive().body.discard()
+    given_up.set()
+    peer.join()
+    assert sent < len(frame)
+
+
+def test_a_peer_that_reads_a_byte_at_a_time_is_given_up(pair: Pair) -> None:
+    pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 20_000))
+    given_up = threading.Event()
+
+    def sip() -> None:
+        while not given_up.wait(0.005):
+            pair[1].recv(1000)
+
+    peer = threading.Thread(target=sip)
+    peer.start()
+    with pytest.raises(ChannelClosed):
+        Channel(pair[0], patience=0.05).send({}, bytes(64 << 20))
+    given_up.set()
+    peer.join()
 
 
 def test_refuses_to_read_past_the_body(pair: Pair) -> None:

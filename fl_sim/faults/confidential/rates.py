@@ -21,7 +21,7 @@ class ConfidentialRates:
     lose_request, lose_reply : float
         Per call: it never arrives, or is served and the reply never comes.
     repeat, replay : float
-        Per call: it arrives twice, or is sent again by somebody who listened, up to a minute later.
+        Per call: it arrives twice, or is sent again by somebody who listened, up to 25 s later.
     replay_hop : float
         Per request to the enclave: the host sends the very same one again.
     old_token : float
