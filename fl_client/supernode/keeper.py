@@ -84,7 +84,7 @@ class Keeper:
 
     def _leave(self, node_id: int) -> None:
         """Say goodbye for a SuperNode that could not; without it, it is refused for a minute."""
-        command = [sys.executable, "-m", "fl_client.supernode.leave", str(node_id)]
+        command = [sys.executable, "-P", "-m", "fl_client.supernode.leave", str(node_id)]
         try:
             subprocess.run([*command, *self._arguments], timeout=_LEAVE_PATIENCE, check=False)
         except subprocess.TimeoutExpired:

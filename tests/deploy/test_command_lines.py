@@ -57,6 +57,8 @@ def read_by(command: list[str], folder: Path) -> None:
     """Have a command read by the parser of the program that it starts; raises if it does not."""
     program, *arguments = command
     name = Path(program).name
+    if name == "python":
+        assert arguments.pop(0) == SAFE_PATH
     if arguments[:1] == ["-m"]:
         _, name, *arguments = arguments
     elif name == "python":
@@ -117,6 +119,18 @@ READERS: dict[str, Callable[[list[str], Path], object]] = {
 }
 
 
+def test_python_never_imports_from_the_folder_that_it_starts_in(federation: Path) -> None:
+    # Others may write there; what they plant would run as whoever the unit or container is.
+    found = {**of_units(federation), **of_manifests()}
+    pythons = {name: line for name, line in found.items() if Path(line[0]).name == "python"}
+    assert len(pythons) >= 10
+    assert [name for name, line in pythons.items() if line[1] != SAFE_PATH] == []
+    texts = [p.read_text() for p in UNITS.parent.rglob("*") if p.suffix in (".service", ".yaml")]
+    # None is hidden in a script either, where the lines above do not look.
+    written = [rest for text in texts for rest in re.findall(r"bin/python\d?(.*)", text)]
+    assert len(written) >= 5 and all(rest.startswith(f" {SAFE_PATH} ") for rest in written)
+
+
 @pytest.mark.parametrize("unit", NAMES)
 def test_a_units_command_is_understood(unit: str, federation: Path) -> None:
     read_by(of_units(federation)[unit], federation / "trusted")
@@ -157,6 +171,7 @@ def test_the_files_that_units_name_come_from_init(federation: Path) -> None:
 
 DEPLOY_PAGE = UNITS.parents[1] / "docs" / "how-to" / "deploy.md"
 MADE_LATER = {"state.db", "executor.key", "jwks.json"}
+SAFE_PATH = "-P"
 FILE = re.compile(r"^[\w./-]+\.(pem|key|json|db)$")
 
 

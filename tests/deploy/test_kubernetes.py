@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import subprocess
@@ -14,6 +13,12 @@ import pytest
 
 from asynclave.deployment.federation import FederationSpec, init
 from tests.deploy.kustomize import OVERLAY, Manifest, build, containers, members
+from tests.deploy.owners import (
+    AS_ROOT,
+    GATEWAYS_USER,
+    assert_only_the_launchers_socket_is_opened,
+    assert_roots_files_are_safe,
+)
 
 FOLDER = OVERLAY.parents[1]
 VERSIONS = ["1.31", kubernetes_validate.latest_version()]
@@ -155,7 +160,7 @@ def first_container(workload: str) -> str:
     return str(script)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the first container changes owners, as root")
+@AS_ROOT
 def test_the_volume_of_gateway_and_enclave_is_filled_once(tmp_path: Path) -> None:
     # given the Secrets of a federation
     init(tmp_path / "fed", FederationSpec(nodes=2, hosts=("asynclave",)))
@@ -180,13 +185,21 @@ def test_the_volume_of_gateway_and_enclave_is_filled_once(tmp_path: Path) -> Non
     # then everything is there, the gateway's for the gateway and the platform's for root
     copied = {p.relative_to(volume) for p in volume.rglob("*") if p.is_file()}
     assert copied == {p.relative_to(trusted) for p in trusted.rglob("*") if p.is_file()}
-    assert (volume / "issuer.key").stat().st_uid == 10001
+    assert (volume / "issuer.key").stat().st_uid == GATEWAYS_USER
     assert (volume / "platform" / "platform.key").stat().st_uid == 0
     assert stat.S_IMODE((volume / "platform" / "platform.key").stat().st_mode) == 0o600
     # and what has changed since is not overwritten
     (volume / "registry.sqlite").write_bytes(b"grown")
     subprocess.run(["sh", "-c", script], check=True)
     assert (volume / "registry.sqlite").read_bytes() == b"grown"
+    assert_roots_files_are_safe(volume)
+
+
+@AS_ROOT
+def test_only_the_launchers_own_socket_is_opened_for_the_gateway(tmp_path: Path) -> None:
+    (enclave,) = [c for c in containers(BY_NAME["StatefulSet/trusted"]) if c["name"] == ENCLAVE]
+    *_, script = enclave["lifecycle"]["postStart"]["exec"]["command"]
+    assert_only_the_launchers_socket_is_opened(script, tmp_path)
 
 
 def test_a_nodes_volume_is_filled_once_and_its_executor_has_a_new_secret(tmp_path: Path) -> None:
