@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -87,9 +87,8 @@ def real(
     from asynclave.chaos.real.run import torment
 
     console = Console(stderr=as_json, highlight=False)
-    with ExitStack() as stack:
-        where = folder or Path(stack.enter_context(TemporaryDirectory(prefix="asynclave-chaos-")))
-        progress = stack.enter_context(Progress(console=console, transient=True))
+    where = folder or Path(mkdtemp(prefix="asynclave-chaos-"))
+    with Progress(console=console, transient=True) as progress:
         task = progress.add_task("starting", total=1.0)
         outcome = torment(
             where.resolve(),
@@ -102,6 +101,9 @@ def real(
     verdict = outcome.verdict
     assert verdict is not None
     broken = bool(verdict.lost or verdict.flaw)
+    if folder is None and not broken:
+        # What went wrong is to be found in it.
+        rmtree(where)
     if as_json:
         quantiles = {name: outcome.recovery(q) for name, q in _QUANTILES.items()}
         print(
