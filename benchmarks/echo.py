@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 from grpc import aio
 
-ECHO, SINK = "/echo/echo", "/echo/sink"
 _UNBOUNDED = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),

@@ -1,6 +1,7 @@
 """Admission: every call passes here before its handler runs, and leaves one audit line.
 
-Order: method known -> token -> rate -> proof of possession -> revocation -> request. Every method
+Order: method known -> token -> rate of the address with that token -> proof of possession ->
+revocation -> rate of the client -> request. Every method
 is served as a stream of requests, because gRPC calls those handlers at once: a caller whom the
 metadata does not admit is refused without its request being waited for, and nobody can keep a call
 open by sending none. Refusals leave as a gRPC status with the code in the trailing metadata and a
