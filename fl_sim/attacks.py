@@ -95,9 +95,9 @@ class AttackedTrainer:
         """Local steps of a task that does not say its own."""
         return self._honest.steps
 
-    def accuracy(self, params: Vector) -> float:
-        """Return the accuracy on the true labels of the test examples."""
-        return self._honest.accuracy(params)
+    def accuracies(self, models: Sequence[Vector]) -> list[float]:
+        """Return each model's accuracy on the true labels of the test examples."""
+        return self._honest.accuracies(models)
 
     def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         """Write what each client sends."""

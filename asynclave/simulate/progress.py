@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from fl_sim.simulation.config import SimulationConfig
-from fl_sim.simulation.loop import Evaluation
+from fl_sim.simulation.evaluations import Evaluation
 
 
 class SweepProgress:

@@ -100,6 +100,6 @@ class CohortTrainer(Protocol):
         """
         ...
 
-    def accuracy(self, params: Vector) -> float:
-        """Return the share of the test examples that a model classifies correctly."""
+    def accuracies(self, models: Sequence[Vector]) -> list[float]:
+        """Return the share of the test examples that each model classifies correctly."""
         ...

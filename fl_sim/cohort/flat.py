@@ -59,8 +59,11 @@ class FlatTrainer:
                 self._train_one(task)
                 np.subtract(self._flat.numpy(), task.base, out=delta)
 
-    def accuracy(self, params: Vector) -> float:
-        """Return the share of the test examples that a model classifies correctly."""
+    def accuracies(self, models: Sequence[Vector]) -> list[float]:
+        """Return the share of the test examples that each model classifies correctly."""
+        return [self._accuracy(model) for model in models]
+
+    def _accuracy(self, params: Vector) -> float:
         self._load(params)
         self._model.eval()
         with torch.no_grad():

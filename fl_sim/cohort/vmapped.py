@@ -91,8 +91,11 @@ class VmappedTrainer:
         for tile in self._plan.tiles(tasks, self._slots):
             self._train_tile([tasks[place] for place in tile], [out[place] for place in tile])
 
-    def accuracy(self, params: Vector) -> float:
-        """Return the share of the test examples that a model classifies correctly."""
+    def accuracies(self, models: Sequence[Vector]) -> list[float]:
+        """Return the share of the test examples that each model classifies correctly."""
+        return [self._accuracy(model) for model in models]
+
+    def _accuracy(self, params: Vector) -> float:
         views = {name: view[0] for name, view in self._views(torch.tensor(params[None])).items()}
         with torch.no_grad():
             logits = functional_call(self._model, views, (self._test[0],))

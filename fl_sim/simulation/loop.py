@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fl_sim.cohort.base import CohortTrainer, Task
+from fl_sim.simulation.evaluations import Evaluation, Evaluations
 from fl_sim.simulation.pace import Pace
 from fl_sim.simulation.scheduler import NOBODY, Choice, Event, TaskTimes
 from fl_sim.simulation.versions import LiveVersions
@@ -59,15 +60,6 @@ class LoopSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy of the model published at a time (virtual seconds)."""
-
-    time: float
-    version: int
-    accuracy: float
-
-
 class Result(NamedTuple):
     """What a task made: trained minus base model, and the local steps it took."""
 
@@ -93,7 +85,7 @@ class Simulation:
     settings : LoopSettings
         How long, how many at a time.
     on_evaluation : callable, optional
-        Told of every evaluation.
+        Told of every evaluation, a little after its time.
     pace : Pace, optional
         Steps of each task; those of the configuration if unset.
     selector : Choice, optional
@@ -106,7 +98,7 @@ class Simulation:
     Attributes
     ----------
     evaluations : list of Evaluation
-        In order of time.
+        In order of time; whole after `run`.
     updates : int
         Updates delivered.
     outcomes : Counter
@@ -136,7 +128,6 @@ class Simulation:
         privacy: Privacy | None = None,
     ) -> None:
         self._trainer, self._sizes, self._settings, self._pace = trainer, sizes, settings, pace
-        self._on_evaluation = on_evaluation
         limits = Limits(max_staleness=settings.max_staleness, max_examples=max(sizes))
         # Repeatable, unlike the noise of a federation.
         noise = np.random.default_rng((settings.seed, _NOISE)).bytes
@@ -157,7 +148,8 @@ class Simulation:
         self.versions = LiveVersions()
         self._results: dict[int, Result] = {}
         self._spare: list[Vector] = []
-        self.evaluations: list[Evaluation] = []
+        self._evaluations = Evaluations(trainer, initial.size, on_evaluation)
+        self.evaluations = self._evaluations.known
         self.updates = 0
         self.outcomes: Counter[str] = Counter()
         self.participation = [0] * len(fleet)
@@ -189,6 +181,7 @@ class Simulation:
         self.busy_time += busy * (end - since)
         self._evaluate_before(end)
         self._evaluate(end)
+        self._evaluations.finish()
         self._digest.update(self.engine.params.data)
         return self._digest.hexdigest()
 
@@ -255,18 +248,14 @@ class Simulation:
         return np.empty(self.engine.params.size, np.float32)
 
     def _evaluate_before(self, time: float) -> None:
-        while (due := len(self.evaluations) * self._settings.evaluate_every) < time:
+        while (due := len(self._evaluations) * self._settings.evaluate_every) < time:
             self._evaluate(due)
 
     def _evaluate(self, time: float) -> None:
-        last = self.evaluations[-1] if self.evaluations else None
-        if last is not None and last.version == self.engine.version:
-            accuracy = last.accuracy
-        else:
-            published = self.engine.published
-            self._digest.update(published.data)
-            accuracy = self._trainer.accuracy(published)
-        evaluation = Evaluation(time, self.engine.version, accuracy)
-        self.evaluations.append(evaluation)
-        if self._on_evaluation is not None:
-            self._on_evaluation(evaluation)
+        version = self.engine.version
+        if version == self._evaluations.version:
+            self._evaluations.repeat(time)
+            return
+        published = self.engine.published
+        self._digest.update(published.data)
+        self._evaluations.add(time, version, published)

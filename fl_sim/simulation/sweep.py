@@ -15,9 +15,10 @@ from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.intake.spill import SpillFiles
 from fl_sim.cohort.choice import trainer_for
 from fl_sim.simulation.config import SimulationConfig, StrategySection
+from fl_sim.simulation.evaluations import Evaluation
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import fleet_from
-from fl_sim.simulation.loop import Evaluation, LoopSettings, Simulation
+from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.parallel import in_processes
 from fl_sim.simulation.result import SeedResult, SimulationResult
 from fl_sim.simulation.workload import workload_from

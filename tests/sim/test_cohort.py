@@ -151,7 +151,9 @@ def test_running_statistics_belong_to_the_model() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_all_backends_count_the_same_correct_answers(backend: str) -> None:
     base = initial()
-    counted = trainer_for(problem(), backend, base, 4).accuracy(base)
-    expected = trainer_for(problem(), "flat", base, 4).accuracy(base)
+    models = [base, -base, np.roll(base, 1)]
+    counted = trainer_for(problem(), backend, base, 4).accuracies(models)
+    expected = trainer_for(problem(), "flat", base, 4).accuracies(models)
     assert counted == pytest.approx(expected)
-    assert 0.0 < counted < 1.0
+    assert len(set(counted)) == len(models)
+    assert all(0.0 < accuracy < 1.0 for accuracy in counted)

@@ -136,8 +136,8 @@ def test_trains_nothing_that_is_never_delivered() -> None:
             for row in out:
                 row.fill(0.001)
 
-        def accuracy(self, params: Vector) -> float:
-            return 0.5
+        def accuracies(self, models: Sequence[Vector]) -> list[float]:
+            return [0.5] * len(models)
 
     counting = Counting()
     devices = fleet(20, dropout=0.3, dies_at=deaths(20, 0.5, 10.0, 1))
