@@ -155,16 +155,18 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         await _abort(context, refusal)
 
     async def _admit(self, call: Call, context: Any) -> None:
-        scope = REQUIRED_SCOPES[call.method]
+        scope, address = REQUIRED_SCOPES[call.method], self._address(context)
         if scope is None:
-            self._limiter.spend(self._address(context))
-            return
-        metadata = _metadata_of(context)
-        bearer = await asyncio.to_thread(self._auth.bearer, scope, metadata)
+            self._limiter.spend(address)
+        else:
+            await asyncio.to_thread(self._authenticate, call, scope, address, _metadata_of(context))
+
+    def _authenticate(self, call: Call, scope: str, address: str, metadata: dict[str, str]) -> None:
+        bearer = self._auth.bearer(scope, metadata)
         call.client_id = bearer.claims.client_id
         # Whoever has a token without its key uses up what its own address may, not its owner's.
-        self._limiter.spend(f"{self._address(context)} {call.client_id}")
-        await asyncio.to_thread(self._auth.check, SERVICE + call.method, bearer, metadata)
+        self._limiter.spend(f"{address} {call.client_id}")
+        self._auth.check(SERVICE + call.method, bearer, metadata)
         self._limiter.spend(call.client_id)
 
     async def _request(self, call: Call, requests: Any, context: Any) -> Any:

@@ -8,7 +8,7 @@ thing, one goes first and the other sees what it did.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from fl_protocol.codes import Code, ConfigInvalid, GatewayUnavailable
 
@@ -81,11 +82,6 @@ _PATIENCE = 5
 _SCHEMA_LOCK = 0x61737963
 _POSTGRES = "postgresql"
 _MILLISECONDS = 1000
-# Single statements, which need no transaction.
-_READING: dict[str, dict[str, Any]] = {
-    _POSTGRES: {"isolation_level": "AUTOCOMMIT"},
-    "sqlite": {"reads_only": True},
-}
 
 
 def is_url(location: str) -> bool:
@@ -114,7 +110,7 @@ class Database:
         self._durable = _engine(location, durable=True)
         # Losing the last moment of these costs nothing that a restart of the machine does not.
         self._quick = _engine(location, durable=False)
-        self._reader = self._quick.execution_options(**_READING[self._quick.dialect.name])
+        self._single = _engine(location, durable=False, single=True)
         with self.transaction() as connection:
             if connection.dialect.name == _POSTGRES:
                 connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
@@ -124,7 +120,7 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
-        for engine in (self._durable, self._quick):
+        for engine in (self._durable, self._quick, self._single):
             engine.dispose()
 
     @contextmanager
@@ -149,8 +145,42 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sql.Connection]:
         """Look something up, without waiting for whoever writes; raises as `transaction` does."""
-        with _reached(), self._reader.connect() as connection:
+        with _reached(), self._single.connect() as connection:
             yield connection
+
+    def prepared(
+        self, statement: sql.ClauseElement, columns: Sequence[str] | None = None
+    ) -> Callable[..., Sequence[Any]]:
+        """Return what runs a statement in a transaction of its own that need not be durable.
+
+        For what every call needs: it takes a third of the time that SQLAlchemy's connection does.
+
+        Parameters
+        ----------
+        statement : ClauseElement
+            It returns rows.
+        columns : sequence of str, optional
+            Those that an insert fills.
+
+        Returns
+        -------
+        callable
+            Takes the parameters by name and returns the rows; raises as `transaction` does.
+        """
+        compiled = statement.compile(dialect=self._single.dialect, column_keys=columns)
+        assert isinstance(compiled, SQLCompiler)
+        text, defaults, order = str(compiled), compiled.params, compiled.positiontup
+        driver_error = self._single.dialect.loaded_dbapi.Error
+
+        def run(**parameters: Any) -> Sequence[Any]:
+            named = {**defaults, **parameters}
+            values = named if order is None else [named[name] for name in order]
+            with _reached(driver_error), _lent(self._single.raw_connection()) as connection:
+                cursor = connection.cursor()
+                cursor.execute(text, values)
+                return cursor.fetchall()
+
+        return run
 
     def insert_new(self, table: sql.Table, **values: Any) -> sql.Insert:
         """Return the statement that inserts a row unless one with one of its keys exists."""
@@ -161,10 +191,11 @@ class Database:
 
 
 @contextmanager
-def _reached() -> Iterator[None]:
+def _reached(*driver_errors: type[Exception]) -> Iterator[None]:
+    failures: tuple[type[Exception], ...] = (SQLAlchemyError, *driver_errors)
     try:
         yield
-    except SQLAlchemyError as error:
+    except failures as error:
         # Its text may show what was asked, and with it digests of secrets.
         cause = error.orig if isinstance(error, DBAPIError) else error
         kind = type(cause).__name__
@@ -173,16 +204,29 @@ def _reached() -> Iterator[None]:
         ) from error
 
 
-def _engine(location: str | Path, *, durable: bool) -> sql.Engine:
+@contextmanager
+def _lent(connection: sql.PoolProxiedConnection) -> Iterator[sql.PoolProxiedConnection]:
+    """Give a connection back to its pool; one that failed is not used again."""
+    try:
+        yield connection
+    except BaseException:
+        connection.invalidate()
+        raise
+    finally:
+        connection.close()
+
+
+def _engine(location: str | Path, *, durable: bool, single: bool = False) -> sql.Engine:
+    """Return a pool of connections; with `single` each statement is a transaction of its own."""
     text = str(location)
     if not is_url(text):
-        return _sqlite(Path(location), durable)
+        return _sqlite(Path(location), durable, single)
     try:
         url = sql.make_url(text)
         if url.get_backend_name() != _POSTGRES:
             raise ValueError(f"a {url.get_backend_name()} database is not supported")
         # psycopg 3 is the one of the extra "postgres", whatever the address leaves open.
-        return _postgresql(url.set(drivername=f"{_POSTGRES}+psycopg"), durable)
+        return _postgresql(url.set(drivername=f"{_POSTGRES}+psycopg"), durable, single)
     except ImportError as error:
         raise ConfigInvalid(
             Code.CONFIG_INVALID, "A registry in PostgreSQL needs: pip install 'asynclave[postgres]'"
@@ -193,7 +237,7 @@ def _engine(location: str | Path, *, durable: bool) -> sql.Engine:
         ) from error
 
 
-def _postgresql(url: sql.URL, durable: bool) -> sql.Engine:
+def _postgresql(url: sql.URL, durable: bool, single: bool) -> sql.Engine:
     patience = _PATIENCE * _MILLISECONDS
     settings = {
         "synchronous_commit": "on" if durable else "off",
@@ -204,6 +248,7 @@ def _postgresql(url: sql.URL, durable: bool) -> sql.Engine:
         url,
         pool_timeout=_PATIENCE,
         hide_parameters=True,
+        isolation_level="AUTOCOMMIT" if single else None,
         connect_args={
             "connect_timeout": _PATIENCE,
             "client_encoding": "utf8",
@@ -212,7 +257,7 @@ def _postgresql(url: sql.URL, durable: bool) -> sql.Engine:
     )
 
 
-def _sqlite(path: Path, durable: bool) -> sql.Engine:
+def _sqlite(path: Path, durable: bool, single: bool) -> sql.Engine:
     url = sql.URL.create("sqlite", database=str(path))
     engine = sql.create_engine(
         url, pool_timeout=_PATIENCE, hide_parameters=True, connect_args={"timeout": _PATIENCE}
@@ -229,9 +274,10 @@ def _sqlite(path: Path, durable: bool) -> sql.Engine:
         ):
             connection.execute(f"PRAGMA {pragma}")
 
-    @sql.event.listens_for(engine, "begin")
-    def begin(connection: sql.Connection) -> None:
-        if not connection.get_execution_options().get("reads_only"):
+    if not single:
+
+        @sql.event.listens_for(engine, "begin")
+        def begin(connection: sql.Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine

@@ -7,6 +7,7 @@ being served.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -53,21 +54,26 @@ class LoadLimits:
 
 
 class RateLimiter:
-    """Token bucket per key, with a bounded number of keys (the longest idle is forgotten)."""
+    """Token bucket per key, with a bounded number of keys (the longest idle is forgotten).
+
+    It may be used from several threads.
+    """
 
     def __init__(self, rate: float, burst: int, clock: Clock, max_keys: int = 10_000) -> None:
         self._rate, self._burst, self._clock, self._max_keys = rate, burst, clock, max_keys
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def spend(self, key: str) -> None:
         """Take one token of `key`'s bucket; raise OVERLOADED when it is empty."""
-        now = self._clock.now()
-        tokens, last = self._buckets.pop(key, (float(self._burst), now))
-        tokens = min(float(self._burst), tokens + max(0.0, now - last) * self._rate)
-        allowed = tokens >= 1.0
-        self._buckets[key] = (tokens - 1.0 if allowed else tokens, now)
-        if len(self._buckets) > self._max_keys:
-            self._buckets.popitem(last=False)
+        with self._lock:
+            now = self._clock.now()
+            tokens, last = self._buckets.pop(key, (float(self._burst), now))
+            tokens = min(float(self._burst), tokens + max(0.0, now - last) * self._rate)
+            allowed = tokens >= 1.0
+            self._buckets[key] = (tokens - 1.0 if allowed else tokens, now)
+            if len(self._buckets) > self._max_keys:
+                self._buckets.popitem(last=False)
         if not allowed:
             raise GatewayUnavailable(
                 Code.OVERLOADED,

@@ -7,7 +7,7 @@ copied database cannot be used to enrol or to renew.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,7 @@ class Registry:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._which_revoked = database.prepared(_WHICH_REVOKED)
 
     def add_ticket(self, ticket: str, role: str, name: str, expires_at: float) -> None:
         """Register a single-use enrolment ticket (only its digest is kept)."""
@@ -210,8 +211,7 @@ class Registry:
 
     def revoked(self, **names: str) -> Set[str]:
         """Return which of the given names are revoked, by kind; see `revoke`."""
-        with self._database.reading() as connection:
-            return _revoked(connection, **names)
+        return {kind for (kind,) in self._which_revoked(**_asked(names))}
 
     def _revocation(self, kind: str, value: str) -> sql.Insert:
         return self._database.insert_new(REVOKED, kind=kind, value=value)
@@ -285,5 +285,8 @@ def _forget_oldest(connection: sql.Connection, begun: Family) -> None:
 
 
 def _revoked(connection: sql.Connection, **names: str) -> Set[str]:
-    asked = {kind: names.get(kind, "") for kind in _KINDS}
-    return set(connection.execute(_WHICH_REVOKED, asked).scalars())
+    return set(connection.execute(_WHICH_REVOKED, _asked(names)).scalars())
+
+
+def _asked(names: Mapping[str, str]) -> dict[str, str]:
+    return {kind: names.get(kind, "") for kind in _KINDS}

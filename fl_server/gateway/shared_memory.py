@@ -39,7 +39,8 @@ class SharedReplayMemory:
         self._lock = threading.Lock()
         self._pruned = 0.0
         # Not its row count, which not every driver knows.
-        self._insert = database.insert_new(USED).returning(USED.c.kind)
+        inserted = database.insert_new(USED).returning(USED.c.kind)
+        self._insert = database.prepared(inserted, USED.columns.keys())
 
     def use(self, thing: str, now: float) -> bool:
         """Use something up at `now` (seconds); False if it was used before, here or elsewhere.
@@ -55,11 +56,10 @@ class SharedReplayMemory:
             due = abs(now - self._pruned) > _PRUNE_SECONDS
             if due:
                 self._pruned = now
-        with self._database.transaction(durable=False) as connection:
-            if due:
+        if due:
+            with self._database.transaction(durable=False) as connection:
                 connection.execute(sql.delete(USED).where(USED.c.expires_at < now - _CLOCK_MARGIN))
-            row = {"kind": self._kind, "value": thing, "expires_at": now + self._seconds}
-            return connection.execute(self._insert, row).first() is not None
+        return bool(self._insert(kind=self._kind, value=thing, expires_at=now + self._seconds))
 
 
 class Refusals:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from asynclave.chaos.real.service import started
 from asynclave.chaos.real.settings import RUN, TASK, ProcessConfig
 from asynclave.chaos.real.skew import SkewedClock
 from fl_client.config import ClientConfig
@@ -48,7 +49,8 @@ class Log:
 def main(path: str) -> None:
     """Work until killed."""
     config = ProcessConfig.load(path)
-    uploader = SealedUploader(ClientConfig.load(config.bundle), SkewedClock(Path(config.clock)))
+    bundle, clock = ClientConfig.load(config.bundle), SkewedClock(Path(config.clock))
+    uploader = started(lambda: SealedUploader(bundle, clock))
     log, rng = Log(Path(config.folder)), np.random.default_rng(config.seed)
     while True:
         with contextlib.suppress(OSError, EOFError), Client(config.socket, "AF_UNIX") as server:

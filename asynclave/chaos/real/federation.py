@@ -137,6 +137,11 @@ class Federation:
                 entry = json.loads(line)
                 yield Acknowledgement(client, entry["update"], entry["time"])
 
+    def check(self) -> None:
+        """Raise CHILD_DIED if the server or a client has ended by itself."""
+        for program in (self.server, *self.clients):
+            program.check()
+
     def start_server(self) -> None:
         """Start the server process."""
         config = self._config(self._server_bundle, self.run_folder)

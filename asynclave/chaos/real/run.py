@@ -82,6 +82,8 @@ def torment(
     ------
     GatewayUnavailable
         No client got anything acknowledged in the beginning, or within 90 s after a fault.
+    DeploymentError
+        ``CHILD_DIED``: a process ended that nobody had killed.
     """
     outcome, rng = Outcome(), random.Random(seed)
     with Federation(folder, num_clients, num_params, seed) as federation:
@@ -115,6 +117,7 @@ def _await_acknowledgement(federation: Federation, struck: Struck, patience: flo
         ]
         if later:
             return min(later) - struck.at
+        federation.check()
         time.sleep(_POLL_SECONDS)
     raise GatewayUnavailable(
         Code.GATEWAY_UNAVAILABLE,

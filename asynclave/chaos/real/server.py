@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
+from asynclave.chaos.real.service import started
 from asynclave.chaos.real.settings import RUN, ProcessConfig, recipe
 from fl_protocol.codes import AsynclaveError
 from fl_protocol.flower import RECEIPT
@@ -56,7 +57,7 @@ def _serve(server: Server, connection: Connection) -> None:
 def main(path: str) -> None:
     """Serve until killed."""
     config = ProcessConfig.load(path)
-    server = Server(config)
+    server = started(lambda: Server(config))
     Path(config.socket).unlink(missing_ok=True)
     with Listener(config.socket, "AF_UNIX", backlog=64) as listener:
         while True:
