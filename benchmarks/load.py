@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
@@ -27,7 +26,7 @@ from benchmarks.processes import memory_mib
 from fl_client.config import ClientConfig
 from fl_client.updates import LocalUpdate, Uploaded
 from fl_client.uploader import SealedUploader
-from fl_protocol.flower import RECEIPT
+from fl_protocol.flower import RECEIPT, receipt_entries
 from fl_protocol.signatures import Signed
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
@@ -137,12 +136,7 @@ class ServedRun:
         """Give the server what clients got, a receipt and its outcome each, and fetch the merge."""
         version = self._intake.version
         for number, (signed, code) in enumerate(receipts):
-            entries: dict[str, Any] = {
-                "payload": signed.payload,
-                "signature": signed.signature,
-                "code": code,
-            }
-            reply = RecordDict({RECEIPT: ConfigRecord(entries)})
+            reply = RecordDict({RECEIPT: ConfigRecord(dict(receipt_entries(code, signed)))})
             outcome = self._intake.offer(reply, str(number), version, self._intake.params, 0.0)
             if not outcome.accepted:
                 raise RuntimeError(f"an update of the benchmark was refused: {outcome.code}")

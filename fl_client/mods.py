@@ -32,6 +32,7 @@ from fl_protocol.codes import (
     EnvelopeRejected,
     UpdateRejected,
 )
+from fl_protocol.signatures import Signed
 from strategies.errors import ManifestMismatch
 from strategies.layout import Layout
 from strategies.reject import Reject
@@ -221,17 +222,14 @@ def _records(metrics: Metrics) -> RecordDict:
 
 
 def _answered(message: Message, reply: RecordDict, uploaded: Uploaded) -> Message:
-    signed, outcome = uploaded.signed, uploaded.receipt.outcome
-    return _answer(message, reply, outcome, signed.payload, signed.signature)
+    return _answer(message, reply, uploaded.receipt.outcome, uploaded.signed)
 
 
 def _answer(
-    message: Message, reply: RecordDict, code: str, payload: bytes = b"", signature: bytes = b""
+    message: Message, reply: RecordDict, code: str, signed: Signed | None = None
 ) -> Message:
     content = RecordDict(dict(reply.metric_records))
-    content[flower.RECEIPT] = ConfigRecord(
-        {"payload": payload, "signature": signature, "code": code}
-    )
+    content[flower.RECEIPT] = ConfigRecord(dict(flower.receipt_entries(code, signed)))
     return Message(content, reply_to=message)
 
 

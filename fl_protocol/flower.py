@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_protocol.signatures import Signed
 
 SUPPORTED = "1.41"
 
@@ -15,6 +16,20 @@ REPLIES = "asynclave-replies"
 RECEIPT = "asynclave-receipt"
 UTILISATION = "utilisation"
 """Metric in which a node may report its load, in per cent."""
+
+
+def receipt_entries(code: str, signed: Signed | None = None) -> dict[str, str | bytes]:
+    """Return the entries of the record named `RECEIPT`.
+
+    Parameters
+    ----------
+    code : str
+        What became of the update.
+    signed : Signed, optional
+        The enclave's receipt; there is none of an update that it has not seen.
+    """
+    payload, signature = (b"", b"") if signed is None else (signed.payload, signed.signature)
+    return {"payload": payload, "signature": signature, "code": code}
 
 
 def require_supported(found: str | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fl_client.supernode.policy import Life, RestartPolicy
+from tee_sim.syscalls import PR_SET_PDEATHSIG, Libc
 
 _STOP_PATIENCE = 15.0
 _LEAVE_PATIENCE = 20.0
 _OUTPUT_PATIENCE = 5.0
 _POLL = 0.1
-_PR_SET_PDEATHSIG = 1
 
 
 class Keeper:
@@ -99,10 +98,10 @@ def _pass_on(node: subprocess.Popen[str], life: Life) -> None:
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    libc = ctypes.CDLL(None)
+    libc = Libc()
 
     def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
 

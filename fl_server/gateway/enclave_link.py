@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TypeVar
 
 from fl_protocol.codes import Code, GatewayUnavailable, RunRejected, error_for
@@ -21,7 +20,6 @@ from fl_server.gateway.releases import Release, ReleaseCache
 from fl_server.gateway.undisturbed import Undisturbed
 from tee_sim.client import EnclaveClient, Opened
 from tee_sim.control import LauncherClient
-from tee_sim.hop import HopSigner
 
 # A request that takes longer means a hung enclave, which is replaced.
 _REQUEST_SECONDS = 60.0
@@ -37,14 +35,12 @@ class EnclaveLink:
 
     Parameters
     ----------
-    launcher_socket : Path
-        The launcher's Unix socket.
-    signer : HopSigner
-        Signs every request.
+    launcher : LauncherClient
+        Attaches to it, and to its successor.
     """
 
-    def __init__(self, launcher_socket: Path, signer: HopSigner) -> None:
-        self._launcher = LauncherClient(launcher_socket, signer)
+    def __init__(self, launcher: LauncherClient) -> None:
+        self._launcher = launcher
         self._client: EnclaveClient | None = None
         self._turn = asyncio.Lock()
         # A caller that hangs up must not tear an exchange apart: the half-read channel would have

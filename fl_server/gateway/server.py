@@ -13,25 +13,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Clock, LocalDisk, Rng, SystemClock, SystemRng
-from fl_protocol.proof import SECONDS_USABLE, ProofNonces, ProofVerifier
 from fl_protocol.proto.gateway_pb2_grpc import add_GatewayServicer_to_server
+from fl_server.gateway.assembly import admission
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.auth import Gatekeeper
-from fl_server.gateway.authenticator import Authenticator
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.database import Database
 from fl_server.gateway.enclave_link import EnclaveLink
-from fl_server.gateway.issuer import GRANT_SECONDS, Issuer
-from fl_server.gateway.limits import RateLimiter
-from fl_server.gateway.registry import Registry
 from fl_server.gateway.service import GatewayService
-from fl_server.gateway.shared_memory import Refusals, SharedReplayMemory
+from fl_server.gateway.shared_memory import Refusals
 from fl_server.gateway.submissions import open_submissions
-from fl_server.gateway.token_keys import TokenKeys
 from tee_sim.allocator import keep_freed_memory
+from tee_sim.control import LauncherClient
 from tee_sim.hop import HopSigner
 from tee_sim.lifetime import stop_event
-from tee_sim.settings import load_key, load_signing_key
+from tee_sim.settings import load_key
 
 # One segment (1 MiB and its tag) plus framing; streams carry larger bodies in pieces.
 _MAX_MESSAGE = 2 * 1024 * 1024
@@ -53,40 +49,18 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     """
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     database = Database(config.registry)
-    registry = Registry(database)
     audit = AuditLog(Path(config.audit_log))
-    # The one secret that all gateways before an enclave have and no client does.
     hop_key = load_key(Path(config.hop_key))
-    link = EnclaveLink(Path(config.launcher_socket), HopSigner(hop_key, clock, rng))
-    token_keys = TokenKeys(Path(config.token_key), config.federation, clock, config.token_key_lead)
-    issuer = Issuer(
-        config,
-        registry,
-        membership_key=load_signing_key(Path(config.issuer_key)),
-        token_keys=token_keys,
-        nonces=SharedReplayMemory(database, "grant", GRANT_SECONDS),
-        clock=clock,
-        rng=rng,
-    )
-    nonces = ProofNonces(hop_key, clock)
-    proofs, first_proofs = (
-        ProofVerifier(clock, seen=SharedReplayMemory(database, kind, SECONDS_USABLE), nonces=nonces)
-        for kind in ("proof", "first-proof")
-    )
-    gatekeeper = Gatekeeper(
-        Authenticator(token_keys, proofs, first_proofs, registry),
-        RateLimiter(config.limits.rate, config.limits.burst, clock),
-        audit,
-        config.limits,
-        behind_proxy=config.behind_proxy,
-    )
+    launcher = LauncherClient(Path(config.launcher_socket), HopSigner(hop_key, clock, rng))
+    link = EnclaveLink(launcher)
+    admitted = admission(config, database, audit, hop_key, clock, rng)
     try:
         async with open_submissions(
             link, config.journal_dir, LocalDisk(), rng, Refusals(database, clock)
         ) as submissions:
-            service = GatewayService(issuer, link, submissions, config.limits)
+            service = GatewayService(admitted.issuer, link, submissions, config.limits)
             status = health.aio.HealthServicer()
-            server = _server(service, gatekeeper, status)
+            server = _server(service, admitted.gatekeeper, status)
             port = _listen(server, config)
             stopped = stop_event(config.parent_pid)
             await link.attach()

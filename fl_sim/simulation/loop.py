@@ -14,8 +14,8 @@ import numpy as np
 
 from fl_sim.cohort.base import CohortTrainer, Task
 from fl_sim.simulation.evaluations import Evaluation, Evaluations
+from fl_sim.simulation.events import NOBODY, Choice, Event, TaskTimes
 from fl_sim.simulation.pace import Pace
-from fl_sim.simulation.scheduler import NOBODY, Choice, Event, TaskTimes
 from fl_sim.simulation.versions import LiveVersions
 from fl_sim.simulation.windows import scheduler_for
 from strategies.cached_rows import RowSpace

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
 
 import numpy as np
 
 from fl_sim.simulation.event_queue import EventQueue
-from fl_sim.simulation.fleet import Clients, TaskDraw, Times
+from fl_sim.simulation.events import NOBODY, Choice, Event, Hand, Queue, TaskTimes
+from fl_sim.simulation.fleet import Clients
 from fl_sim.simulation.idle import IdleClients
 
-NOBODY = -1
 # Clients found offline before all idle ones are looked through.
 TRIES = 64
 # One in so many idle clients is drawn at a time: large fleets gain speed, and a client that has
@@ -26,99 +25,6 @@ _HANDS = 64
 _MANY = 32
 # Events per bucket of the queue; from 8 to 128 its speed is flat.
 _PER_BUCKET = 32
-
-
-class TaskTimes(Protocol):
-    """Device behaviour as the scheduler sees it; times are virtual seconds."""
-
-    def __len__(self) -> int:
-        """Number of clients."""
-        ...
-
-    @property
-    def median_task(self) -> float:
-        """Time of a typical task."""
-        ...
-
-    def tasks(self, clients: Sequence[int], numbers: Sequence[int]) -> list[TaskDraw]:
-        """Draw what is random about the clients' tasks of these numbers."""
-        ...
-
-    def begin(self, task: TaskDraw, now: float, work: float) -> tuple[float, bool] | None:
-        """Return when a task begun at `now` ends and if it delivers.
-
-        `work` is its share of a full task. None if the client is offline; inf if it is dead.
-        """
-        ...
-
-    def ready(self, clients: Sequence[int] | Clients, now: float) -> Times:
-        """Return the first times from `now` on at which clients can begin; inf for never."""
-        ...
-
-
-class Choice(Protocol):
-    """Chooses among idle clients, and is told what became of their tasks."""
-
-    def choose(self, candidates: Iterable[int], now: float) -> int:
-        """Return the client to hand a task to at the time `now`."""
-        ...
-
-    def ended(self, client: int, now: float, *, delivered: bool) -> None:
-        """Take note of the end of a task."""
-        ...
-
-
-class Queue(Protocol):
-    """Events in order of time due and number; see `EventQueue`."""
-
-    def push(self, due: float, number: int) -> None:
-        """Add an event."""
-        ...
-
-    def pop(self) -> tuple[float, int] | None:
-        """Take the next event; None when there is none."""
-        ...
-
-    def ahead(self) -> Iterator[tuple[float, int]]:
-        """Yield the events in order without taking them."""
-        ...
-
-    def clear(self) -> list[tuple[float, int]]:
-        """Remove and return all events, in order."""
-        ...
-
-
-class Hand(Protocol):
-    """Tasks drawn and not begun."""
-
-    def __len__(self) -> int:
-        """Number of tasks."""
-        ...
-
-    def pop(self) -> TaskDraw:
-        """Take the next to begin."""
-        ...
-
-
-class Event(NamedTuple):
-    """Something that happened.
-
-    Attributes
-    ----------
-    time : float
-        Virtual time in seconds.
-    client : int
-        The client whose task ended, or `NOBODY` when somebody merely asked to be woken.
-    base_version : int
-        The version the client was given.
-    delivered : bool
-        False when the task broke off or the client died: there is no update.
-    """
-
-    time: float
-    client: int
-    base_version: int
-    delivered: bool
 
 
 class Scheduler:

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fl_sim.simulation.array_queue import ArrayQueue
+from fl_sim.simulation.events import Choice, Event, TaskTimes
 from fl_sim.simulation.fleet import Clients, Flags, Fleet, TaskDraw, Times
-from fl_sim.simulation.scheduler import TRIES, Choice, Event, Scheduler, TaskTimes
+from fl_sim.simulation.scheduler import TRIES, Scheduler
 
 # With fewer tasks under way windows are too short to be worth the calls of numpy.
 _MANY = 256

@@ -15,6 +15,7 @@ from fl_server.durable.journal import Journal
 from fl_server.gateway.enclave_link import EnclaveLink
 from fl_server.gateway.submissions import open_submissions
 from fl_server.gateway.update_journal import UpdateJournal
+from tee_sim.control import LauncherClient
 from tee_sim.hop import KEY_BYTES, HopSigner
 from tests.gateway.test_update_journal import BODY, header
 
@@ -33,7 +34,8 @@ async def test_what_is_under_way_has_ended_and_stays_in_the_journal(
     silent: socket.socket, tmp_path: Path
 ) -> None:
     signer = HopSigner(bytes(KEY_BYTES), SystemClock(), SystemRng())
-    link, folder = EnclaveLink(tmp_path / "launcher", signer), tmp_path / "journal"
+    link = EnclaveLink(LauncherClient(tmp_path / "launcher", signer))
+    folder = tmp_path / "journal"
     about = header("waiting")
     envelope = pb.SubmitHeader(protected=about.encode())
     async with open_submissions(link, str(folder), LocalDisk(), SystemRng()) as submissions:

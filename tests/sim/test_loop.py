@@ -8,11 +8,11 @@ import pytest
 
 from fl_sim.cohort.base import Task
 from fl_sim.cohort.choice import trainer_for
+from fl_sim.simulation.events import Event
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import deaths
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.pace import Pace
-from fl_sim.simulation.scheduler import Event
 from strategies.catalog import RECIPES, recipe_from
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA

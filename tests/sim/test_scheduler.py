@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from fl_sim.simulation.event_queue import EventQueue
+from fl_sim.simulation.events import NOBODY, Event
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import slowest_last, speeds
 from fl_sim.simulation.idle import IdleClients
-from fl_sim.simulation.scheduler import NOBODY, Event, Scheduler
+from fl_sim.simulation.scheduler import Scheduler
 from strategies.selection import POLICIES, Selector, policy_from, selector_for
 from tests.support.simulation import fleet
 

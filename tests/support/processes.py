@@ -30,10 +30,12 @@ def kill(pid: int) -> None:
     os.close(handle)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Return when a condition holds, and fail when it does not for half a minute."""
+def wait_until(
+    condition: Callable[[], object], patience: float = PATIENCE, what: str = "it"
+) -> None:
+    """Return when a condition holds, and fail when it does not for so many seconds."""
     clock = SystemClock()
-    deadline = clock.now() + PATIENCE
+    deadline = clock.now() + patience
     while not condition():
-        assert clock.now() < deadline, "waited too long"
-        clock.sleep(0.02)
+        assert clock.now() < deadline, f"{what} took longer than {patience:g} s"
+        clock.sleep(0.05)

@@ -17,6 +17,7 @@ from fl_client.sealing import submit_messages
 from fl_client.updates import LocalUpdate, Uploaded
 from fl_client.uploader import SealedUploader
 from fl_protocol.envelope import SealedUpdate, seal
+from fl_protocol.flower import RECEIPT, receipt_entries
 from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proof import ProofNonces, make_proof
@@ -93,14 +94,8 @@ def submit(uploader: SealedUploader, sealed: SealedUpdate, membership: bytes) ->
 
 
 def reply_with(uploaded: Uploaded) -> RecordDict:
-    record = ConfigRecord(
-        {
-            "payload": uploaded.signed.payload,
-            "signature": uploaded.signed.signature,
-            "code": uploaded.receipt.outcome,
-        }
-    )
-    return RecordDict({"asynclave-receipt": record})
+    entries = receipt_entries(uploaded.receipt.outcome, uploaded.signed)
+    return RecordDict({RECEIPT: ConfigRecord(dict(entries))})
 
 
 def offer(intake: SealedIntake, node: str, uploaded: Uploaded, version: int = 0) -> Outcome:

@@ -24,6 +24,7 @@ from fl_client.config import ClientConfig
 from fl_client.updates import LocalUpdate, Uploaded
 from fl_client.uploader import SealedUploader
 from fl_protocol.codes import AsynclaveError
+from fl_protocol.flower import receipt_entries
 from fl_protocol.receipts import ACCEPTED
 from strategies.update import digest_of
 
@@ -75,7 +76,8 @@ def _work(
         return
     if uploaded.receipt.outcome == ACCEPTED:
         log.acknowledged(uploaded)
-    server.send(("receipt", uploaded.receipt.client_id, version, _entries(uploaded)))
+    entries = receipt_entries(uploaded.receipt.outcome, uploaded.signed)
+    server.send(("receipt", uploaded.receipt.client_id, version, entries))
     server.recv()
 
 
@@ -93,15 +95,6 @@ def _delivered(
     uploader.check(RUN, version, digest)
     delta = rng.normal(size=config.num_params).astype(np.float32)
     return uploader.upload(LocalUpdate(RUN, version, digest, layout.digest, TASK, delta, 1))
-
-
-def _entries(uploaded: Uploaded) -> dict[str, Any]:
-    signed = uploaded.signed
-    return {
-        "payload": signed.payload,
-        "signature": signed.signature,
-        "code": uploaded.receipt.outcome,
-    }
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from asynclave.chaos.real.commands import run
 from tee_sim.syscalls import Libc
 
 _CLONE_NEWNET = 0x40000000
@@ -88,10 +88,7 @@ class NetworkNamespace:
             self._error = error
 
     def _inside(self, program: str, *arguments: str) -> None:
-        command = self.command(_program(program), *arguments)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise OSError(done.stderr.strip() or f"{program} failed")
+        run(*self.command(_program(program), *arguments))
 
 
 def _program(name: str) -> str:

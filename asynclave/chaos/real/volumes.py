@@ -6,11 +6,12 @@ import contextlib
 import errno
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from asynclave.chaos.real.commands import run
 
 # Room for more than one segment of a journal, which is closed when it has grown to 32 MiB.
 _SIZE = "192m"
@@ -37,7 +38,7 @@ class Volume:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         options = f"size={_SIZE},mode=0700"
-        _run("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder))
+        run("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder))
 
     @contextmanager
     def full(self) -> Iterator[None]:
@@ -62,7 +63,7 @@ class Volume:
         copy = self._folder.with_name(f"{self._folder.name}.copy")
         shutil.copytree(self._folder, copy)
         with contextlib.suppress(OSError):
-            _run("umount", str(self._folder))
+            run("umount", str(self._folder))
             shutil.copytree(copy, self._folder, dirs_exist_ok=True)
         shutil.rmtree(copy)
 
@@ -74,9 +75,3 @@ class Volume:
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(done.stderr.strip() or f"{command[0]} failed")

@@ -13,30 +13,23 @@ from typing import Any, TypeVar
 import grpc
 
 from fl_protocol.codes import Code
-from fl_protocol.proof import SECONDS_USABLE, ProofNonces, ProofVerifier
 from fl_protocol.proto.gateway_pb2_grpc import add_GatewayServicer_to_server
 from fl_protocol.wire import CODE_METADATA, SERVICE
 from fl_server.durable.journal import Journal
+from fl_server.gateway.assembly import admission
 from fl_server.gateway.audit import AuditLog
-from fl_server.gateway.auth import Gatekeeper
-from fl_server.gateway.authenticator import Authenticator
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.database import Database
 from fl_server.gateway.enclave_link import EnclaveLink
-from fl_server.gateway.issuer import GRANT_SECONDS, Issuer
-from fl_server.gateway.limits import RateLimiter
-from fl_server.gateway.registry import Registry
 from fl_server.gateway.service import GatewayService
-from fl_server.gateway.shared_memory import Refusals, SharedReplayMemory
+from fl_server.gateway.shared_memory import Refusals
 from fl_server.gateway.submissions import Submissions
-from fl_server.gateway.token_keys import TokenKeys
 from fl_server.gateway.update_journal import UpdateJournal
 from fl_sim.faults.chance import Chance, ChanceRng, Crash, Violation
 from fl_sim.faults.confidential.actors import ProcessClock
 from fl_sim.faults.confidential.enclave import HOP_KEY, Platform, SimulatedLauncher
 from fl_sim.faults.disk import SimulatedDisk
 from tee_sim.hop import HopSigner
-from tee_sim.settings import load_signing_key
 
 _JOURNAL = Path("/gateway/journal")
 _SEGMENT_BYTES, _LARGEST_JOURNAL = 20_000, 200_000
@@ -119,35 +112,11 @@ class Gateway:
         # A task that died with its machine has nobody who would ask for its result.
         self._loop.set_exception_handler(lambda loop, context: None)
         self._database = Database(config.registry)
-        registry = Registry(self._database)
         self._audit = AuditLog(Path(os.devnull))
-        self._link = EnclaveLink(Path(config.launcher_socket), HopSigner(HOP_KEY, clock, rng))
-        self._link._launcher = SimulatedLauncher(platform, HopSigner(HOP_KEY, clock, rng), chance)
-        tokens = TokenKeys(Path(config.token_key), config.federation, clock)
-        issuer = Issuer(
-            config,
-            registry,
-            membership_key=load_signing_key(Path(config.issuer_key)),
-            token_keys=tokens,
-            nonces=SharedReplayMemory(self._database, "grant", GRANT_SECONDS),
-            clock=clock,
-            rng=rng,
-        )
-        limits = config.limits
-        proofs, first_proofs = (
-            ProofVerifier(
-                clock,
-                seen=SharedReplayMemory(self._database, kind, SECONDS_USABLE),
-                nonces=ProofNonces(HOP_KEY, clock),
-            )
-            for kind in ("proof", "first-proof")
-        )
-        self._gatekeeper = Gatekeeper(
-            Authenticator(tokens, proofs, first_proofs, registry),
-            RateLimiter(limits.rate, limits.burst, clock),
-            self._audit,
-            limits,
-        )
+        launcher = SimulatedLauncher(platform, HopSigner(HOP_KEY, clock, rng), chance)
+        self._link = EnclaveLink(launcher)
+        admitted = admission(config, self._database, self._audit, HOP_KEY, clock, rng)
+        self._gatekeeper = admitted.gatekeeper
         try:
             journal = Journal(_JOURNAL, disk, rng, segment_bytes=_SEGMENT_BYTES)
             if journal.size > _LARGEST_JOURNAL:
@@ -155,7 +124,7 @@ class Gateway:
             submissions = Submissions(
                 self._link, UpdateJournal(journal), Refusals(self._database, clock)
             )
-            service = GatewayService(issuer, self._link, submissions, limits)
+            service = GatewayService(admitted.issuer, self._link, submissions, config.limits)
             self._handlers = _handlers_of(service)
             self._until_death(self._start(submissions))
         except BaseException:

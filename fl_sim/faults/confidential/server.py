@@ -6,14 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
 from fl_client.updates import Uploaded
 from fl_protocol.chain import Link, first_fault
 from fl_protocol.codes import AsynclaveError, GatewayUnavailable, StorageFailed
-from fl_protocol.flower import RECEIPT
+from fl_protocol.flower import RECEIPT, receipt_entries
 from fl_protocol.receipts import Head, Release, verify_head
 from fl_server.intake.config import ServerConfig
 from fl_server.intake.records import CHAIN, decode_record, head_name
@@ -125,12 +124,8 @@ class Server:
     def _take_in(self, intake: SealedIntake) -> None:
         inbox, self._inbox = self._inbox, []
         for node, version, uploaded in inbox:
-            entries: dict[str, Any] = {
-                "payload": uploaded.signed.payload,
-                "signature": uploaded.signed.signature,
-                "code": uploaded.receipt.outcome,
-            }
-            reply = RecordDict({RECEIPT: ConfigRecord(entries)})
+            entries = receipt_entries(uploaded.receipt.outcome, uploaded.signed)
+            reply = RecordDict({RECEIPT: ConfigRecord(dict(entries))})
             try:
                 intake.offer(reply, node, version, intake.params, 0.0)
             except (GatewayUnavailable, StorageFailed):
