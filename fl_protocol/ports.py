@@ -192,13 +192,29 @@ class LocalDisk:
         """Return a file's content; raises FileNotFoundError."""
         return path.read_bytes()
 
-    def write_atomic(self, path: Path, data: bytes, mode: int = 0o600) -> None:
-        """Write to a temporary neighbour, sync it, and rename it over the target."""
+    def write_atomic(
+        self, path: Path, data: bytes, mode: int = 0o600, like: os.stat_result | None = None
+    ) -> None:
+        """Write to a temporary neighbour, sync it, and rename it over the target.
+
+        Parameters
+        ----------
+        path : Path
+            The target.
+        data : bytes
+            Its new content.
+        mode : int
+            Its new permissions.
+        like : stat_result, optional
+            Of a file with the wanted owner and group; only root can make them others than its own.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
                 os.fchmod(file.fileno(), mode)
+                if like is not None:
+                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -96,7 +97,9 @@ def _engine_of(saved: Saved) -> Engine:
 class _ReadOnlyDisk(LocalDisk):
     """Reads the local file system and drops whatever is written."""
 
-    def write_atomic(self, path: Path, data: bytes, mode: int = 0o600) -> None:
+    def write_atomic(
+        self, path: Path, data: bytes, mode: int = 0o600, like: os.stat_result | None = None
+    ) -> None:
         pass
 
     def open_log(self, path: Path) -> LogFile:

@@ -108,6 +108,8 @@ def _file(path: Path) -> _File:
 def rotate(path: Path, rng: Rng) -> None:
     """Replace the current key; tokens it signed are valid until the next rotation or their end.
 
+    The new file belongs to the owner of the old one, the gateway, also when root rotates.
+
     Parameters
     ----------
     path : Path
@@ -115,9 +117,9 @@ def rotate(path: Path, rng: Rng) -> None:
     rng : Rng
         Source of the new key.
     """
-    disk = LocalDisk()
-    disk.write_atomic(_previous(path), path.read_bytes(), 0o600)
-    disk.write_atomic(path, rng.bytes(_KEY_BYTES), 0o600)
+    disk, like = LocalDisk(), path.stat()
+    disk.write_atomic(_previous(path), path.read_bytes(), 0o600, like)
+    disk.write_atomic(path, rng.bytes(_KEY_BYTES), 0o600, like)
 
 
 def _previous(path: Path) -> Path:

@@ -25,14 +25,14 @@ def assert_roots_files_are_safe(trusted: Path) -> None:
         "echo > launcher.json",
         "chmod 0777 .",
     ):
-        assert not _allowed(script, trusted), script
+        assert not allowed(script, trusted), script
     # And what a gateway needs: its keys, and files of its own, which it replaces.
     for script in (
         "cat issuer.key token.key hop.key registry.sqlite gateway-0.json > /dev/null",
         "mkdir journal && touch journal/1 && rm -r journal",
         "echo 1 > new && mv new token.key",
     ):
-        assert _allowed(script, trusted), script
+        assert allowed(script, trusted), script
     assert stat.S_IMODE((trusted / "launcher.json").stat().st_mode) == 0o600
 
 
@@ -59,12 +59,13 @@ def assert_only_the_launchers_socket_is_opened(script: str, folder: Path) -> Non
     assert list((folder / "platform").iterdir()) == []
 
 
-def _allowed(script: str, folder: Path) -> bool:
+def allowed(script: str, folder: Path, user: int = GATEWAYS_USER) -> bool:
+    """Tell if a user, who is in a group of the same number, can run a script in a folder."""
     done = subprocess.run(
         ["sh", "-c", script],
         cwd=folder,
-        user=GATEWAYS_USER,
-        group=GATEWAYS_USER,
+        user=user,
+        group=user,
         extra_groups=[],
         capture_output=True,
         stdin=subprocess.DEVNULL,

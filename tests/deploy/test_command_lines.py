@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from importlib import import_module
@@ -35,12 +36,16 @@ superexec, supernode, superlink = (
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lines") / "fed"
     init(folder, FederationSpec(nodes=2, hosts=("asynclave",)))
+    # What docs/how-to/scale-out.md has installed there.
+    (folder / "envoy").mkdir()
+    for name in ("ca.pem", "server.pem", "server.key"):
+        shutil.copy(folder / "trusted" / name, folder / "envoy")
     return folder
 
 
 def folders(federation: Path) -> dict[str, Path]:
     return {
-        **{name: federation / name for name in ("superlink", "trusted", "server")},
+        **{name: federation / name for name in ("superlink", "trusted", "server", "envoy")},
         "node": federation / "nodes" / "node-1",
     }
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,18 @@ from fl_client.supernode.policy import NodeCode, NodeRefused
 from tests.deploy.owners import (
     AS_ROOT,
     GATEWAYS_USER,
+    allowed,
     assert_only_the_launchers_socket_is_opened,
     assert_roots_files_are_safe,
 )
 from tests.deploy.units import NAMES, UNITS
 
-FLOWERS_USER = "asynclave-server"
+FLOWERS_USER, ENVOYS_USER = "asynclave-server", "asynclave-envoy"
 FLOWERS_UNITS = ("asynclave-superexec.service", "asynclave-superlink.service")
+ENVOYS_UNITS = ("asynclave-envoy.service", "asynclave-key-set.service")
+USERS = {**dict.fromkeys(FLOWERS_UNITS, FLOWERS_USER), **dict.fromkeys(ENVOYS_UNITS, ENVOYS_USER)}
+NUMBERS = {FLOWERS_USER: 10002, ENVOYS_USER: 10003, "asynclave": GATEWAYS_USER}
+HOW_TO = UNITS.parents[1] / "docs" / "how-to"
 
 HARDENING = (
     "NoNewPrivileges=yes",
@@ -76,16 +82,19 @@ def test_every_unit_is_confined_and_comes_back(name: str) -> None:
         assert f"\n{setting}" in text, setting
     assert "\nRestart=" in text and "\nRestartSec=" in text
     if name != "asynclave-enclave.service":
-        user = FLOWERS_USER if name in FLOWERS_UNITS else "asynclave"
+        user = USERS.get(name, "asynclave")
         assert f"\nUser={user}\nGroup={user}\n" in text
         assert "\nCapabilityBoundingSet=\n" in text
 
 
+@pytest.mark.parametrize("name", USERS)
+def test_others_are_kept_from_the_gateways_keys(name: str) -> None:
+    assert "\nInaccessiblePaths=-/var/lib/asynclave/trusted\n" in (UNITS / name).read_text()
+
+
 @pytest.mark.parametrize("name", FLOWERS_UNITS)
-def test_submitted_code_is_kept_from_the_gateways_keys_and_processes(name: str) -> None:
-    text = (UNITS / name).read_text()
-    assert "\nInaccessiblePaths=-/var/lib/asynclave/trusted\n" in text
-    assert "\nProtectProc=invisible\n" in text
+def test_submitted_code_is_kept_from_the_gateways_processes(name: str) -> None:
+    assert "\nProtectProc=invisible\n" in (UNITS / name).read_text()
 
 
 @pytest.mark.skipif(
@@ -102,27 +111,54 @@ def test_the_users_of_the_units_are_made(tmp_path: Path) -> None:
     users = {line.split(":")[0] for line in (tmp_path / "etc" / "passwd").read_text().splitlines()}
     texts = [(UNITS / name).read_text() for name in NAMES]
     named = {user for text in texts for user in re.findall(r"^User=(.*)$", text, re.M)}
-    assert named == users == {"asynclave", FLOWERS_USER}
+    assert named == users == NUMBERS.keys()
 
 
-@AS_ROOT
-def test_the_gateways_user_cannot_replace_what_root_starts(tmp_path: Path) -> None:
-    # given a federation, with the owners that the page gives it
-    fed = tmp_path / "federation"
-    init(fed, FederationSpec(nodes=2, hosts=("asynclave",)))
-    page = (UNITS.parents[1] / "docs" / "how-to" / "deploy.md").read_text()
+def numbered(script: str, home: Path) -> str:
+    """Replace the users of the units, which need not exist here, by numbers, and their home."""
+    names = sorted(NUMBERS, key=len, reverse=True)
+    script = script.replace("/var/lib/asynclave", str(home))
+    for name in names:
+        script = re.sub(rf"(?<=[ :]){name}(?=[: ])", str(NUMBERS[name]), script)
+    return script
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A server's folders with the owners that the page gives them."""
+    init(tmp_path / "federation", FederationSpec(nodes=2, hosts=("asynclave",), gateways=2))
+    page = (HOW_TO / "deploy.md").read_text()
     (block,) = re.findall(r"```sh\n(cp -r federation/superlink .*?)systemctl", page, re.S)
     home = tmp_path / "home"
     home.mkdir()
-    script = block.replace("/var/lib/asynclave", str(home))
-    for user, number in ((FLOWERS_USER, 10002), ("asynclave", GATEWAYS_USER)):
-        script = re.sub(rf"\b{user}(?=[: ])", str(number), script)
-        script = script.replace(f":{user} ", f":{number} ")
-    subprocess.run(["sh", "-euc", script], cwd=tmp_path, check=True)
-    # then
+    home.chmod(0o755)
+    subprocess.run(["sh", "-euc", numbered(block, home)], cwd=tmp_path, check=True)
+    return home
+
+
+@AS_ROOT
+def test_the_gateways_user_cannot_replace_what_root_starts(home: Path) -> None:
     assert_roots_files_are_safe(home / "trusted")
     assert {p.stat().st_uid for p in (home / "server", home / "superlink")} == {10002}
     assert home.stat().st_uid == 0
+
+
+@AS_ROOT
+def test_envoy_has_the_key_of_its_certificate_and_no_other(home: Path) -> None:
+    page = (HOW_TO / "scale-out.md").read_text()
+    (block,) = re.findall(r"```sh\n(cd /var/lib/asynclave\ninstall .*?)systemctl", page, re.S)
+    script = numbered(block, home).replace("/opt/asynclave/bin/python", sys.executable)
+    script = script.replace("/opt/asynclave", str(UNITS.parents[1]))
+    subprocess.run(["sh", "-euc", script], cwd=home, check=True)
+    envoy, number = home / "envoy", NUMBERS[ENVOYS_USER]
+    for own in ("ca.pem", "server.pem", "server.key", "envoy.yaml"):
+        assert allowed(f"cat {own} > /dev/null", envoy, number), own
+        assert not allowed(f"echo >> {own}", envoy, number), own
+    assert allowed("echo > key-set/jwks.json", envoy, number)
+    assert not allowed("touch mine", envoy, number)
+    for key in ("issuer.key", "token.key", "hop.key", "server.key", "registry.sqlite"):
+        assert allowed(f"cat trusted/{key} > /dev/null", home), key
+        assert not allowed(f"cat trusted/{key}", home, number), key
 
 
 @AS_ROOT
