@@ -62,10 +62,10 @@ class Federation:
             left.unlink(missing_ok=True)
         self._start(server, "asynclave-enclave.service")
         self.start_superlink()
-        wait_until((trusted / "launcher.sock").exists, 120, "the enclave")
+        wait_until((trusted / "launcher.sock").exists, 240, "the enclave")
         self._start(server, "asynclave-superexec.service")
         self._start(server, "asynclave-gateway@.service")
-        wait_until((trusted / "gateway-0.port").exists, 120, "the gateway")
+        wait_until((trusted / "gateway-0.port").exists, 240, "the gateway")
 
     def start_superlink(self) -> None:
         server = self._network.server
@@ -163,19 +163,19 @@ def test_a_run_over_machines_survives_a_slow_a_dead_and_a_cut_off_one(tmp_path: 
         # given a federation of which one machine has little bandwidth
         network.limit(SLOW, "1mbit")
         federation = Federation(tmp_path / "federation", network)
-        wait_until(lambda: federation.online() == 3, 120, "connecting the nodes")
+        wait_until(lambda: federation.online() == 3, 240, "connecting the nodes")
         # when one machine loses power while it trains
         run = federation.run(output)
-        wait_until(lambda: federation.acknowledged(DYING), 120, "the first update")
-        wait_until(lambda: federation.trains(DYING), 120, "the second task")
+        wait_until(lambda: federation.acknowledged(DYING), 240, "the first update")
+        wait_until(lambda: federation.trains(DYING), 240, "the second task")
         network.nodes[DYING].kill()
         # and another one its connection
-        wait_until(lambda: federation.trains(CUT_OFF), 120, "a task")
+        wait_until(lambda: federation.trains(CUT_OFF), 240, "a task")
         with network.partitioned(CUT_OFF):
             time.sleep(PARTITION_SECONDS)
         # then the run ends with what it was asked for
         wait_until(
-            lambda: federation.status(run).startswith("finished"), 200, "the rest of the run"
+            lambda: federation.status(run).startswith("finished"), 400, "the rest of the run"
         )
         assert federation.status(run) == "finished:completed", federation.log(run)
         acknowledged = [update for node in range(3) for update in federation.acknowledged(node)]
@@ -206,15 +206,15 @@ def test_a_run_survives_its_superlink_and_then_the_whole_server(tmp_path: Path) 
     records = output.with_suffix(".run")
     with Network(2, tmp_path) as network:
         federation = Federation(tmp_path / "federation", network)
-        wait_until(lambda: federation.online() == 2, 120, "connecting the nodes")
+        wait_until(lambda: federation.online() == 2, 240, "connecting the nodes")
         # when the SuperLink dies in the middle of a run
         run = federation.run(output)
-        wait_until(lambda: federation.acknowledged(0), 120, "the first update")
+        wait_until(lambda: federation.acknowledged(0), 240, "the first update")
         network.server.stop(SUPERLINK)
         federation.start_superlink()
         # then the run goes on from its database
         wait_until(
-            lambda: federation.status(run).startswith("finished"), 200, "the rest of the run"
+            lambda: federation.status(run).startswith("finished"), 400, "the rest of the run"
         )
         assert federation.status(run) == "finished:completed", federation.log(run)
         first = audit(records)
@@ -222,14 +222,14 @@ def test_a_run_survives_its_superlink_and_then_the_whole_server(tmp_path: Path) 
         # when the server loses power in the middle of another run of the same name
         before = len(federation.acknowledged(0))
         federation.run(output, first.version + 2 * VERSIONS)
-        wait_until(lambda: len(federation.acknowledged(0)) > before + 1, 200, "more updates")
+        wait_until(lambda: len(federation.acknowledged(0)) > before + 1, 400, "more updates")
         network.server.kill()
         lost = len(accepted_updates(records))
         federation.start_server()
-        wait_until(lambda: federation.online() == 2, 120, "connecting the nodes again")
+        wait_until(lambda: federation.online() == 2, 240, "connecting the nodes again")
         # then it is taken up where it was, in a new enclave
         again = federation.run(output, first.version + 2 * VERSIONS)
-        wait_until(lambda: federation.status(again).startswith("finished"), 200, "the last run")
+        wait_until(lambda: federation.status(again).startswith("finished"), 400, "the last run")
         assert federation.status(again) == "finished:completed", federation.log(again)
         acknowledged = [update for node in range(2) for update in federation.acknowledged(node)]
     found = audit(records)
