@@ -34,7 +34,7 @@ BIN = Path(sys.executable).parent
 
 pytestmark = [
     pytest.mark.deployment,
-    pytest.mark.timeout(500),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
 ]
 
