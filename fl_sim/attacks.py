@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from fl_protocol.codes import Code, ConfigInvalid
-from fl_sim.cohort.base import ClientData, CohortTrainer, Task
+from fl_sim.cohort.base import ClientData, CohortTrainer, Models, Task
 from strategies.update import Vector
 
 AttackName: TypeAlias = Literal["sign-flip", "label-flip", "model-replacement", "little-is-enough"]
@@ -95,7 +95,7 @@ class AttackedTrainer:
         """Local steps of a task that does not say its own."""
         return self._honest.steps
 
-    def accuracies(self, models: Sequence[Vector]) -> list[float]:
+    def accuracies(self, models: Models) -> list[float]:
         """Return each model's accuracy on the true labels of the test examples."""
         return self._honest.accuracies(models)
 

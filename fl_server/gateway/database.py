@@ -107,10 +107,8 @@ class Database:
     """
 
     def __init__(self, location: str | Path) -> None:
-        self._durable = _engine(location, durable=True)
-        # Losing the last moment of these costs nothing that a restart of the machine does not.
-        self._quick = _engine(location, durable=False)
-        self._single = _engine(location, durable=False, single=True)
+        self._durable = _engine(location, single=False)
+        self._single = _engine(location, single=True)
         with self.transaction() as connection:
             if connection.dialect.name == _POSTGRES:
                 connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
@@ -120,17 +118,12 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
-        for engine in (self._durable, self._quick, self._single):
+        for engine in (self._durable, self._single):
             engine.dispose()
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[sql.Connection]:
-        """Decide something: all of the block is done, or nothing if it raises.
-
-        Parameters
-        ----------
-        durable : bool
-            Whether it has to survive a loss of power. It survives the process in any case.
+    def transaction(self) -> Iterator[sql.Connection]:
+        """Decide something: all of the block is done and survives a loss of power, or nothing.
 
         Raises
         ------
@@ -138,49 +131,70 @@ class Database:
             ``REGISTRY_UNAVAILABLE``. When the connection was lost at the very end, it is not
             known whether the block was done.
         """
-        engine = self._durable if durable else self._quick
-        with _reached(), engine.begin() as connection:
+        with _reached(), self._durable.begin() as connection:
             yield connection
 
     @contextmanager
-    def reading(self) -> Iterator[sql.Connection]:
-        """Look something up, without waiting for whoever writes; raises as `transaction` does."""
+    def statements(self) -> Iterator[sql.Connection]:
+        """Each statement is a transaction of its own, which a loss of power may undo.
+
+        Losing the last moment of such costs nothing that a restart of the machine does not.
+        Raises as `transaction` does.
+        """
         with _reached(), self._single.connect() as connection:
             yield connection
 
     def prepared(
         self, statement: sql.ClauseElement, columns: Sequence[str] | None = None
     ) -> Callable[..., Sequence[Any]]:
-        """Return what runs a statement in a transaction of its own that need not be durable.
+        """Return what runs a statement as `statements` does, in a third of the time.
 
-        For what every call needs: it takes a third of the time that SQLAlchemy's connection does.
+        For what every call needs.
 
         Parameters
         ----------
         statement : ClauseElement
-            It returns rows.
+            It returns rows. Its values are those that the driver takes, without lists.
         columns : sequence of str, optional
             Those that an insert fills.
 
         Returns
         -------
         callable
-            Takes the parameters by name and returns the rows; raises as `transaction` does.
+            Takes the parameters by name, all of them, and returns the rows; raises as `transaction`
+            does.
         """
         compiled = statement.compile(dialect=self._single.dialect, column_keys=columns)
         assert isinstance(compiled, SQLCompiler)
         text, defaults, order = str(compiled), compiled.params, compiled.positiontup
-        driver_error = self._single.dialect.loaded_dbapi.Error
+        wanted = {name for name, bound in compiled.binds.items() if bound.required}
 
         def run(**parameters: Any) -> Sequence[Any]:
+            if parameters.keys() != wanted:
+                raise TypeError(f"the statement takes {sorted(wanted)}")
             named = {**defaults, **parameters}
             values = named if order is None else [named[name] for name in order]
-            with _reached(driver_error), _lent(self._single.raw_connection()) as connection:
+            with self._lent() as connection:
                 cursor = connection.cursor()
                 cursor.execute(text, values)
                 return cursor.fetchall()
 
         return run
+
+    @contextmanager
+    def _lent(self) -> Iterator[sql.PoolProxiedConnection]:
+        """Lend a driver's connection; where one fails, none of its time is used again."""
+        driver_error = self._single.dialect.loaded_dbapi.Error
+        with _reached(driver_error):
+            connection = self._single.raw_connection()
+            try:
+                yield connection
+            except driver_error:
+                connection.invalidate()
+                self._single.dispose()
+                raise
+            finally:
+                connection.close()
 
     def insert_new(self, table: sql.Table, **values: Any) -> sql.Insert:
         """Return the statement that inserts a row unless one with one of its keys exists."""
@@ -204,29 +218,17 @@ def _reached(*driver_errors: type[Exception]) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _lent(connection: sql.PoolProxiedConnection) -> Iterator[sql.PoolProxiedConnection]:
-    """Give a connection back to its pool; one that failed is not used again."""
-    try:
-        yield connection
-    except BaseException:
-        connection.invalidate()
-        raise
-    finally:
-        connection.close()
-
-
-def _engine(location: str | Path, *, durable: bool, single: bool = False) -> sql.Engine:
-    """Return a pool of connections; with `single` each statement is a transaction of its own."""
+def _engine(location: str | Path, *, single: bool) -> sql.Engine:
+    """Return a pool of connections, for transactions or for single statements."""
     text = str(location)
     if not is_url(text):
-        return _sqlite(Path(location), durable, single)
+        return _sqlite(Path(location), single)
     try:
         url = sql.make_url(text)
         if url.get_backend_name() != _POSTGRES:
             raise ValueError(f"a {url.get_backend_name()} database is not supported")
         # psycopg 3 is the one of the extra "postgres", whatever the address leaves open.
-        return _postgresql(url.set(drivername=f"{_POSTGRES}+psycopg"), durable, single)
+        return _postgresql(url.set(drivername=f"{_POSTGRES}+psycopg"), single)
     except ImportError as error:
         raise ConfigInvalid(
             Code.CONFIG_INVALID, "A registry in PostgreSQL needs: pip install 'asynclave[postgres]'"
@@ -237,10 +239,10 @@ def _engine(location: str | Path, *, durable: bool, single: bool = False) -> sql
         ) from error
 
 
-def _postgresql(url: sql.URL, durable: bool, single: bool) -> sql.Engine:
+def _postgresql(url: sql.URL, single: bool) -> sql.Engine:
     patience = _PATIENCE * _MILLISECONDS
     settings = {
-        "synchronous_commit": "on" if durable else "off",
+        "synchronous_commit": "off" if single else "on",
         "lock_timeout": str(patience),
         "statement_timeout": str(patience),
     }
@@ -257,7 +259,7 @@ def _postgresql(url: sql.URL, durable: bool, single: bool) -> sql.Engine:
     )
 
 
-def _sqlite(path: Path, durable: bool, single: bool) -> sql.Engine:
+def _sqlite(path: Path, single: bool) -> sql.Engine:
     url = sql.URL.create("sqlite", database=str(path))
     engine = sql.create_engine(
         url, pool_timeout=_PATIENCE, hide_parameters=True, connect_args={"timeout": _PATIENCE}
@@ -269,7 +271,7 @@ def _sqlite(path: Path, durable: bool, single: bool) -> sql.Engine:
         connection.isolation_level = None
         for pragma in (
             "journal_mode=WAL",
-            f"synchronous={'FULL' if durable else 'NORMAL'}",
+            f"synchronous={'NORMAL' if single else 'FULL'}",
             "foreign_keys=ON",
         ):
             connection.execute(f"PRAGMA {pragma}")

@@ -116,7 +116,7 @@ class Registry:
 
     def client(self, client_id: str) -> Client | None:
         """Look an enrolled client up."""
-        with self._database.reading() as connection:
+        with self._database.statements() as connection:
             return _client(connection, CLIENTS.c.client_id == client_id)
 
     def start_family(self, family: Family, refresh_token: str, expires_at: float) -> None:

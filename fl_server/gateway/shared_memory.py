@@ -57,7 +57,7 @@ class SharedReplayMemory:
             if due:
                 self._pruned = now
         if due:
-            with self._database.transaction(durable=False) as connection:
+            with self._database.statements() as connection:
                 connection.execute(sql.delete(USED).where(USED.c.expires_at < now - _CLOCK_MARGIN))
         return bool(self._insert(kind=self._kind, value=thing, expires_at=now + self._seconds))
 
@@ -92,7 +92,7 @@ class Refusals:
     def noted(self, header: Header) -> bool:
         """Tell whether an update was refused; raises as `note` does."""
         named = (REFUSALS.c[column] == value for column, value in _name(header).items())
-        with self._database.reading() as connection:
+        with self._database.statements() as connection:
             return (
                 connection.execute(sql.select(REFUSALS.c.epoch).where(*named)).first() is not None
             )

@@ -5,6 +5,8 @@ They are files that are looked at before each use, so that a rotation needs no r
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +14,14 @@ from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Clock, LocalDisk, Rng
 from fl_protocol.proof import thumbprint
 from fl_protocol.tokens import Claims, TokenSigner, TokenVerifier
 from tee_sim.settings import load_signing_key
 
 _KEY_BYTES = 32
+_NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class TokenKeys:
@@ -116,10 +120,25 @@ def rotate(path: Path, rng: Rng) -> None:
         The current key's file.
     rng : Rng
         Source of the new key.
+
+    Raises
+    ------
+    ConfigInvalid
+        The file is no key, or leads to another.
     """
-    disk, like = LocalDisk(), path.stat()
-    disk.write_atomic(_previous(path), path.read_bytes(), 0o600, like)
+    disk = LocalDisk()
+    current, like = _present(path)
+    disk.write_atomic(_previous(path), current, 0o600, like)
     disk.write_atomic(path, rng.bytes(_KEY_BYTES), 0o600, like)
+
+
+def _present(path: Path) -> tuple[bytes, os.stat_result]:
+    """Return the current key and its file, which is no link: its owner gets what is read here."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_LINK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_size != _KEY_BYTES or found.st_nlink != 1:
+            raise ConfigInvalid(Code.CONFIG_INVALID, f"{path} is not the file of a key.")
+        return file.read(), found
 
 
 def _previous(path: Path) -> Path:

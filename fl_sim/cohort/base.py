@@ -12,6 +12,7 @@ import numpy.typing as npt
 from strategies.update import Vector
 
 Rows = npt.NDArray[np.int64]
+Models = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,6 @@ class CohortTrainer(Protocol):
         """
         ...
 
-    def accuracies(self, models: Sequence[Vector]) -> list[float]:
-        """Return the share of the test examples that each model classifies correctly."""
+    def accuracies(self, models: Models) -> list[float]:
+        """Return the share of the test examples that each model, shape (n, P), gets right."""
         ...

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_client.trainer import TrainSettings
-from fl_sim.cohort.base import ClientData, Rows, Task
+from fl_sim.cohort.base import ClientData, Models, Rows, Task
 from fl_sim.cohort.order import StepPlan
 from strategies.update import Vector
 
@@ -80,16 +80,15 @@ class DenseTrainer:
         for tile in self._plan.tiles(tasks, len(self._models)):
             self._train_tile([tasks[place] for place in tile], [out[place] for place in tile])
 
-    def accuracies(self, models: Sequence[Vector]) -> list[float]:
+    def accuracies(self, models: Models) -> list[float]:
         """Return the share of the test examples that each model classifies correctly."""
-        stack = np.asarray(models)
-        (weights, bias), *layers = self._layers(stack)
+        (weights, bias), *layers = self._layers(models)
         # One product of the first layers of all models, by far the largest part of the work.
         first = weights.reshape(-1, weights.shape[2])
-        right = np.zeros(len(stack), np.int64)
+        right = np.zeros(len(models), np.int64)
         for start in range(0, len(self._test[1]), _TEST_BLOCK):
             inputs, labels = (part[start : start + _TEST_BLOCK] for part in self._test)
-            hidden = (first @ inputs.T).reshape(len(stack), -1, len(labels))
+            hidden = (first @ inputs.T).reshape(len(models), -1, len(labels))
             hidden += bias
             if layers:
                 np.maximum(hidden, np.float32(0), out=hidden)

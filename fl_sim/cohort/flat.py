@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_client.trainer import TrainSettings
-from fl_sim.cohort.base import ClientData, Rows, Task
+from fl_sim.cohort.base import ClientData, Models, Rows, Task
 from fl_sim.cohort.order import StepPlan
 from strategies.update import Vector
 
@@ -59,7 +59,7 @@ class FlatTrainer:
                 self._train_one(task)
                 np.subtract(self._flat.numpy(), task.base, out=delta)
 
-    def accuracies(self, models: Sequence[Vector]) -> list[float]:
+    def accuracies(self, models: Models) -> list[float]:
         """Return the share of the test examples that each model classifies correctly."""
         return [self._accuracy(model) for model in models]
 

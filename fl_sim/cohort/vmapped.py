@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fl_client.trainer import TrainSettings
-from fl_sim.cohort.base import ClientData, Rows, Task
+from fl_sim.cohort.base import ClientData, Models, Rows, Task
 from fl_sim.cohort.flat import flatten_module
 from fl_sim.cohort.order import StepPlan
 from fl_sim.cohort.step_graph import traced_step
@@ -91,7 +91,7 @@ class VmappedTrainer:
         for tile in self._plan.tiles(tasks, self._slots):
             self._train_tile([tasks[place] for place in tile], [out[place] for place in tile])
 
-    def accuracies(self, models: Sequence[Vector]) -> list[float]:
+    def accuracies(self, models: Models) -> list[float]:
         """Return the share of the test examples that each model classifies correctly."""
         return [self._accuracy(model) for model in models]
 

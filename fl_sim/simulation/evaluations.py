@@ -88,7 +88,7 @@ class Evaluations:
         """Work out and tell what was asked for."""
         if not self._asked:
             return
-        accuracies = self._trainer.accuracies(list(self._models[: self._rows]))
+        accuracies = self._trainer.accuracies(self._models[: self._rows])
         asked, self._asked, self._rows = self._asked, [], 0
         for time, version, row in asked:
             self._note(Evaluation(time, version, accuracies[row]))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from asynclave.chaos.real.service import started
-from fl_protocol.codes import Code, ConfigInvalid
+from fl_protocol.codes import Code, StorageFailed
 
 _SCRIPT = """
 import os, sys
@@ -39,7 +39,7 @@ def test_a_process_that_finds_its_disk_full_starts_again(tmp_path: Path) -> None
 
 def test_a_process_with_another_mistake_ends() -> None:
     def start() -> None:
-        raise ConfigInvalid(Code.CONFIG_INVALID)
+        raise StorageFailed(Code.JOURNAL_DAMAGED)
 
-    with pytest.raises(ConfigInvalid):
+    with pytest.raises(StorageFailed):
         started(start)

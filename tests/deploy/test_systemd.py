@@ -155,6 +155,10 @@ def test_envoy_has_the_key_of_its_certificate_and_no_other(home: Path) -> None:
         assert allowed(f"cat {own} > /dev/null", envoy, number), own
         assert not allowed(f"echo >> {own}", envoy, number), own
     assert allowed("echo > key-set/jwks.json", envoy, number)
+    named = set(re.findall(rf"{home}/[\w./-]+", (envoy / "envoy.yaml").read_text()))
+    assert len(named) >= 4
+    for file in named:
+        assert allowed(f"test -r {Path(file).relative_to(home)}", home, number), file
     assert not allowed("touch mine", envoy, number)
     for key in ("issuer.key", "token.key", "hop.key", "server.key", "registry.sqlite"):
         assert allowed(f"cat trusted/{key} > /dev/null", home), key

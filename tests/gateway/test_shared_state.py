@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
+import sqlalchemy as sql
 
 from fl_protocol.codes import AsynclaveError, ConfigInvalid, GatewayUnavailable
-from fl_server.gateway.database import Database
+from fl_server.gateway.database import REVOKED, Database
 from fl_server.gateway.registry import Family, Registry
 from fl_server.gateway.shared_memory import Refusals, SharedReplayMemory
 from tests.gateway.test_update_journal import header
@@ -235,3 +236,12 @@ def test_a_registry_that_is_away_refuses_and_is_found_again(
 def test_an_address_that_is_not_usable_is_named(address: str) -> None:
     with pytest.raises(ConfigInvalid, match="registry's address"):
         Database(address)
+
+
+def test_a_prepared_statement_takes_all_its_parameters_and_no_other(two: list[Database]) -> None:
+    asked = sql.select(REVOKED.c.kind).where(REVOKED.c.value == sql.bindparam("name"))
+    prepared = two[0].prepared(asked)
+    assert list(prepared(name="nobody")) == []
+    for parameters in ({}, {"other": "nobody"}, {"name": "nobody", "kind": "client"}):
+        with pytest.raises(TypeError):
+            prepared(**parameters)

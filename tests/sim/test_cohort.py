@@ -151,7 +151,7 @@ def test_running_statistics_belong_to_the_model() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_all_backends_count_the_same_correct_answers(backend: str) -> None:
     base = initial()
-    models = [base, -base, np.roll(base, 1)]
+    models = np.stack([base, -base, np.roll(base, 1)])
     counted = trainer_for(problem(), backend, base, 4).accuracies(models)
     expected = trainer_for(problem(), "flat", base, 4).accuracies(models)
     assert counted == pytest.approx(expected)

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from fl_sim.cohort.base import Task
+from fl_sim.cohort.base import Models, Task
 from fl_sim.simulation.evaluations import Evaluation, Evaluations
 from strategies.update import Vector
 
@@ -20,7 +20,7 @@ class FirstEntry:
     def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         raise NotImplementedError
 
-    def accuracies(self, models: Sequence[Vector]) -> list[float]:
+    def accuracies(self, models: Models) -> list[float]:
         self.calls.append(len(models))
         return [float(model[0]) for model in models]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_sim.cohort.base import Task
+from fl_sim.cohort.base import Models, Task
 from fl_sim.cohort.choice import trainer_for
 from fl_sim.simulation.events import Event
 from fl_sim.simulation.fleet import Fleet
@@ -136,7 +136,7 @@ def test_trains_nothing_that_is_never_delivered() -> None:
             for row in out:
                 row.fill(0.001)
 
-        def accuracies(self, models: Sequence[Vector]) -> list[float]:
+        def accuracies(self, models: Models) -> list[float]:
             return [0.5] * len(models)
 
     counting = Counting()

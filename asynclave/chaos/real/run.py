@@ -97,6 +97,7 @@ def torment(
             time.sleep(rng.uniform(*_QUIET_SECONDS))
             outcome.seconds = time.monotonic() - began
             progress(struck.kind, outcome.seconds / seconds)
+        federation.check()
         for number in range(num_clients):
             federation.kill_client(number)
         federation.kill_server()
@@ -110,6 +111,7 @@ def _await_acknowledgement(federation: Federation, struck: Struck, patience: flo
     """Wait for the first acknowledgement after a fault; returns the seconds between them."""
     give_up = time.monotonic() + patience
     while time.monotonic() < give_up:
+        federation.check()
         later = [
             entry.time
             for entry in federation.acknowledgements()
@@ -117,7 +119,6 @@ def _await_acknowledgement(federation: Federation, struck: Struck, patience: flo
         ]
         if later:
             return min(later) - struck.at
-        federation.check()
         time.sleep(_POLL_SECONDS)
     raise GatewayUnavailable(
         Code.GATEWAY_UNAVAILABLE,

@@ -1,4 +1,4 @@
-"""What a service manager does for a process that cannot start for want of disk space."""
+"""What somebody has to do for a process that cannot start for want of disk space."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from fl_protocol.codes import StorageFailed
+from fl_protocol.codes import Code, StorageFailed
 
 _RESTART_SECONDS = 0.5
 
@@ -16,10 +16,12 @@ _Service = TypeVar("_Service")
 
 
 def started(start: Callable[[], _Service]) -> _Service:
-    """Return what `start` returns; begin the process anew when it raises StorageFailed."""
+    """Return what `start` returns; begin the process anew when it finds its disk full."""
     try:
         return start()
     except StorageFailed as error:
+        if error.code != Code.JOURNAL_FULL:
+            raise
         print(f"{error}; starting again", file=sys.stderr, flush=True)
         time.sleep(_RESTART_SECONDS)
         # Keeps the process id, and that it dies with its parent.
