@@ -104,7 +104,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
     def _public(self, inner: Any) -> Any:
         async def handler(requests: Any, context: Any) -> Any:
             try:
-                self._limiter.spend(self._address(context))
+                self._limiter.spend(self._address(_metadata_of(context), context))
                 request = await _only(self._prompt(requests))
             except AsynclaveError as refusal:
                 await _abort(context, refusal)
@@ -139,10 +139,11 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
 
     @contextlib.asynccontextmanager
     async def _serving(self, name: str, requests: Any, context: Any) -> AsyncIterator[Any]:
-        call = begin_call(name, _metadata_of(context))
+        metadata = _metadata_of(context)
+        call = begin_call(name, metadata)
         try:
-            await self._admit(call, context)
-            yield await self._request(call, requests, context)
+            await self._admit(call, self._address(metadata, context), metadata)
+            yield await self._request(call, requests, metadata)
         except AsynclaveError as error:
             refusal = error
         except Exception:
@@ -154,12 +155,12 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         self._record(call, refusal.code, refusal.sentence[:_MAX_SENTENCE])
         await _abort(context, refusal)
 
-    async def _admit(self, call: Call, context: Any) -> None:
-        scope, address = REQUIRED_SCOPES[call.method], self._address(context)
+    async def _admit(self, call: Call, address: str, metadata: dict[str, str]) -> None:
+        scope = REQUIRED_SCOPES[call.method]
         if scope is None:
             self._limiter.spend(address)
         else:
-            await asyncio.to_thread(self._authenticate, call, scope, address, _metadata_of(context))
+            await asyncio.to_thread(self._authenticate, call, scope, address, metadata)
 
     def _authenticate(self, call: Call, scope: str, address: str, metadata: dict[str, str]) -> None:
         bearer = self._auth.bearer(scope, metadata)
@@ -169,35 +170,36 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         self._auth.check(SERVICE + call.method, bearer, metadata)
         self._limiter.spend(call.client_id)
 
-    async def _request(self, call: Call, requests: Any, context: Any) -> Any:
+    async def _request(self, call: Call, requests: Any, metadata: dict[str, str]) -> Any:
         if call.method in _STREAMED:
             return self._prompt(requests)
         request = await _only(self._prompt(requests))
         if call.method in _BINDS_PROOF_KEY:
             await asyncio.to_thread(
-                self._auth.check_key,
-                SERVICE + call.method,
-                request.proof_key,
-                _metadata_of(context),
+                self._auth.check_key, SERVICE + call.method, request.proof_key, metadata
             )
         return request
 
     async def _prompt(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """Pass messages on, the first of which must come soon."""
-        messages = _readable(requests)
+        """Pass messages on, the first of which must come soon; bytes that are none end the call."""
+        messages = aiter(requests)
         try:
             async with asyncio.timeout(self._request_deadline):
                 first = await anext(messages, None)
+            if first is not None:
+                yield first
+                async for message in messages:
+                    yield message
         except TimeoutError:
             raise error_for(Code.DEADLINE, "the call came without its request") from None
-        if first is not None:
-            yield first
-            async for message in messages:
-                yield message
+        except DecodeError:
+            raise error_for(
+                Code.CONFIG_INVALID, "the request is no message of this method"
+            ) from None
 
-    def _address(self, context: Any) -> str:
+    def _address(self, metadata: dict[str, str], context: Any) -> str:
         """Return where a call comes from, without the port, which a new connection changes."""
-        forwarded = _metadata_of(context).get("x-forwarded-for", "")
+        forwarded = metadata.get("x-forwarded-for", "")
         if self._behind_proxy and forwarded:
             # What stands before the last one is what the caller said.
             return forwarded.rpartition(",")[2].strip()
@@ -207,15 +209,6 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         self._audit.record(
             call.method, code, client=call.client_id, trace_id=call.trace_id, detail=detail
         )
-
-
-async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Pass messages on; bytes that are none end the call."""
-    try:
-        async for request in requests:
-            yield request
-    except DecodeError:
-        raise error_for(Code.CONFIG_INVALID, "the request is no message of this method") from None
 
 
 async def _only(requests: AsyncIterator[Any]) -> Any:

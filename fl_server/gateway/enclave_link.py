@@ -116,7 +116,7 @@ class EnclaveLink:
         EnvelopeRejected
             ``TOO_LARGE``.
         """
-        if self._client is None or self._client.broken or length > self._limit:
+        if not self._seems_attached or length > self._limit:
             await self._ask(self._look)
         if self._model_bytes is None:
             raise RunRejected(Code.RUN_UNKNOWN)
@@ -126,12 +126,20 @@ class EnclaveLink:
             )
 
     @property
+    def _seems_attached(self) -> bool:
+        # In the middle of an exchange a client looks broken; whoever holds the turn will find out.
+        return self._client is not None and (self._turn.locked() or not self._client.broken)
+
+    @property
     def _limit(self) -> int:
         return 0 if self._model_bytes is None else body_size(self._model_bytes)[0]
 
     async def submit(self, header: pb.SubmitHeader, body: Sequence[Chunk]) -> pb.SubmitReply:
-        """Hand a sealed update in; raises EnvelopeRejected or UpdateRejected."""
-        signed = await self._ask(
+        """Hand a sealed update in; raises EnvelopeRejected or UpdateRejected.
+
+        The only request that its caller has to keep from being broken off.
+        """
+        signed = await self._exchange(
             lambda enclave: enclave.submit(
                 header.protected,
                 header.wrap,
@@ -160,7 +168,7 @@ class EnclaveLink:
         """Fetch a signed release and its parameters; raises RunRejected."""
         kept = self._releases.get(run_id, version)
         # What was handed out is final: the run can only be opened again behind it.
-        if kept is not None and self._client is not None and not self._client.broken:
+        if kept is not None and self._seems_attached:
             return kept
 
         async def request(enclave: EnclaveClient) -> Release:

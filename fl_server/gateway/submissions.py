@@ -59,8 +59,10 @@ class Submissions:
             As for `EnclaveLink.submit`.
         """
         if self._journal is None:
-            return await self._link.submit(envelope, body)
-        return await self._under_way.run(self._submit(self._journal, envelope, header, body))
+            work = self._link.submit(envelope, body)
+        else:
+            work = self._submit(self._journal, envelope, header, body)
+        return await self._under_way.run(work)
 
     async def finish_left_over(self, audit: AuditLog) -> None:
         """Hand in what an earlier process of the gateway had begun, one line of audit each.
