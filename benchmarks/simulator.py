@@ -124,13 +124,14 @@ def logistic_run(clients: int, in_flight: int, updates: int, tell: object = None
     torch.set_num_threads(1)
     problem, base = _problem("logistic", 1, clients)
     started, cpu = time.perf_counter(), time.process_time()
-    _simulation(problem, base, "numpy", in_flight=in_flight, updates=updates)()
+    simulation = _simulation(problem, base, "numpy", in_flight=in_flight, updates=updates)()
     return {
         "updates": updates,
         "clients": clients,
         "in_flight": in_flight,
         "wall_seconds": round(time.perf_counter() - started),
         "cpu_ms_per_update": round((time.process_time() - cpu) / updates * 1e3, 4),
+        "trained_together": round(simulation.updates / simulation.cohorts, 1),
         "peak_mib": _peak_mib(),
     }
 
@@ -237,15 +238,17 @@ def _simulation(
     backend: str,
     in_flight: int = 32,
     updates: int = _SIMULATED,
-) -> Callable[[], object]:
+) -> Callable[[], Simulation]:
     clients = problem.data.num_clients
     trainer = trainer_for(problem, backend, base, _COHORT)
     fleet = _fleet(clients, dropout=0.05)
     settings = LoopSettings(in_flight, 1e9, 1.0, 10_000, max_updates=updates, cohort_size=_COHORT)
     sizes = problem.data.sizes().tolist()
 
-    def work() -> None:
-        Simulation(trainer, sizes, base, fleet, FedBuff(), settings).run()
+    def work() -> Simulation:
+        simulation = Simulation(trainer, sizes, base, fleet, FedBuff(), settings)
+        simulation.run()
+        return simulation
 
     return work
 

@@ -27,22 +27,38 @@ _INTRODUCTION = """\
 `python -m experiments.scaling`: whole runs of FedBuff over the logistic job of
 `python -m benchmarks.simulator` (7,850 parameters, 5 steps of 16 examples per update, 5 % of the
 tasks break off, random features), {updates} updates each, one process and one thread per run
-(`experiments/scaling.toml`). Medians of {repeats} interleaved runs. CPU time goes from the set-up
-of fleet, trainer and server to the last update, without building the data; peak memory is that of
-the whole process, including Python, numpy, torch and the data (80 rows of a shared table per
-client: 8 bytes each). The machine was not idle: look at the ratios, not at the times.
+(`experiments/scaling.toml`). Medians of {repeats} interleaved runs, and of the ratios of runs that
+followed each other. CPU time goes from the set-up of fleet, trainer and server to the last update,
+without building the data; peak memory is that of the whole process, including Python, numpy, torch
+and the data (80 rows of a shared table per client: 8 bytes each). The machine was not idle: look at
+the ratios, not at the times.
 
 ![CPU time per update and peak memory by number of clients](scaling.png)
 
-| at work | clients | CPU ms per update | times {least:,} clients | peak MiB | more than {least:,} |
-|---|---|---|---|---|---|
+| at work | clients | trained together | CPU ms per update | times {least:,} clients | peak MiB | \
+more than {least:,} |
+|---|---|---|---|---|---|---|
 """
 
 
 class Point(NamedTuple):
-    """Medians of the runs with these numbers of clients."""
+    """Medians of the runs with these numbers of clients.
 
+    Attributes
+    ----------
+    trained_together : float
+        Tasks in one call of the trainer, on average.
+    cpu_ms : float
+        Per update.
+    times_least : float
+        The same over that of the run with the fewest clients shortly before.
+    peak_mib : float
+        Of the process.
+    """
+
+    trained_together: float
     cpu_ms: float
+    times_least: float
     peak_mib: float
 
 
@@ -90,15 +106,15 @@ def measured(config: Mapping[str, Any], results: Path) -> list[dict[str, Any]]:
 
 def series_of(config: Mapping[str, Any], rows: list[dict[str, Any]]) -> Series:
     """Return the medians by number at work and number of clients."""
+    least = min(config["clients"])
+
+    def runs(share: str, clients: int) -> list[dict[str, Any]]:
+        point = (clients, at_work(share, clients), config["updates"])
+        return [row for row in rows if _point(row) == point]
+
     return {
         share: {
-            clients: _median(
-                [
-                    row
-                    for row in rows
-                    if _point(row) == (clients, at_work(share, clients), config["updates"])
-                ]
-            )
+            clients: _median(runs(share, clients), runs(share, least))
             for clients in config["clients"]
         }
         for share in config["in_flight"]
@@ -110,9 +126,10 @@ def table_of(series: Series) -> Iterator[str]:
     for share, points in series.items():
         first = points[min(points)]
         for clients, point in points.items():
+            more = point.peak_mib - first.peak_mib
             yield (
-                f"| {share} | {clients:,} | {point.cpu_ms:.3f} | {point.cpu_ms / first.cpu_ms:.2f} "
-                f"| {point.peak_mib:.0f} | {point.peak_mib - first.peak_mib:.0f} |"
+                f"| {share} | {clients:,} | {point.trained_together:.1f} | {point.cpu_ms:.3f} "
+                f"| {point.times_least:.2f} | {point.peak_mib:.0f} | {more:.0f} |"
             )
     yield ""
 
@@ -129,10 +146,19 @@ def _point(row: Mapping[str, Any]) -> tuple[int, int, int]:
     return row["clients"], row["in_flight"], row["updates"]
 
 
-def _median(rows: list[dict[str, Any]]) -> Point:
+def _median(rows: list[dict[str, Any]], least: list[dict[str, Any]]) -> Point:
+    def median(name: str) -> float:
+        return statistics.median(row[name] for row in rows)
+
+    times = [
+        row["cpu_ms_per_update"] / before["cpu_ms_per_update"]
+        for row, before in zip(rows, least, strict=True)
+    ]
     return Point(
-        statistics.median(row["cpu_ms_per_update"] for row in rows),
-        statistics.median(row["peak_mib"] for row in rows),
+        median("trained_together"),
+        median("cpu_ms_per_update"),
+        statistics.median(times),
+        median("peak_mib"),
     )
 
 

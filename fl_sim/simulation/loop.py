@@ -101,6 +101,8 @@ class Simulation:
         In order of time; whole after `run`.
     updates : int
         Updates delivered.
+    cohorts : int
+        Calls of the trainer: tasks trained together share its overhead.
     outcomes : Counter
         Number of tasks ended, by the code of their update, "accepted" for those merged or waiting;
         "failed" for those that broke off, "called-off" for those late for their round.
@@ -151,6 +153,7 @@ class Simulation:
         self._evaluations = Evaluations(trainer, initial.size, on_evaluation)
         self.evaluations = self._evaluations.known
         self.updates = 0
+        self.cohorts = 0
         self.outcomes: Counter[str] = Counter()
         self.participation = [0] * len(fleet)
         self.busy_time = 0.0
@@ -235,6 +238,7 @@ class Simulation:
         ]
         rows = [self._spare.pop() if self._spare else self._new_row() for _ in tasks]
         self._trainer.train(tasks, rows)
+        self.cohorts += 1
         for task, row in zip(tasks, rows, strict=True):
             self._results[task.client] = Result(row, task.steps or self._trainer.steps)
 

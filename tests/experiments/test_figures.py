@@ -121,5 +121,5 @@ def test_scaling_measures_what_is_missing_once_and_tabulates_medians(tmp_path: P
     assert series["10 %"][20].cpu_ms == rows[0]["cpu_ms_per_update"] > 0
     assert series["10 %"][20].peak_mib > 50
     table = list(scaling.table_of(series))
-    assert columns(table) == {7}
+    assert columns(table) == {8}
     assert "| 20 |" in table[0] and "| 1.00 |" in table[0]
