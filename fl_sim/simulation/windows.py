@@ -21,8 +21,9 @@ from fl_sim.simulation.events import Choice, Event, TaskTimes
 from fl_sim.simulation.fleet import Clients, Flags, Fleet, TaskDraw, Times
 from fl_sim.simulation.scheduler import TRIES, Scheduler
 
-# With fewer tasks under way windows are too short to be worth the calls of numpy.
-_MANY = 256
+# With fewer tasks under way, or fewer idle clients to draw a hand from, windows are shorter than the
+# 70 events or so from which on they are worth the calls of numpy.
+_MANY, _MANY_IDLE = 2048, 10_000
 # Clients become idle by turns: when their task ends, by an advance before the next task begins,
 # when they are turned away then, by an advance after it.
 _TURNS = 4
@@ -40,7 +41,8 @@ def scheduler_for(
 ) -> Scheduler:
     """Return the faster scheduler for the parameters of `Scheduler`; both yield the same events."""
     plain = not rounds and work is None and selector is None
-    if plain and in_flight >= _MANY and isinstance(fleet, Fleet):
+    large = in_flight >= _MANY and len(fleet) - in_flight >= _MANY_IDLE
+    if plain and large and isinstance(fleet, Fleet):
         return WindowedScheduler(fleet, in_flight, seed)
     return Scheduler(fleet, in_flight, seed, rounds=rounds, work=work, selector=selector)
 

@@ -87,7 +87,7 @@ def test_events_of_a_large_fleet_are_those_worked_out_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.undo()
-    clients = 6000
+    clients = 14_000
     devices = fleet(
         clients,
         dropout=0.05,
@@ -95,16 +95,21 @@ def test_events_of_a_large_fleet_are_those_worked_out_one_by_one(
         period=10.0,
         dies_at=deaths(clients, 0.2, 10.0, 1),
     )
-    windowed = scheduler_for(devices, 1500, 1)
+    windowed = scheduler_for(devices, 2500, 1)
     assert isinstance(windowed, WindowedScheduler)
-    assert history(windowed, 3, 20_000) == history(Scheduler(devices, 1500, 1), 3, 20_000)
+    assert history(windowed, 3, 20_000) == history(Scheduler(devices, 2500, 1), 3, 20_000)
 
 
 def test_whatever_chooses_or_waits_is_worked_out_one_by_one() -> None:
-    devices = fleet(3000)
-    assert type(scheduler_for(devices, 1000, rounds=True)) is Scheduler
-    assert type(scheduler_for(devices, 1000, work=lambda client, now: 0.5)) is Scheduler
-    assert type(scheduler_for(devices, 10)) is Scheduler
+    devices = fleet(14_000)
+    assert type(scheduler_for(devices, 2500)) is WindowedScheduler
+    assert type(scheduler_for(devices, 2500, rounds=True)) is Scheduler
+    assert type(scheduler_for(devices, 2500, work=lambda client, now: 0.5)) is Scheduler
+
+
+@pytest.mark.parametrize(("clients", "in_flight"), [(14_000, 1000), (3000, 2500)])
+def test_short_windows_are_worked_out_one_by_one(clients: int, in_flight: int) -> None:
+    assert type(scheduler_for(fleet(clients), in_flight)) is Scheduler
 
 
 @settings(max_examples=50, deadline=None)
