@@ -5,15 +5,39 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_sim.simulation.trace import trace_digest
+
+# Raised when the results of a valid configuration change.
+_REVISION = 2
+_MILLION = 1_000_000
+_MOST_CLIENTS = 10_000_000
+# The law's default for other speeds, 1.2, is too wide for this one.
+_UNIFORM_SIGMA = 0.5
+
+
+def _without_nul(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold a NUL character")
+    return path
+
+
+_Path = Annotated[Path, Field(strict=False), AfterValidator(_without_nul)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataSection(_Section):
@@ -21,7 +45,7 @@ class DataSection(_Section):
 
     name: str = "mnist-5k"
     partition: Literal["dirichlet", "natural", "iid"] = "dirichlet"
-    alpha: float = Field(default=0.3, gt=0)
+    alpha: float = Field(default=0.3, ge=1e-6, le=1e9)
 
 
 class DevicesSection(_Section):
@@ -29,32 +53,44 @@ class DevicesSection(_Section):
 
     `in_flight` is a number of clients when whole (``25``) and a share of them otherwise
     (``0.25``, ``1.0``). `sigma` is the spread of the law of speeds, see
-    `fl_sim.simulation.fleet_builder.speeds`. `death_rate` is the share of the clients that leave
+    `fl_sim.simulation.fleet_builder.speeds`; 0.5 by default if the speed is uniform.
+    `slow_hold_rare` gives the slowest devices to the clients with most of the rare classes; a
+    trace says itself which device is whose. `death_rate` is the share of the clients that leave
     for good during the run, `dropout` the probability that a task breaks off. With
     `bandwidth_mbps`, the median of a lognormal law, a task takes the time to download and upload
     the model too. `duty_cycle` is the share of each `period` (in median tasks) in which a client
     is online.
     """
 
-    clients: int = Field(default=60, ge=1, le=10_000_000)
+    clients: int = Field(default=60, ge=1, le=_MOST_CLIENTS)
     in_flight: int | float = Field(default=1.0, gt=0)
     speed: Literal["lognormal", "pareto", "uniform", "trace"] = "lognormal"
-    sigma: float = Field(default=1.2, ge=0)
-    jitter: float = Field(default=0.2, ge=0)
+    sigma: float = Field(default=1.2, ge=0, le=10)
+    jitter: float = Field(default=0.2, ge=0, le=10)
     slow_hold_rare: bool = True
     death_rate: float = Field(default=0.0, ge=0, le=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    task_seconds: float = Field(default=1.0, gt=0)
-    bandwidth_mbps: float | None = Field(default=None, gt=0)
-    bandwidth_sigma: float = Field(default=0.5, ge=0)
-    duty_cycle: float | None = Field(default=None, gt=0, le=1)
-    period: float = Field(default=10.0, gt=0)
-    trace: Path | None = None
+    task_seconds: float = Field(default=1.0, ge=1e-9, le=1e9)
+    bandwidth_mbps: float | None = Field(default=None, ge=1e-9, le=1e9)
+    bandwidth_sigma: float = Field(default=0.5, ge=0, le=10)
+    duty_cycle: float | None = Field(default=None, ge=1e-9, le=1)
+    period: float = Field(default=10.0, ge=1e-6, le=1e9)
+    trace: _Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_fitting_sigma(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("speed") == "uniform":
+            return {"sigma": _UNIFORM_SIGMA, **given}
+        return given
 
     @model_validator(mode="after")
     def _consistent(self) -> DevicesSection:
         if (self.speed == "trace") != (self.trace is not None):
             raise ValueError('speed = "trace" and the key trace go together')
+        asked = self.slow_hold_rare and "slow_hold_rare" in self.model_fields_set
+        if asked and self.trace is not None:
+            raise ValueError("slow_hold_rare cannot be true: a trace's rows name their clients")
         if self.speed == "uniform" and self.sigma >= 1:
             raise ValueError("sigma must be below 1 when the speed is uniform")
         if isinstance(self.in_flight, float) and self.in_flight > 1:
@@ -79,10 +115,10 @@ class TrainSection(_Section):
     """
 
     model: str = "mlp"
-    hidden: int = Field(default=64, ge=1)
-    local_steps: int = Field(default=5, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    lr: float = Field(default=0.05, gt=0)
+    hidden: int = Field(default=64, ge=1, le=_MILLION)
+    local_steps: int = Field(default=5, ge=1, le=_MILLION)
+    batch_size: int = Field(default=32, ge=1, le=_MILLION)
+    lr: float = Field(default=0.05, gt=0, le=1e6)
     backend: Literal["auto", "numpy", "vmap", "flat"] = "auto"
     cohort_size: int = Field(default=16, ge=1, le=1024)
 
@@ -94,8 +130,8 @@ class StrategySection(_Section):
     """
 
     name: str = "async-wa"
-    buffer_size: int | None = Field(default=None, ge=1)
-    max_staleness: int | None = Field(default=None, ge=0)
+    buffer_size: int | None = Field(default=None, ge=1, le=_MOST_CLIENTS)
+    max_staleness: int | None = Field(default=None, ge=0, le=2**53)
     options: dict[str, dict[str, bool | int | float | str]] = {}
 
 
@@ -109,7 +145,7 @@ class DispatchSection(_Section):
 
     policy: str = "uniform"
     smoothing: float = Field(default=0.3, gt=0, le=1)
-    recent: float = Field(default=10.0, gt=0)
+    recent: float = Field(default=10.0, ge=1e-6, le=1e9)
     options: dict[str, dict[str, float]] = {}
 
 
@@ -121,15 +157,15 @@ class RunSection(_Section):
     folder for temporary files if unset.
     """
 
-    virtual_time: float = Field(default=40.0, gt=0)
+    virtual_time: float = Field(default=40.0, ge=1e-6, le=1e9)
     target_accuracy: float | None = Field(default=None, gt=0, lt=1)
-    evaluate_every: float = Field(default=1.0, gt=0)
-    max_updates: int | None = Field(default=None, ge=1)
-    first_seed: int = Field(default=1, ge=0)
-    seeds: int = Field(default=5, ge=1)
+    evaluate_every: float = Field(default=1.0, ge=1e-6, le=1e9)
+    max_updates: int | None = Field(default=None, ge=1, le=2**53)
+    first_seed: int = Field(default=1, ge=0, le=2**53)
+    seeds: int = Field(default=5, ge=1, le=_MILLION)
     workers: int = Field(default=1, ge=1, le=256)
-    output: Path = Path("runs/simulations")
-    cache_folder: Path | None = None
+    output: _Path = Path("runs/simulations")
+    cache_folder: _Path | None = None
 
 
 class SimulationConfig(_Section):
@@ -143,8 +179,19 @@ class SimulationConfig(_Section):
     run: RunSection = RunSection()
 
     def key(self) -> str:
-        """Return a digest of everything that results depend on, but for strategy and seed."""
+        """Return a digest of everything that results depend on, but for strategy and seed.
+
+        Of a trace it covers what the file holds now, not where it lies.
+
+        Raises
+        ------
+        ConfigInvalid
+            If the trace cannot be read.
+        """
         content = self.model_dump(mode="json", exclude={"strategy": {"name"}, "run": _NO_RESULT})
+        content["revision"] = _REVISION
+        if self.devices.trace is not None:
+            content["devices"]["trace"] = trace_digest(self.devices.trace)
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
@@ -174,7 +221,7 @@ def load_config(
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise _invalid(f"{path} cannot be read: {error.strerror}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise _invalid(f"{path} is not valid TOML: {error}.") from None
     for section, values in (overrides or {}).items():
         given = {key: value for key, value in values.items() if value is not None}

@@ -15,7 +15,7 @@ from fl_sim.simulation.trace import read_trace
 
 
 def slowest_last(fleet: Fleet, scores: Sequence[float]) -> Fleet:
-    """Give the slowest devices to the clients of the highest scores.
+    """Give the slowest devices to the clients of the highest scores; none if all score alike.
 
     Parameters
     ----------
@@ -28,6 +28,8 @@ def slowest_last(fleet: Fleet, scores: Sequence[float]) -> Fleet:
     -------
     Fleet
     """
+    if len(set(scores)) <= 1:
+        return fleet
     by_speed = np.argsort(np.add(fleet.compute, fleet.transfer), kind="stable")
     device_of = np.empty(len(fleet), np.int64)
     device_of[np.argsort(np.asarray(scores), kind="stable")] = by_speed
@@ -99,7 +101,8 @@ def fleet_from(
     seed : int
         Seed of speeds, bandwidths, jitter, failures and deaths.
     scores : sequence of float, optional
-        One score per client: the higher, the slower its device.
+        One score per client: the higher, the slower its device. The rows of a trace stay with
+        the clients they name.
 
     Raises
     ------
@@ -128,7 +131,7 @@ def fleet_from(
         dropout=config.dropout,
         seed=seed,
     )
-    if scores is not None:
+    if scores is not None and config.trace is None:
         fleet = slowest_last(fleet, scores)
     unit = fleet.median_task
     dies_at = deaths(count, config.death_rate, virtual_time * unit, seed)

@@ -160,6 +160,8 @@ def run_seed(
     """Simulate one seed."""
     # More threads would split sums differently from machine to machine.
     torch.set_num_threads(1)
+    # The trace is read below: a file that is changed while the seed runs counts as it was before.
+    key = config.key()
     workload = workload_from(config, seed)
     scores = workload.rare_shares if config.devices.slow_hold_rare else None
     virtual_time = config.run.virtual_time
@@ -197,7 +199,7 @@ def run_seed(
     return SeedResult(
         strategy=recipe.name,
         seed=seed,
-        config=config.key(),
+        config=key,
         backend=trainer.name,
         final_accuracy=curve[-1][1],
         time_to_target=_first(curve, config.run.target_accuracy),

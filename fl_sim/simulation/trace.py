@@ -5,16 +5,17 @@ Columns, named in the first line in any order:
 ``client``
     Number of the device, 0 to n - 1, each once.
 ``compute``
-    Median training time in seconds, above 0.
+    Median training time in seconds, from 1e-9 to 1e9.
 ``network``
-    Bandwidth in Mbit/s, above 0, for the download and the upload of the model. Optional.
+    Bandwidth in Mbit/s, from 1e-9 to 1e9, for the download and the upload of the model. Optional.
 ``duty_cycle``
-    Share of the time the device is online, above 0 and at most 1. Optional.
+    Share of the time the device is online, from 1e-9 to 1. Optional.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from fl_protocol.codes import Code, ConfigInvalid
 
 _REQUIRED = ("client", "compute")
 _OPTIONAL = ("network", "duty_cycle")
+_LEAST, _MOST = 1e-9, 1e9
+# As many as a number of ten million clients has.
+_CLIENT_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def read_trace(path: Path, num_clients: int) -> Trace:
         If the file cannot be read, or a row or column is missing or wrong; the row is named.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             columns = _columns(path, reader.fieldnames or ())
             devices: dict[int, dict[str, float]] = {}
@@ -83,6 +87,14 @@ def read_trace(path: Path, num_clients: int) -> Trace:
     )
 
 
+def trace_digest(path: Path) -> str:
+    """Return a digest of a trace's file; raises ConfigInvalid if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise _invalid(f"devices.trace: {path} cannot be read: {error.strerror}.") from None
+
+
 def _columns(path: Path, names: Sequence[str]) -> list[str]:
     for name in _REQUIRED:
         if name not in names:
@@ -91,6 +103,8 @@ def _columns(path: Path, names: Sequence[str]) -> list[str]:
         if name not in _REQUIRED + _OPTIONAL:
             known = ", ".join(_REQUIRED + _OPTIONAL)
             raise _invalid(f"devices.trace: {path} has an unknown column {name!r}; known: {known}.")
+    if len(set(names)) < len(names):
+        raise _invalid(f"devices.trace: {path} names a column twice in its first line.")
     return [name for name in names if name != "client"]
 
 
@@ -104,7 +118,8 @@ def _add(
     if None in row:
         raise _invalid(f"devices.trace: {place}: {len(row) - 1 + len(row[None])} fields, too many.")
     text = row["client"] or ""
-    if not (text.isascii() and text.isdecimal() and int(text) < num_clients):
+    digits = text.isascii() and text.isdecimal() and len(text) <= _CLIENT_DIGITS
+    if not (digits and int(text) < num_clients):
         raise _invalid(
             f"devices.trace: {place}: client must be 0 to {num_clients - 1}, not {text[:20]!r}."
         )
@@ -114,16 +129,17 @@ def _add(
 
 
 def _number(place: str, name: str, text: str | None) -> float:
+    text = text or ""
     try:
-        value = float(text or "")
+        # Python also reads 1_0 and digits of other scripts.
+        value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         value = math.nan
-    highest = 1.0 if name == "duty_cycle" else math.inf
-    if not (math.isfinite(value) and 0 < value <= highest):
-        bound = " and at most 1" if name == "duty_cycle" else ""
+    most = 1.0 if name == "duty_cycle" else _MOST
+    if not _LEAST <= value <= most:
         raise _invalid(
-            f"devices.trace: {place}: {name} must be a number above 0{bound}, "
-            f"not {(text or '')[:20]!r}."
+            f"devices.trace: {place}: {name} must be a number from {_LEAST:g} to {most:g}, "
+            f"not {text[:20]!r}."
         )
     return value
 

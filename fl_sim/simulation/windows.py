@@ -21,8 +21,8 @@ from fl_sim.simulation.events import Choice, Event, TaskTimes
 from fl_sim.simulation.fleet import Clients, Flags, Fleet, TaskDraw, Times
 from fl_sim.simulation.scheduler import TRIES, Scheduler
 
-# With fewer tasks under way, or fewer idle clients to draw a hand from, windows are shorter than the
-# 70 events or so from which on they are worth the calls of numpy.
+# With fewer tasks under way, or fewer idle clients to draw a hand from, windows are shorter than
+# the 70 events or so from which on they are worth the calls of numpy.
 _MANY, _MANY_IDLE = 2048, 10_000
 # Clients become idle by turns: when their task ends, by an advance before the next task begins,
 # when they are turned away then, by an advance after it.

@@ -235,6 +235,7 @@ def test_speeds_have_a_median_of_one(law: str) -> None:
 
 def test_the_highest_scores_get_the_slowest_devices() -> None:
     devices = replace(steady(5.0, 1.0, 3.0), duty=(0.5, 0.1, 0.3))
+    assert slowest_last(devices, [0.5, 0.5, 0.5]) == devices
     sorted_out = slowest_last(devices, [0.1, 0.9, 0.2])
     assert sorted_out.compute == (1.0, 5.0, 3.0)
     assert sorted_out.duty == (0.1, 0.5, 0.3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,23 @@ def test_options_of_a_policy_come_from_their_own_table() -> None:
         ({"devices": {"in_flight": 7}}, "in_flight exceeds the 6 clients"),
         ({"devices": {"in_flight": 1.5}}, "in_flight is a whole number"),
         ({"devices": {"speed": "trace"}}, "the key trace go together"),
+        ({"devices": {"clients": "6"}}, "devices.clients: "),
+        ({"devices": {"clients": True}}, "devices.clients: "),
+        ({"devices": {"slow_hold_rare": "off"}}, "devices.slow_hold_rare: "),
+        ({"devices": {"sigma": 1000}}, "devices.sigma: "),
+        ({"devices": {"jitter": math.nan}}, "devices.jitter: "),
+        ({"devices": {"bandwidth_mbps": math.inf}}, "devices.bandwidth_mbps: "),
+        (
+            {"devices": {"speed": "trace", "trace": "d.csv", "slow_hold_rare": True}},
+            "slow_hold_rare cannot be true",
+        ),
+        ({"devices": {"speed": "trace", "trace": "a\0b"}}, "devices.trace: "),
+        ({"strategy": {"options": {"fedbuff": {"server_lr": math.nan}}}}, "strategy.options."),
         ({"train": {"lr": "fast"}}, "train.lr: "),
+        ({"train": {"lr": math.inf}}, "train.lr: "),
+        ({"train": {"hidden": 10**30}}, "train.hidden: "),
+        ({"run": {"evaluate_every": math.inf}}, "run.evaluate_every: "),
+        ({"run": {"first_seed": 2**64}}, "run.first_seed: "),
         ({"run": {"virtual_time": 0}}, "run.virtual_time: "),
         ({"nonsense": {"a": 1}}, "nonsense: Extra inputs"),
         ({"strategy": {"name": "fedbuff", "buffer_size": 7}}, "strategy.buffer_size: a buffer"),
@@ -207,6 +224,21 @@ def test_unknown_recipes_policies_and_options_are_refused() -> None:
 def test_names_a_configuration_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="cannot be read"):
         load_config(tmp_path / "none.toml")
-    (tmp_path / "bad.toml").write_text("[run\n")
-    with pytest.raises(ConfigInvalid, match="not valid TOML"):
-        load_config(tmp_path / "bad.toml")
+    for text in ("[run\n", f"[run]\nseeds = {'9' * 5000}\n", f"a = {'[' * 100_000}"):
+        (tmp_path / "bad.toml").write_text(text)
+        with pytest.raises(ConfigInvalid, match="not valid TOML"):
+            load_config(tmp_path / "bad.toml")
+
+
+def test_a_uniform_speed_has_a_spread_of_its_own() -> None:
+    assert small(devices={"speed": "uniform"}).devices.sigma == 0.5
+    assert small(devices={"speed": "uniform", "sigma": 0.25}).devices.sigma == 0.25
+
+
+def test_the_key_of_a_configuration_covers_what_its_trace_holds(tmp_path: Path) -> None:
+    traces = tmp_path / "one.csv", tmp_path / "other.csv"
+    keys = []
+    for path, text in zip((*traces, traces[0]), ("a", "a", "b"), strict=True):
+        path.write_text(text)
+        keys.append(small(devices={"speed": "trace", "trace": path}).key())
+    assert keys[0] == keys[1] != keys[2]

@@ -26,6 +26,18 @@ def test_reads_every_column_by_client(trace: Path) -> None:
     assert read.duty_cycle == (1.0, 0.5, 0.25)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_column(trace: Path) -> None:
+    trace.write_text(GOOD, encoding="utf-8-sig")
+    assert read_trace(trace, 3).compute == (2.0, 4.0, 6.0)
+
+
+def test_rows_stay_with_the_clients_they_name(trace: Path) -> None:
+    section = DevicesSection(clients=3, speed="trace", trace=trace)
+    scores = [0.9, 0.1, 0.0]
+    fleet = fleet_from(section, model_bytes=0, virtual_time=10.0, seed=1, scores=scores)
+    assert fleet.compute == (2.0, 4.0, 6.0)
+
+
 def test_a_trace_becomes_a_fleet(trace: Path) -> None:
     section = DevicesSection(clients=3, speed="trace", trace=trace)
     fleet = fleet_from(section, model_bytes=500_000, virtual_time=10.0, seed=1)
@@ -42,9 +54,13 @@ def test_a_trace_becomes_a_fleet(trace: Path) -> None:
         (GOOD.replace("1,4.0,8,0.5\n", ""), "no row for client 1"),
         (GOOD.replace("2,6.0", "0,6.0"), "line 3: client 0 has a row already"),
         (GOOD.replace("2,6.0", "7,6.0"), "line 3: client must be 0 to 2, not '7'"),
-        (GOOD.replace("6.0", ""), "line 3: compute must be a number above 0, not ''"),
+        (GOOD.replace("6.0", ""), "line 3: compute must be a number from 1e-09 to 1e+09, not ''"),
         (GOOD.replace("6.0", "nan"), "line 3: compute must be"),
-        (GOOD.replace("0.25", "1.5"), "line 3: duty_cycle must be a number above 0 and at most 1"),
+        (GOOD.replace("0.25", "1.5"), "line 3: duty_cycle must be a number from 1e-09 to 1, not"),
+        (GOOD.replace("6.0", "1e-300"), "line 3: compute must be"),
+        (GOOD.replace("6.0", "6_0"), "line 3: compute must be a number from 1e-09 to 1e+09, not"),
+        (GOOD.replace("2,6.0", f"{'9' * 5000},6.0"), "line 3: client must be 0 to 2"),
+        (GOOD.replace("network", "compute"), "names a column twice"),
         (GOOD.replace("2,6.0,16,0.25", "2,6.0"), "line 3: network must be"),
         (GOOD.replace("2,6.0,16,0.25", "2,6.0,16,0.25,9"), "line 3: 5 fields"),
         (GOOD.replace("compute", "speed"), "no column 'compute'"),
