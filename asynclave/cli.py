@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from asynclave._version import __version__
 from asynclave.chaos.command import app as chaos_app
@@ -117,5 +118,6 @@ def main() -> None:
 
 
 def _refuse(error: AsynclaveError | StrategyError) -> None:
-    Console(stderr=True).print(f"[bold red]{error.code}[/]: {error.sentence}", highlight=False)
+    # Sentences quote what users gave, which is no markup.
+    Console(stderr=True).print(Text.assemble((error.code, "bold red"), ": ", error.sentence))
     sys.exit(2)

@@ -43,7 +43,7 @@ RECIPES: dict[str, type[Any]] = {
 }
 
 
-def recipe_from(name: str, **options: Any) -> Recipe:
+def recipe_from(name: str, /, **options: Any) -> Recipe:
     """Build a recipe.
 
     Parameters

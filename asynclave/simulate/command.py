@@ -32,7 +32,8 @@ def simulate_command(
     from asynclave.simulate.plots import draw
     from asynclave.simulate.progress import SweepProgress
     from fl_sim.simulation.config import load_config
-    from fl_sim.simulation.sweep import read_results, simulate
+    from fl_sim.simulation.results_file import results_of
+    from fl_sim.simulation.sweep import finished, simulate
 
     overrides: dict[str, dict[str, Any]] = {
         "strategy": {"name": strategy},
@@ -42,11 +43,12 @@ def simulate_command(
     loaded = load_config(config, overrides)
     console = Console(stderr=True)
     results = loaded.run.output / "results.jsonl"
-    with SweepProgress(console, loaded) as progress:
-        result = simulate(loaded, results=results, on_progress=progress)
     key = loaded.key()
+    missing = set(loaded.run.all_seeds) - set(finished(loaded, results))
+    with SweepProgress(console, loaded.strategy.name, len(missing)) as progress:
+        result = simulate(loaded, results=results, on_progress=progress)
     picture = loaded.run.output / f"accuracy-{key}.png"
-    draw(picture, [run for run in read_results(results) if run.config == key])
+    draw(picture, list(results_of(results, key).values()))
     summary = result.summary()
     if as_json:
         print(json.dumps(summary), file=sys.stdout)
@@ -64,4 +66,5 @@ def simulate_command(
             f"accuracy {loaded.run.target_accuracy:.1%}: {median}, "
             f"reached by {target['reached']} of {len(result.runs)} seeds"
         )
-    console.print(f"results: {results}\nplot: {picture}", highlight=False, soft_wrap=True)
+    places = f"results: {results}\nplot: {picture}"
+    console.print(places, markup=False, highlight=False, soft_wrap=True)

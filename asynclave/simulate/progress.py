@@ -5,24 +5,26 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from fl_sim.simulation.config import SimulationConfig
 from fl_sim.simulation.evaluations import Evaluation
 
 
 class SweepProgress:
-    """A bar over the virtual time of all seeds; nothing when there is no terminal.
+    """A bar over the virtual time of the seeds to run; nothing when there is no terminal.
 
     Parameters
     ----------
     console : Console
         Where to draw.
-    config : SimulationConfig
-        The sweep.
+    name : str
+        What to call the sweep.
+    num_seeds : int
+        Number of seeds to run.
     """
 
-    def __init__(self, console: Console, config: SimulationConfig) -> None:
+    def __init__(self, console: Console, name: str, num_seeds: int) -> None:
         # Seeds side by side are all under way; finished ones stay at 1.
         self._shares: dict[int, float] = {}
         self._bar = Progress(
@@ -35,8 +37,7 @@ class SweepProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        name = config.strategy.name
-        self._task = self._bar.add_task(name, total=config.run.seeds, state="")
+        self._task = self._bar.add_task(escape(name), total=num_seeds, state="")
 
     def __enter__(self) -> SweepProgress:
         self._bar.start()

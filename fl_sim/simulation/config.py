@@ -167,6 +167,11 @@ class RunSection(_Section):
     output: _Path = Path("runs/simulations")
     cache_folder: _Path | None = None
 
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of the sweep."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
 
 class SimulationConfig(_Section):
     """The whole configuration of a simulation."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -72,9 +74,18 @@ def _received(pipe: Connection) -> tuple[str, Any]:
 
 
 def _work(pipe: Connection, function: Callable[..., T], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         result = function(*arguments, lambda *told: pipe.send(("told", told)))
     except Exception as error:
         pipe.send(("failed", error))
     else:
         pipe.send(("done", result))
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that began this one is gone, however it ended, and end too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

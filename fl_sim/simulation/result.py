@@ -6,7 +6,9 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class SeedResult:
         of earlier versions, which did not count it.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
     strategy: str
     seed: int
     config: str
@@ -58,7 +62,7 @@ class SeedResult:
     fairness: float
     wall_seconds: float
     digest: str
-    accuracies: list[tuple[float, float]]
+    accuracies: Annotated[list[tuple[float, float]], Field(min_length=1)]
     utilisation: float | None = None
 
     def row(self) -> dict[str, Any]:

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.intake.spill import SpillFiles
 from fl_sim.cohort.choice import trainer_for
-from fl_sim.simulation.config import SimulationConfig, StrategySection
+from fl_sim.simulation.choices import recipe_of, selector_of
+from fl_sim.simulation.config import SimulationConfig
 from fl_sim.simulation.evaluations import Evaluation
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import fleet_from
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.parallel import in_processes
 from fl_sim.simulation.result import SeedResult, SimulationResult
-from fl_sim.simulation.workload import workload_from
-from strategies.catalog import RECIPES, recipe_from
+from fl_sim.simulation.results_file import append, held, results_of
+from fl_sim.simulation.trace import read_trace
+from fl_sim.simulation.workload import check_data, workload_from
 from strategies.recipe import Recipe
-from strategies.recipes.async_wa import AsyncWA, buffer_size_for
-from strategies.selection import (
-    Selector,
-    TaskHistory,
-    jain_index,
-    policy_from,
-    selector_for,
-)
-from strategies.window import Buffer
+from strategies.selection import jain_index
 
 Progress = Callable[[int, float, Evaluation], None]
 """Told seed, share of the virtual time gone, and the evaluation just made."""
@@ -67,19 +58,45 @@ def simulate(
     Raises
     ------
     ConfigInvalid, StrategyError
-        If the configuration does not fit together; before any training.
+        If the configuration does not fit together, or the results cannot be written; before any
+        training.
+    StorageFailed
+        If another sweep writes to the same results.
     """
     recipe = recipe_of(config)
     selector_of(config, config.run.first_seed)
-    done = _finished(results, config, recipe.name)
-    first = config.run.first_seed
-    seeds = range(first, first + config.run.seeds)
-    backend = next((run.backend for run in done.values()), None)
-    missing = [seed for seed in seeds if seed not in done]
-    for run in _runs(config, recipe, missing, backend, on_progress):
-        done[run.seed] = run
-        _append(results, run)
-    return SimulationResult(recipe.name, tuple(done[seed] for seed in seeds))
+    _check_files(config, recipe)
+    with held(results):
+        done = finished(config, results)
+        backend = next((run.backend for run in done.values()), None)
+        missing = [seed for seed in config.run.all_seeds if seed not in done]
+        check_data(config, missing)
+        for run in _runs(config, recipe, missing, backend, on_progress):
+            done[run.seed] = run
+            append(results, run)
+    return SimulationResult(recipe.name, tuple(done[seed] for seed in config.run.all_seeds))
+
+
+def finished(config: SimulationConfig, results: Path | None) -> dict[int, SeedResult]:
+    """Return what a results file holds of a configuration and its strategy, by seed."""
+    found = results_of(results, config.key())
+    return {seed: run for (name, seed), run in found.items() if name == config.strategy.name}
+
+
+def _check_files(config: SimulationConfig, recipe: Recipe) -> None:
+    if config.devices.trace is not None:
+        read_trace(config.devices.trace, config.devices.clients)
+    folder = _cache_folder(config, recipe)
+    if folder is not None and not folder.is_dir():
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID, f"run.cache_folder: {folder} is not a folder; create it first."
+        )
+
+
+def _cache_folder(config: SimulationConfig, recipe: Recipe) -> Path | None:
+    """Return where a recipe keeps its caches on disk, None if it has none there."""
+    drift = recipe.parts().drift
+    return config.run.cache_folder if drift is not None and drift.kind == "disk" else None
 
 
 def _runs(
@@ -109,45 +126,6 @@ def _backend_of(config: SimulationConfig, seed: int) -> str:
     torch.set_num_threads(1)
     workload = workload_from(config, seed)
     return trainer_for(workload.problem, "auto", workload.initial, config.train.cohort_size).name
-
-
-def recipe_of(config: SimulationConfig) -> Recipe:
-    """Return the configured recipe.
-
-    Raises
-    ------
-    UnknownRecipe, BadOption
-        If there is no such recipe or option.
-    ConfigInvalid
-        If a buffer of that size can never fill.
-    """
-    section, devices = config.strategy, config.devices
-    options: dict[str, Any] = dict(section.options.get(section.name, {}))
-    size = _buffer_size(section, devices.num_in_flight)
-    if size is not None:
-        options.setdefault("buffer_size", size)
-    recipe = recipe_from(section.name, **options)
-    window = recipe.parts().window
-    if isinstance(window, Buffer) and window.max_wait is None and window.size > devices.clients:
-        raise ConfigInvalid(
-            Code.CONFIG_INVALID,
-            f"strategy.buffer_size: a buffer of {window.size} never fills with "
-            f"devices.clients = {devices.clients}; choose a smaller one.",
-        )
-    return recipe
-
-
-def selector_of(config: SimulationConfig, seed: int) -> Selector | None:
-    """Return what chooses the clients of one seed; None for the uniform draw.
-
-    Raises
-    ------
-    UnknownPolicy, BadOption
-        If there is no such policy or option.
-    """
-    section = config.dispatch
-    policy = policy_from(section.policy, **section.options.get(section.policy, {}))
-    return selector_for(policy, seed, TaskHistory(section.smoothing, section.recent))
 
 
 def run_seed(
@@ -190,7 +168,7 @@ def run_seed(
         settings,
         observe,
         selector=selector_of(config, seed),
-        disk=SpillFiles(config.run.cache_folder),
+        disk=SpillFiles(_cache_folder(config, recipe)),
     )
     started = time.perf_counter()
     digest = run.run()
@@ -212,31 +190,6 @@ def run_seed(
         accuracies=curve,
         utilisation=run.busy_time / fleet.lifetime(run.evaluations[-1].time),
     )
-
-
-def read_results(path: Path) -> list[SeedResult]:
-    """Read a results file; a last line cut short by an interruption is left out."""
-    runs = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            runs.append(SeedResult(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
-    return runs
-
-
-def _buffer_size(section: StrategySection, in_flight: int) -> int | None:
-    """Return K as the live strategies choose it; None if the recipe has no such option."""
-    kind = RECIPES.get(section.name)
-    options = {} if kind is None else {field.name: field.default for field in fields(kind)}
-    if "buffer_size" not in options:
-        return None
-    if section.buffer_size is not None:
-        return section.buffer_size
-    if section.name == AsyncWA.name:
-        return buffer_size_for(in_flight)
-    default = options["buffer_size"]
-    return max(1, min(default, in_flight // 2)) if isinstance(default, int) else None
 
 
 def _loop_settings(
@@ -263,25 +216,3 @@ def _first(curve: list[tuple[float, float]], target: float | None) -> float | No
     if target is None:
         return None
     return next((when for when, accuracy in curve if accuracy >= target), None)
-
-
-def _finished(
-    results: Path | None, config: SimulationConfig, strategy: str
-) -> dict[int, SeedResult]:
-    if results is None or not results.exists():
-        return {}
-    key = config.key()
-    return {
-        run.seed: run
-        for run in read_results(results)
-        if run.config == key and run.strategy == strategy
-    }
-
-
-def _append(results: Path | None, run: SeedResult) -> None:
-    if results is None:
-        return
-    results.parent.mkdir(parents=True, exist_ok=True)
-    torn = results.exists() and not results.read_bytes().endswith(b"\n")
-    with results.open("a", encoding="utf-8") as file:
-        file.write(("\n" if torn else "") + json.dumps(run.row()) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from fl_client.trainer import TrainSettings
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.cohort.base import ClientData
 from fl_sim.cohort.choice import Problem
-from fl_sim.data import FederatedData, load
+from fl_sim.data import DATA_SETS, FederatedData, load
 from fl_sim.simulation import models
 from fl_sim.simulation.config import SimulationConfig
 from strategies.update import Vector
@@ -43,8 +44,8 @@ def workload_from(config: SimulationConfig, seed: int) -> Workload:
     ConfigInvalid
         If data, partition and model do not fit together, or a client has no examples.
     """
-    data, train = config.data, config.train
-    federated = load(data.name, config.devices.clients, data.partition, data.alpha, seed)
+    train = config.train
+    federated = _federated(config, seed)
     clients = _joined(federated)
     _check_fit(config, clients)
     shape, classes = clients.inputs.shape[1:], len(federated.classes)
@@ -58,6 +59,27 @@ def workload_from(config: SimulationConfig, seed: int) -> Workload:
     )
     initial = models.seeded(seed, train.model, shape, classes, train.hidden)
     return Workload(problem, initial, federated.rare_shares())
+
+
+def check_data(config: SimulationConfig, seeds: Sequence[int]) -> None:
+    """Refuse seeds whose data cannot be split, as `workload_from` does, without the model."""
+    # Whether the other partitions fit does not depend on the seed.
+    chosen = seeds if config.data.partition == "dirichlet" else seeds[:1]
+    for seed in chosen:
+        _check_fit(config, _joined(_federated(config, seed)))
+
+
+def _federated(config: SimulationConfig, seed: int) -> FederatedData:
+    data = config.data
+    if data.name not in DATA_SETS:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID,
+            f"data.name: there is no data set {data.name!r}; choose from {', '.join(DATA_SETS)}.",
+        )
+    try:
+        return load(data.name, config.devices.clients, data.partition, data.alpha, seed)
+    except ConfigInvalid as error:
+        raise ConfigInvalid(error.code, f"data, seed {seed}: {error.sentence}") from None
 
 
 def _check_fit(config: SimulationConfig, clients: ClientData) -> None:

@@ -14,7 +14,7 @@ from strategies.selection.selector import Selector
 POLICIES: dict[str, type[Any]] = {kind.name: kind for kind in (Uniform, Speed, LoadAware, Auction)}
 
 
-def policy_from(name: str, **options: Any) -> Policy:
+def policy_from(name: str, /, **options: Any) -> Policy:
     """Build a policy.
 
     Parameters

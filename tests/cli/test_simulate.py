@@ -48,3 +48,14 @@ def test_an_unknown_name_is_one_clear_line(tmp_path: Path, option: str, code: st
     assert f"{code}: " in refused.stderr
     assert "'fedmagic'" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_what_looks_like_markup_is_printed_as_it_is(tmp_path: Path) -> None:
+    refused = simulate(tmp_path, "--strategy", "[/bold]x[red]")
+    assert refused.returncode == 2
+    assert "'[/bold]x[red]'" in refused.stderr
+    folder = tmp_path / "[red]"
+    folder.mkdir()
+    done = simulate(folder, "--seeds", "1")
+    assert done.returncode == 0
+    assert "[red]/out/results.jsonl" in done.stderr

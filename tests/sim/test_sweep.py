@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fl_sim
-from fl_protocol.codes import ConfigInvalid
+from fl_protocol.codes import ConfigInvalid, StorageFailed
 from fl_sim.simulation.config import SimulationConfig, load_config
-from fl_sim.simulation.sweep import read_results, simulate
+from fl_sim.simulation.results_file import held, read_results
+from fl_sim.simulation.sweep import simulate
 from strategies.catalog import RECIPES
 from strategies.errors import BadOption, UnknownPolicy, UnknownRecipe
 
@@ -66,9 +68,9 @@ def test_the_digests_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> N
 
 
 def test_an_error_in_a_worker_ends_the_sweep_with_that_error() -> None:
-    # Only a worker reads the data when the backend is pinned.
-    bad = small(data={"name": "nowhere"}, train={"backend": "flat"}, run={"workers": 2})
-    with pytest.raises(ConfigInvalid, match="nowhere"):
+    # Only a worker makes a trainer when the backend is pinned.
+    bad = small(train={"model": "cnn", "backend": "numpy"}, run={"workers": 2})
+    with pytest.raises(ConfigInvalid, match="numpy trains"):
         simulate(bad)
 
 
@@ -199,7 +201,17 @@ def test_options_of_a_policy_come_from_their_own_table() -> None:
         ({"train": {"model": "gpt"}}, "train.model: there is no model 'gpt'"),
         ({"train": {"model": "cnn", "backend": "numpy"}}, "train.backend: numpy trains"),
         ({"train": {"model": "char-mlp"}}, "train.model: char-mlp does not fit mnist-5k"),
-        ({"data": {"name": "emnist"}}, "emnist"),
+        ({"data": {"name": "emnist"}}, "data.name: there is no data set 'emnist'"),
+        ({"data": {"alpha": 0.001}, "devices": {"clients": 60}}, "data, seed 1: "),
+        ({"strategy": {"options": {"fedbuf": {}}}}, "strategy.options.fedbuf: nothing has"),
+        ({"dispatch": {"options": {"sped": {}}}}, "dispatch.options.sped: nothing has"),
+        (
+            {
+                "strategy": {"options": {"async-wa": {"cache": "disk"}}},
+                "run": {"cache_folder": "/nowhere"},
+            },
+            "run.cache_folder: /nowhere",
+        ),
     ],
 )
 def test_a_bad_configuration_is_refused_before_any_training(
@@ -208,6 +220,44 @@ def test_a_bad_configuration_is_refused_before_any_training(
     with pytest.raises(ConfigInvalid) as refusal:
         simulate(small(**sections), on_progress=lambda *_: pytest.fail("trained"))
     assert complaint in refusal.value.sentence
+
+
+@pytest.mark.parametrize(
+    "options", [{"server_lr": -1.0}, {"attackers": 0.3}, {"name": "other"}, {"magic": 1}]
+)
+def test_options_of_recipes_that_do_not_run_are_tried_too(options: dict[str, Any]) -> None:
+    with pytest.raises(BadOption, match=r"strategy\.options\.fedbuff"):
+        simulate(small(strategy={"options": {"fedbuff": options}}))
+
+
+def test_a_cache_folder_that_nobody_uses_need_not_exist() -> None:
+    run = {"seeds": 1, "virtual_time": 1.0, "cache_folder": "/nowhere"}
+    assert simulate(small(run=run)).runs
+
+
+def test_results_that_cannot_be_written_are_refused_before_any_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for results in (tmp_path / "file" / "results.jsonl", tmp_path / "folder"):
+        with pytest.raises(ConfigInvalid, match=r"run\.output: "):
+            simulate(small(), results=results, on_progress=lambda *_: pytest.fail("trained"))
+
+
+def test_two_sweeps_do_not_write_to_the_same_results(tmp_path: Path) -> None:
+    results = tmp_path / "a.jsonl"
+    with held(results), pytest.raises(StorageFailed, match=r"run\.output: another sweep"):
+        simulate(small(), results=results)
+
+
+def test_lines_that_are_no_results_are_left_out(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    whole = simulate(small(run={"seeds": 1}), results=results)
+    line = results.read_bytes()
+    empty = re.sub(rb'"accuracies": .*?\]\]', b'"accuracies": []', line)
+    typed = line.replace(b'"seed": 1', b'"seed": "1"')
+    damaged = [b"\xff" + line, empty, typed, b"[" * 100_000 + b"\n", b"3\n"]
+    results.write_bytes(b"".join([*damaged, line]))
+    assert read_results(results) == list(whole.runs)
 
 
 def test_unknown_recipes_policies_and_options_are_refused() -> None:

@@ -1,0 +1,103 @@
+"""Recipe and selection policy of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any
+
+from fl_protocol.codes import Code, ConfigInvalid
+from fl_sim.simulation.config import DispatchSection, SimulationConfig, StrategySection
+from strategies.catalog import RECIPES, recipe_from
+from strategies.errors import BadOption
+from strategies.recipe import Recipe
+from strategies.recipes.async_wa import AsyncWA, buffer_size_for
+from strategies.selection import POLICIES, Policy, Selector, TaskHistory, policy_from, selector_for
+from strategies.window import Buffer
+
+
+def recipe_of(config: SimulationConfig) -> Recipe:
+    """Return the configured recipe, having tried the options of all.
+
+    Raises
+    ------
+    UnknownRecipe, BadOption
+        If there is no such recipe or option.
+    ConfigInvalid
+        If options are for no recipe, or a buffer of that size can never fill.
+    """
+    section, devices = config.strategy, config.devices
+    _check_names("strategy.options", section.options, RECIPES)
+    for name in section.options:
+        _recipe(section, name, devices.num_in_flight)
+    recipe = _recipe(section, section.name, devices.num_in_flight)
+    window = recipe.parts().window
+    if isinstance(window, Buffer) and window.max_wait is None and window.size > devices.clients:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID,
+            f"strategy.buffer_size: a buffer of {window.size} never fills with "
+            f"devices.clients = {devices.clients}; choose a smaller one.",
+        )
+    return recipe
+
+
+def selector_of(config: SimulationConfig, seed: int) -> Selector | None:
+    """Return what chooses the clients of one seed; None for the uniform draw.
+
+    Raises
+    ------
+    UnknownPolicy, BadOption
+        If there is no such policy or option.
+    ConfigInvalid
+        If options are for no policy.
+    """
+    section = config.dispatch
+    _check_names("dispatch.options", section.options, POLICIES)
+    for name in section.options:
+        _policy(section, name)
+    policy = _policy(section, section.policy)
+    return selector_for(policy, seed, TaskHistory(section.smoothing, section.recent))
+
+
+def _check_names(table: str, names: Collection[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID,
+                f"{table}.{name}: nothing has this name; choose from {', '.join(sorted(known))}.",
+            )
+
+
+def _recipe(section: StrategySection, name: str, in_flight: int) -> Recipe:
+    options: dict[str, Any] = dict(section.options.get(name, {}))
+    size = _buffer_size(section, name, in_flight)
+    if size is not None:
+        options.setdefault("buffer_size", size)
+    try:
+        recipe = recipe_from(name, **options)
+        if "attackers" in options and recipe.parts().robust is None:
+            raise BadOption("attackers needs a filter: set robust.")
+    except BadOption as error:
+        raise BadOption(f"strategy.options.{name}: {error.sentence}") from None
+    return recipe
+
+
+def _policy(section: DispatchSection, name: str) -> Policy:
+    try:
+        return policy_from(name, **section.options.get(name, {}))
+    except BadOption as error:
+        raise BadOption(f"dispatch.options.{name}: {error.sentence}") from None
+
+
+def _buffer_size(section: StrategySection, name: str, in_flight: int) -> int | None:
+    """Return K as the live strategies choose it; None if the recipe has no such option."""
+    kind = RECIPES.get(name)
+    options = {} if kind is None else {field.name: field.default for field in fields(kind)}
+    if "buffer_size" not in options:
+        return None
+    if section.buffer_size is not None:
+        return section.buffer_size
+    if name == AsyncWA.name:
+        return buffer_size_for(in_flight)
+    default = options["buffer_size"]
+    return max(1, min(default, in_flight // 2)) if isinstance(default, int) else None
