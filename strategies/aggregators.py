@@ -181,7 +181,8 @@ class SlidingMean(Aggregator):
         """Push the update's weight; with a cache, plan its exchange."""
         (weight,) = raw_weights(self._parts, batch)
         self.weights[self.slot : self.slot + 1] = [weight]
-        total = sum(self.weights)
+        # A window in which nothing weighs anything moves nothing.
+        total = sum(self.weights) or 1.0
         self._coefficients = np.array([w / total for w in self.weights], np.float32)
         if self._cache is not None:
             update = batch.updates[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from strategies.errors import BadOption
 from strategies.population import Population
 from strategies.recipe import Parts
 from strategies.release import ReleaseRule
@@ -131,17 +133,39 @@ def last_words(
 
 
 def raw_weights(parts: Parts, batch: Batch) -> list[float]:
-    """Return volume times freshness of each update, before any normalisation."""
+    """Return volume times freshness of each update, before any normalisation.
+
+    Raises
+    ------
+    BadOption
+        A weight is negative or not finite.
+    """
     scale = parts.uploads_per_merge / batch.clients if parts.relative_staleness else 1.0
-    return [
+    weights = [
         parts.volume.weight(update.num_examples) * parts.freshness.weight(staleness * scale)
         for update, staleness in zip(batch.updates, batch.staleness, strict=True)
     ]
+    for weight in weights:
+        if not 0 <= weight < math.inf:
+            raise BadOption(f"A recipe must weigh updates by finite numbers from 0, not {weight}.")
+    return weights
 
 
 def normalised_weights(parts: Parts, batch: Batch) -> tuple[float, ...]:
-    """Return the coefficients of the updates: capped, then divided as the recipe says."""
+    """Return the coefficients of the updates: capped, then divided as the recipe says.
+
+    All are 0 when no update weighs anything, so that the updates move nothing.
+
+    Raises
+    ------
+    BadOption
+        A weight is negative or not finite, or none is above 0 under a release rule.
+    """
     raw = raw_weights(parts, batch)
+    if not any(raw):
+        if batch.rule is not None:
+            raise BadOption("Under a release rule a recipe must give some update a weight above 0.")
+        return tuple(raw)
     divisor = sum(raw) if parts.normalise == "sum" else float(len(raw))
     if batch.rule is not None:
         raw = list(batch.rule.cap_weights([update.client for update in batch.updates], raw))

@@ -52,6 +52,8 @@ class PrivateMean(Aggregator):
         by_client: dict[str, float] = {}
         for update, weight in zip(batch.updates, weights, strict=True):
             by_client[update.client] = by_client.get(update.client, 0.0) + weight
+        if not any(weights):
+            raise BadOption("Differential privacy needs an update with a weight above 0.")
         self._step = self._privacy.clip * max(by_client.values()) / RESOLUTION
         scales = clip_scales(lengths(batch.rows), self._privacy.clip)
         self._factors = np.array(weights) * scales * (_SHRINK / self._step)
