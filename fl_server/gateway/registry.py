@@ -130,7 +130,8 @@ class Registry:
         """Exchange a refresh token for its successor (RFC 9700 section 4.14.2).
 
         Whoever holds the proof key may repeat the exchange for `REFRESH_GRACE` seconds, as long
-        as the successor is unused: the first reply may have been lost.
+        as the successor is unused: the first reply may have been lost. The clock of the gateway
+        asked again may be up to `SKEW` seconds behind.
 
         Parameters
         ----------
@@ -157,7 +158,7 @@ class Registry:
             family = Family(row.family, row.client_id, row.jkt)
             repeated = bool(row.used) and (
                 jkt == family.jkt
-                and 0 <= now - row.used <= REFRESH_GRACE
+                and -SKEW <= now - row.used <= REFRESH_GRACE
                 and _is_unused(connection, new, family)
             )
             reused = bool(row.used) and not repeated

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fl_protocol.codes import EnrolmentRejected, TokenRejected
-from fl_protocol.tokens import REFRESH_GRACE
+from fl_protocol.tokens import REFRESH_GRACE, SKEW
 from fl_server.gateway.registry import MOST_FAMILIES, Family, Registry, open_registry
 
 KEY, OTHER_KEY = bytes(32), bytes([1]) * 32
@@ -91,6 +91,16 @@ def test_an_exchange_is_repeated_for_its_own_key_while_its_reply_may_be_lost(
     registry.rotate("r0", "r1", "jkt", now=2.0)
     assert registry.rotate("r0", "r1", "jkt", now=2.0 + REFRESH_GRACE) == family
     assert registry.rotate("r1", "r2", "jkt", now=3.0 + REFRESH_GRACE) == family
+
+
+def test_an_exchange_is_repeated_at_a_gateway_whose_clock_is_behind(registry: Registry) -> None:
+    client = registry.redeem("ticket", KEY, now=1.0)
+    family = Family("f", client.client_id, "jkt")
+    registry.start_family(family, "r0", expires_at=100.0)
+    registry.rotate("r0", "r1", "jkt", now=2.0 + SKEW)
+    assert registry.rotate("r0", "r1", "jkt", now=2.0) == family
+    with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
+        registry.rotate("r0", "r1", "jkt", now=1.0)
 
 
 @pytest.mark.parametrize(
