@@ -65,11 +65,11 @@ def split_compact(token: str, max_bytes: int = MAX_TOKEN_BYTES) -> Compact:
     Raises
     ------
     ValueError
-        Unless it is at most `max_bytes` of ASCII, three canonical base64url parts, and a header
-        that is a JSON object without duplicate members.
+        Unless it is text of at most `max_bytes` of ASCII, three canonical base64url parts, and a
+        header that is a JSON object without duplicate members.
     """
-    if len(token) > max_bytes or not token.isascii():
-        raise ValueError("too long or not ASCII")
+    if not isinstance(token, str) or len(token) > max_bytes or not token.isascii():
+        raise ValueError("no text, too long or not ASCII")
     parts = token.split(".")
     if len(parts) != 3:
         raise ValueError("not three parts")
@@ -168,6 +168,8 @@ def may_verify_as(asked: str, jwk: Mapping[str, Any]) -> bool:
     "ES521", the common misspelling of ES512 after its curve, is read as such on a P-521 key, which
     has no other algorithm (RFC 7518, section 3.4).
     """
+    if not isinstance(jwk, Mapping):
+        return False
     named = str(jwk.get("alg"))
     if jwk.get("crv") == "P-521":
         return (asked, named) == ("ES512", "ES521")
@@ -176,6 +178,8 @@ def may_verify_as(asked: str, jwk: Mapping[str, Any]) -> bool:
 
 
 def _algorithm_of(jwk: Mapping[str, Any]) -> str:
+    if not isinstance(jwk, Mapping):
+        raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
     wanted = jwk.get("alg")
     for name, rule in _ALGORITHMS.items():
         fits = jwk.get("kty") == rule.key_type and jwk.get("crv") == rule.curve

@@ -175,6 +175,8 @@ class TokenVerifier:
             ``TOKEN_MALFORMED``, ``TOKEN_UNKNOWN_KEY``, ``TOKEN_SIGNATURE``, ``TOKEN_CLAIMS``,
             ``TOKEN_EXPIRED``, ``TOKEN_NOT_YET_VALID`` or ``TOKEN_SCOPE``.
         """
+        if not isinstance(token, str):
+            raise TokenRejected(Code.TOKEN_MALFORMED)
         claims = self._signed_claims(token)
         self._check_time(claims)
         if (claims.iss, claims.aud) != (self._issuer, self._audience):
@@ -242,19 +244,23 @@ def read_key_set(jwks: Mapping[str, Any]) -> dict[str, VerifyingKey]:
     Raises
     ------
     ValueError
-        A ``kid`` is missing or repeated, or secret keys stand beside public ones: whoever
-        publishes the set would publish the secret, or take one kind for the other.
+        There is no list of keys, a ``kid`` is missing or repeated, or secret keys stand beside
+        public ones: whoever publishes the set would publish the secret, or take one kind for the
+        other.
     TokenRejected
         ``TOKEN_UNKNOWN_KEY`` for an unusable or weak key.
     """
+    listed = jwks.get("keys") if isinstance(jwks, Mapping) else None
+    if not isinstance(listed, list):
+        raise ValueError("a key set lists keys")
     keys: dict[str, VerifyingKey] = {}
-    if len({jwk.get("kty") == "oct" for jwk in jwks["keys"]}) > 1:
-        raise ValueError("a key set holds secret or public keys, not both")
-    for jwk in jwks["keys"]:
+    for jwk in listed:
         key = VerifyingKey(jwk)
         if key.kid is None or key.kid in keys:
             raise ValueError("every key of a key set needs its own kid")
         keys[key.kid] = key
+    if len({jwk["kty"] == "oct" for jwk in listed}) > 1:
+        raise ValueError("a key set holds secret or public keys, not both")
     return keys
 
 

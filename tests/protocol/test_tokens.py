@@ -265,12 +265,33 @@ def test_key_set_refuses_repeated_or_missing_kids():
         {"kty": "oct", "k": b64url(bytes(32))},
         {"kty": "EdDSA"},
         {},
+        [SIGNER.jwk()],
+        "key-1",
+        None,
     ],
     ids=str,
 )
 def test_refuses_a_key_that_may_not_verify(jwk):
     with refused("TOKEN_UNKNOWN_KEY"):
         VerifyingKey(jwk).verify(issue())
+    with refused("TOKEN_UNKNOWN_KEY"):
+        verify_compact_jws(issue(), jwk)
+    with refused("TOKEN_UNKNOWN_KEY"):
+        verifier(jwks={"keys": [jwk]})
+
+
+@pytest.mark.parametrize("token", [None, 3, 0.5, b"a.b.c", [], {}, ("a", "b", "c")], ids=str)
+def test_refuses_a_token_that_is_no_text(token):
+    with refused("TOKEN_MALFORMED"):
+        verify_compact_jws(token, SIGNER.jwk())
+    with refused("TOKEN_MALFORMED"):
+        verifier().verify(token)
+
+
+@pytest.mark.parametrize("jwks", [None, [], {}, {"keys": None}, {"keys": SIGNER.jwk()}], ids=str)
+def test_refuses_a_key_set_that_lists_no_keys(jwks):
+    with pytest.raises(ValueError, match="lists keys"):
+        verifier(jwks=jwks)
 
 
 def test_refuses_a_weak_rsa_key():
