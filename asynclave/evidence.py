@@ -18,6 +18,7 @@ from rich.markup import escape
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import SystemClock
 from tee_sim.appraisal import TrustPolicy
+from tee_sim.certificates import read_certificates
 from tee_sim.explanation import Explanation, Outcome, explain
 from tee_sim.trust_file import load_trust
 
@@ -83,14 +84,11 @@ def _read_text(path: Path | None) -> str:
 
 
 def _read_certificates(paths: list[Path]) -> tuple[str, ...]:
-    found = []
+    found: list[x509.Certificate] = []
     for path in paths:
         data = _read(path)
         try:
-            if data.startswith(b"-----BEGIN"):
-                found.extend(x509.load_pem_x509_certificates(data))
-            else:
-                found.append(x509.load_der_x509_certificate(data))
+            found.extend(read_certificates(data))
         except ValueError as error:
             raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error}") from None
     return tuple(certificate.public_bytes(Encoding.PEM).decode() for certificate in found)

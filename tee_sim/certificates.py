@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
@@ -16,6 +16,16 @@ from cryptography.x509.oid import NameOID
 from fl_protocol.codes import Code, EvidenceRejected
 from fl_protocol.ports import Clock, Disk, LocalDisk, SystemClock
 
+# What the library raises where a certificate was not issued by the one above it.
+NOT_ISSUED = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.ExtensionNotFound,
+)
+
+_BEGIN = b"-----BEGIN"
 _VALID = datetime.timedelta(days=365)
 # A client whose clock runs behind must not refuse a root made a moment ago.
 _GRACE = datetime.timedelta(minutes=5)
@@ -98,6 +108,34 @@ def _files_in(directory: Path) -> SimulatedRoot:
     )
 
 
+def read_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
+    """Read the certificates of a PEM text, at least one, or a single one in DER.
+
+    Raises
+    ------
+    ValueError
+        Also for a key or an extension that cannot be decoded or is not supported.
+    """
+    try:
+        if _BEGIN in data:
+            certificates = x509.load_pem_x509_certificates(data)
+        else:
+            certificates = [x509.load_der_x509_certificate(data)]
+        for certificate in certificates:
+            # Both are decoded when first asked for, and must not surprise a caller later.
+            certificate.public_key()
+            _ = certificate.extensions
+    except (
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        TypeError,
+    ) as error:
+        raise ValueError(f"a certificate is not supported: {error}") from error
+    return tuple(certificates)
+
+
 def verify_chain(chain: Sequence[str], root_pem: str, now: float) -> Ed25519PublicKey:
     """Check a chain of Ed25519 certificates from leaf up to a pinned root (RFC 5280, section 6).
 
@@ -122,16 +160,16 @@ def verify_chain(chain: Sequence[str], root_pem: str, now: float) -> Ed25519Publ
     """
     try:
         certificates = [_read_exact(pem) for pem in chain]
-    except (ValueError, x509.InvalidVersion) as error:
+    except ValueError as error:
         raise EvidenceRejected(Code.EVIDENCE_MALFORMED) from error
     try:
-        issuers = [*certificates[1:], x509.load_pem_x509_certificate(root_pem.encode())]
+        issuers = [*certificates[1:], read_certificates(root_pem.encode())[0]]
         for certificate, issuer in zip(certificates, issuers, strict=True):
             certificate.verify_directly_issued_by(issuer)
             if not _is_authority(issuer):
                 raise ValueError("issued by something that is no authority")
         key = certificates[0].public_key()
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+    except NOT_ISSUED as error:
         raise EvidenceRejected(Code.EVIDENCE_CHAIN) from error
     if not isinstance(key, Ed25519PublicKey):
         raise EvidenceRejected(Code.EVIDENCE_CHAIN)
@@ -170,7 +208,7 @@ def _certificate(
 
 def _read_exact(pem: str) -> x509.Certificate:
     # PEM tolerates white space and text around it; evidence must have one spelling only.
-    certificate = x509.load_pem_x509_certificate(pem.encode())
+    certificate = read_certificates(pem.encode())[0]
     if certificate.public_bytes(Encoding.PEM) != pem.encode():
         raise ValueError("not the canonical spelling of a certificate")
     return certificate

@@ -12,12 +12,13 @@ import hashlib
 from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fl_protocol.codes import Code, EvidenceRejected
+from tee_sim.certificates import NOT_ISSUED, read_certificates
 
 # "Intel SGX Root CA", which also certifies TDX; valid to the end of 2049.
 INTEL_ROOT_KEYS = frozenset({"a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e"})
@@ -75,13 +76,7 @@ def leaf_key(
             certificate.verify_directly_issued_by(issuer)
             _require(_may_issue(issuer), "a certificate was issued by something no authority")
         key = chain[0].public_key()
-    except (
-        ValueError,
-        TypeError,
-        InvalidSignature,
-        UnsupportedAlgorithm,
-        x509.ExtensionNotFound,
-    ) as error:
+    except NOT_ISSUED as error:
         raise EvidenceRejected(Code.EVIDENCE_CHAIN, _sentence(error)) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, curve):
         raise EvidenceRejected(Code.EVIDENCE_CHAIN)
@@ -136,19 +131,7 @@ def check_signature(
 
 
 def _read(pem: bytes) -> x509.Certificate:
-    try:
-        certificate = x509.load_pem_x509_certificate(pem)
-        # Both are decoded when first asked for, and must not surprise a caller later.
-        certificate.public_key()
-        _ = certificate.extensions
-    except (
-        UnsupportedAlgorithm,
-        x509.InvalidVersion,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-        TypeError,
-    ) as error:
-        raise ValueError(f"a certificate is not supported: {error}") from error
+    certificate = read_certificates(pem)[0]
     # The signature is a bit string; its count of unused bits is not signed and must be zero.
     if certificate.public_bytes(Encoding.DER)[-len(certificate.signature) - 1] != 0:
         raise ValueError("a certificate is not DER")

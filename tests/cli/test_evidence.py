@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
 from asynclave.cli import app
 from fl_protocol.codes import AsynclaveError, Code
+from tee_sim.certificates import create_root
 from tests.support.quotes import recorded
 
 AT = ("--at", "1750500000")
@@ -86,6 +89,16 @@ def test_says_when_a_file_is_unreadable(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(AsynclaveError):
         explain(path)
+
+
+def test_says_when_a_certificate_is_not_supported(tmp_path: Path) -> None:
+    platform = create_root(tmp_path).platform_chain.read_text()
+    der = x509.load_pem_x509_certificate(platform.encode()).public_bytes(Encoding.DER)
+    path = tmp_path / "version-7.der"
+    path.write_bytes(der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020106")))
+    with pytest.raises(AsynclaveError, match="not supported") as caught:
+        explain(path, "--certificates", path)
+    assert caught.value.code == Code.CONFIG_INVALID
 
 
 @pytest.mark.parametrize("at", ["-1", "1e30", "999999999999999"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 import textwrap
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from fl_protocol.codes import Code, EvidenceRejected
 from fl_protocol.encoding import b64url
@@ -255,14 +257,45 @@ def test_root_files_are_their_owners_only(host: Host) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_refuses_certificate_of_an_unknown_version(host: Host) -> None:
+def spoilt(host: Host, old: str, new: str, *extensions: x509.UnrecognizedExtension) -> str:
+    """PEM of a certificate with bytes of it replaced, given in hexadecimal."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "spoilt")])
+    now = datetime.datetime.fromtimestamp(host.clock.time, datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, host.key.public_key(), 7, now, now)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    der = builder.sign(host.key, None).public_bytes(Encoding.DER)
+    assert bytes.fromhex(old) in der
+    changed = der.replace(bytes.fromhex(old), bytes.fromhex(new))
+    lines = textwrap.fill(base64.b64encode(changed).decode(), 64)
+    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
+
+
+def unrecognized(oid: str, value: str = "0500") -> x509.UnrecognizedExtension:
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), bytes.fromhex(value))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "extensions"),
+    [
+        ("a003020102", "a003020106", ()),
+        ("300506032b65700321", "300506032b65100321", ()),
+        ("2a030405", "2a030406", (unrecognized("1.2.3.4.5"), unrecognized("1.2.3.4.6"))),
+        # An X.400 address as alternative name.
+        ("3002a300", "3002a300", (unrecognized("2.5.29.17", "3002a300"),)),
+        ("3003010100", "3003010100", (unrecognized("2.5.29.19", "3003010100"),)),
+    ],
+    ids=["version", "algorithm", "duplicate extension", "general name", "boolean"],
+)
+def test_refuses_certificates_that_are_not_supported(
+    host: Host, old: str, new: str, extensions: tuple[x509.UnrecognizedExtension, ...]
+) -> None:
+    pem = spoilt(host, old, new, *extensions)
     evidence = Evidence.decode(host.evidence())
-    certificate = x509.load_pem_x509_certificate(evidence.chain[0].encode())
-    der = certificate.public_bytes(Encoding.DER)
-    spoilt = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020112"))
-    lines = textwrap.fill(base64.b64encode(spoilt).decode(), 64)
-    pem = f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
-    assert host.refusal(replace(evidence, chain=(pem,)).encode()) == Code.EVIDENCE_MALFORMED
+    for chain in ((pem,), (*evidence.chain, pem)):
+        damaged = replace(evidence, chain=chain).encode()
+        assert host.refusal(damaged) == Code.EVIDENCE_MALFORMED
+    assert host.refusal(host.evidence(), simulated_root_pem=pem) == Code.EVIDENCE_CHAIN
 
 
 def test_refuses_a_quote_beside_simulated_evidence(host: Host) -> None:
