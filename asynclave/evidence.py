@@ -135,17 +135,25 @@ def _show(explanation: Explanation) -> None:
         "report data": members["report_data"],
     }
     for name, value in rows.items():
-        console.print(f"{name:<20} {value}", markup=False)
+        console.print(_plain(f"{name:<20} {value}", console.encoding), markup=False)
     console.print()
     for finding in explanation.findings:
         style = _STYLES[finding.outcome]
-        detail = escape(f"{finding.code} {finding.detail}".strip())
+        detail = escape(_plain(f"{finding.code} {finding.detail}".strip(), console.encoding))
         console.print(f"[{style}]{finding.outcome:<11}[/]  {finding.name:<18} {detail}".rstrip())
     console.print()
     if explanation.accepted:
         console.print("[bold green]accepted[/] by everything that could be checked")
     else:
         console.print(f"[bold red]refused[/]: {explanation.code}")
+
+
+def _plain(text: str, encoding: str) -> str:
+    """Escape what would steer a terminal or has no place in an encoding: nobody vouches for it."""
+    printable = "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text
+    )
+    return printable.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _tcb(versions: Mapping[str, int]) -> str:

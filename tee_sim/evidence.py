@@ -30,6 +30,7 @@ DOMAIN = b"asynclave/evidence/v1\0"
 _REPORT = b"asynclave/report/v1\0"
 _MAX_CHAIN = 4
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
+_PLATFORM = re.compile(r"[a-z0-9-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _texts(value: object) -> bool:
 
 _RULES: dict[str, Callable[[object], bool]] = {
     "v": lambda value: type(value) is int and value == 1,
-    "platform": lambda value: type(value) is str,
+    "platform": lambda value: type(value) is str and _PLATFORM.fullmatch(value) is not None,
     "nonce": _hexadecimal(MIN_NONCE_BYTES, MAX_NONCE_BYTES),
     "debug": lambda value: type(value) is bool,
     "epoch": _whole,

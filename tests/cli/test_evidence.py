@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
 from asynclave.cli import app
+from asynclave.evidence import _show
 from fl_protocol.codes import AsynclaveError, Code
 from tee_sim.certificates import create_root
+from tee_sim.explanation import Explanation, Finding, Outcome
+from tee_sim.quotes.intel import IntelQuote
 from tests.support.quotes import recorded
 
 AT = ("--at", "1750500000")
@@ -104,6 +109,25 @@ def test_says_when_a_certificate_is_not_supported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", ["-1", "1e30", "999999999999999"])
 def test_refuses_a_time_that_no_calendar_has(tmp_path: Path, at: str) -> None:
     assert explain(saved(tmp_path, "sgx_quote"), "--at", at)[0] == 2
+
+
+@pytest.mark.parametrize(("encoding", "accent"), [("utf-8", "é"), ("ascii", "\\xe9")])
+def test_what_nobody_vouches_for_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, accent: str
+) -> None:
+    stated = IntelQuote.decode(recorded("sgx_quote"), padded=True).facts()
+    text = "\x1b[2J\x9b1m[red]\r\u202e\ud800é"
+    explanation = Explanation(
+        replace(stated, platform=text), {}, (Finding("name", Outcome.REFUSED, "CODE", text),)
+    )
+    screen = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr("sys.stdout", screen)
+    _show(explanation)
+    screen.seek(0)
+    shown = f"\\x1b[2J\\x9b1m[red]\\r\\u202e\\ud800{accent}"
+    lines = screen.read().splitlines()
+    assert lines[0] == f"{'platform':<20} {shown}"
+    assert f"CODE {shown}" in lines[-3]
 
 
 def test_says_when_there_is_no_file(tmp_path: Path) -> None:

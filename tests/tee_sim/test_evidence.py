@@ -103,6 +103,11 @@ def test_refuses_platform_nobody_named(host: Host) -> None:
     assert host.refusal(host.forged(platform="mainframe")) == Code.EVIDENCE_CHAIN
 
 
+@pytest.mark.parametrize("name", ["", "x" * 65, "Simulated", "simulated\n", "\x1b[2J", "é"])
+def test_refuses_a_platform_whose_name_is_none(host: Host, name: str) -> None:
+    assert host.refusal(host.forged(platform=name)) == Code.EVIDENCE_MALFORMED
+
+
 @pytest.mark.parametrize(
     "damage",
     [
