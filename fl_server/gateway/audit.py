@@ -2,6 +2,9 @@
 
 A line names the method, outcome code, client and trace id. It never holds a token, a key, a
 ticket or a sample count, so the log may be kept and shipped.
+
+The outcome is "OK", the code of the refusal, or "CANCELLED": the caller hung up, its deadline
+passed or the gateway stopped, and what it asked for may have been done all the same.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import os
 from pathlib import Path
 
 import structlog
+
+CANCELLED = "CANCELLED"
 
 
 class AuditLog:
@@ -45,7 +50,7 @@ class AuditLog:
         method : str
             RPC name.
         code : str
-            "OK", "ACCEPTED" or the refusal code.
+            The outcome.
         client, trace_id, detail : str
             Who, which trace, and the refusal's sentence; empty when unknown.
         """

@@ -29,7 +29,7 @@ from fl_protocol.codes import (
 )
 from fl_protocol.submission import read_message
 from fl_protocol.wire import CODE_METADATA, NONCE_METADATA, RETRY_METADATA, SERVICE
-from fl_server.gateway.audit import AuditLog
+from fl_server.gateway.audit import CANCELLED, AuditLog
 from fl_server.gateway.authenticator import Authenticator
 from fl_server.gateway.call import Call, begin_call
 from fl_server.gateway.limits import LoadLimits, RateLimiter
@@ -144,6 +144,9 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         try:
             await self._admit(call, self._address(metadata, context), metadata)
             yield await self._request(call, requests, metadata)
+        except asyncio.CancelledError:
+            self._record(call, CANCELLED)
+            raise
         except AsynclaveError as error:
             refusal = error
         except Exception:

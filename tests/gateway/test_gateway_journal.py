@@ -295,3 +295,19 @@ def test_a_damaged_journal_is_named_and_nothing_is_served(stack: LocalStack) -> 
         stack.restart_gateway()
     stack.journal_dir.rename(stack.state_dir / "aside")
     stack.restart_gateway()
+
+
+def test_a_gateway_told_to_stop_writes_down_the_calls_it_leaves(stack: LocalStack) -> None:
+    intake = large_run(stack)
+    uploader = impatient(stack, "left")
+    sealed, membership = sealed_by(uploader, large(1.0))
+    os.kill(stack.enclave_pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        upload = pool.submit(submit, uploader, sealed, membership)
+        wait_until(lambda: journalled(stack) > 4 * LARGE)
+        stack.gateways[0].stop()
+        with pytest.raises(GatewayUnavailable):
+            upload.result(60)
+    lines = map(json.loads, audit_lines(stack).splitlines())
+    assert ("CANCELLED", trace_of(sealed)) in [(line["code"], line["trace_id"]) for line in lines]
+    intake.close()
