@@ -264,9 +264,12 @@ class LocalDisk:
 
     @contextlib.contextmanager
     def lock(self, path: Path, wait: bool = True) -> Iterator[bool]:
-        """Hold flock(2) on a file, created with its folder for the owner only if missing."""
+        """Hold flock(2) on a file, created with its folder for the owner only if missing.
+
+        A symbolic link is refused: root would create a file wherever the folder's owner points.
+        """
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             yield _flocked(handle, wait)
         finally:

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fl_protocol.codes import AsynclaveError
-from fl_protocol.ports import LocalDisk, SystemClock, SystemRng
+from fl_protocol.codes import AsynclaveError, Code, StorageFailed
+from fl_protocol.ports import Disk, LocalDisk, SystemClock, SystemRng
 from tee_sim import image
 from tee_sim.control import ControlServer
 from tee_sim.counter import FileCounter
@@ -110,13 +110,36 @@ class Launcher:
 
 
 async def serve(config: LauncherConfig) -> None:
-    """Run a launcher until SIGTERM, SIGINT or the end of the process named in the configuration."""
+    """Run a launcher until SIGTERM, SIGINT or the end of the process named in the configuration.
+
+    Raises
+    ------
+    StorageFailed
+        ``STATE_IN_USE``: another launcher has the folder for its state.
+    """
     stopping = stop_event(config.parent_pid)
-    disk = LocalDisk()
-    state = Path(config.state_dir)
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    hop_key = load_key(Path(config.hop_key))
-    launcher = Launcher(
+    disk, state = LocalDisk(), Path(config.state_dir)
+    # Held to the end: a second one would take the first one's socket, epochs and sealed state.
+    with disk.lock(state / "lock", wait=False) as alone:
+        if not alone:
+            raise StorageFailed(
+                Code.STATE_IN_USE, f"Another launcher uses the saved state in {state}."
+            )
+        hop_key = load_key(Path(config.hop_key))
+        launcher = _launcher(config, state, hop_key, disk)
+        try:
+            # Started before the socket exists, so that a socket means an enclave is ready.
+            launcher.attach()
+            async with ControlServer(
+                Path(config.socket), launcher, HopVerifier(hop_key, SystemClock())
+            ):
+                await stopping.wait()
+        finally:
+            launcher.end_enclave()
+
+
+def _launcher(config: LauncherConfig, state: Path, hop_key: bytes, disk: Disk) -> Launcher:
+    return Launcher(
         SimulatedPlatform(
             load_signing_key(Path(config.platform_key)),
             (disk.read(Path(config.platform_chain)).decode(),),
@@ -129,15 +152,6 @@ async def serve(config: LauncherConfig) -> None:
         SealedState(state / "sealed", disk, SystemRng()),
         state / "enclave.pid",
     )
-    try:
-        # Started before the socket exists, so that a socket means an enclave is ready.
-        launcher.attach()
-        async with ControlServer(
-            Path(config.socket), launcher, HopVerifier(hop_key, SystemClock())
-        ):
-            await stopping.wait()
-    finally:
-        launcher.end_enclave()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -54,6 +54,14 @@ def test_a_lock_is_held_by_one_thread_at_a_time(tmp_path):
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+def test_a_lock_follows_no_link(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "lock").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="symbolic links"), LocalDisk().lock(tmp_path / "lock"):
+        pass
+    assert not elsewhere.exists()
+
+
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     path = tmp_path / "lock"
     program = (

@@ -322,6 +322,27 @@ def test_launcher_ends_with_the_process_it_was_told_to_watch(tmp_path: Path) -> 
     assert not lives(enclave)
 
 
+async def test_a_second_launcher_on_the_same_state_is_refused(platform: Platform) -> None:
+    command = [sys.executable, "-m", "tee_sim.launcher", str(platform.path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("tee_sim.launcher: STATE_IN_USE")
+    launcher = LauncherClient(platform.socket, SIGNER)
+    assert (await launcher.attach()).pid == platform.enclave_pid
+    launcher.close()
+
+
+async def test_a_killed_launcher_leaves_no_lock_behind(platform: Platform) -> None:
+    platform.process.kill()
+    platform.process.wait(10)
+    platform.socket.unlink()
+    platform.process = platform.start()
+    launcher = LauncherClient(platform.socket, SIGNER)
+    assert (await launcher.attach()).epoch == 2
+    assert Path(platform.config.state_dir, "lock").stat().st_mode & 0o777 == 0o600
+    launcher.close()
+
+
 @pytest.mark.parametrize("name", ["platform.key", "state/epoch"])
 def test_launcher_with_a_damaged_file_names_it(platform: Platform, name: str) -> None:
     platform.stop()
