@@ -35,8 +35,8 @@ class Opening:
     """A run was opened from a model, which discards what was buffered for another.
 
     Digests are hexadecimal SHA-256, ``iat`` Unix seconds. ``continues`` is `record_digest` of the
-    newest release of the run that was handed out before, `GENESIS` if none was. Releases made
-    after it were seen by nobody and are taken back.
+    newest release of the run that was handed out before, `GENESIS` if none was. What was merged
+    after it was seen by nobody.
     """
 
     v: Version1

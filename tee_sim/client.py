@@ -30,13 +30,12 @@ from tee_sim.hop import NO_BODY, HopSigner
 
 @dataclass(frozen=True)
 class Opened:
-    """An open run: its version, the hex SHA-256 of its model, the enclave's epoch.
+    """An open run: its version and the enclave's epoch.
 
     ``signed`` is the enclave's record of the opening.
     """
 
     version: int
-    model_digest: str
     epoch: int
     signed: Signed
 
@@ -122,7 +121,7 @@ class EnclaveClient:
         for chunk in params:
             digest.update(chunk)
         reply, _ = await self.request(header, params, digest.digest())
-        return Opened(reply["version"], reply["model_digest"], reply["epoch"], _signed(reply))
+        return Opened(reply["version"], reply["epoch"], _signed(reply))
 
     async def submit(
         self,

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 from asynclave.verification.rules import Flaw, Ledger
 from fl_protocol.chain import Link, first_fault
 from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected, ReceiptRejected
-from fl_protocol.ports import Clock
 from fl_protocol.receipts import Head, verify_head
 from fl_protocol.signatures import Signed
+from fl_server.intake.continued import appraise_kept
 from fl_server.intake.records import (
     CHAIN,
     LAYOUT,
@@ -30,7 +30,6 @@ from strategies.errors import ManifestMismatch
 from strategies.layout import Layout
 from strategies.update import digest_of
 from tee_sim.appraisal import Attested, TrustPolicy
-from tee_sim.evidence import Claims, Evidence
 from tee_sim.trust_file import load_trust
 
 _PUBLISHED = "model.safetensors"
@@ -106,7 +105,7 @@ def _appraise(folder: Path, links: list[Link], trust: TrustPolicy, found: Audit)
     for epoch in epochs:
         evidence = (folder / evidence_name(epoch)).read_bytes()
         try:
-            found.enclaves[epoch] = _appraised(evidence, trust, epoch)
+            found.enclaves[epoch] = appraise_kept(evidence, trust, epoch)
         except EvidenceRejected as error:
             return Flaw(_first_of(links, epoch), "evidence", f"epoch {epoch}: {error}")
     return None
@@ -115,16 +114,6 @@ def _appraise(folder: Path, links: list[Link], trust: TrustPolicy, found: Audit)
 def _first_of(links: list[Link], epoch: int) -> int:
     epochs = [link.record.epoch if link.record else None for link in links]
     return epochs.index(epoch) if epoch in epochs else len(links)
-
-
-def _appraised(evidence: bytes, trust: TrustPolicy, epoch: int) -> Attested:
-    claims = Claims.decode(Evidence.decode(evidence).payload)
-    # Whether it answered a challenge in time, only who sent the challenge could tell.
-    clock = _Stopped(float(claims.iat))
-    attested = trust.appraise(evidence, bytes.fromhex(claims.nonce), 0, clock)
-    if attested.epoch != epoch:
-        raise EvidenceRejected(Code.EVIDENCE_EPOCH)
-    return attested
 
 
 def _check_chain(folder: Path, links: list[Link], found: Audit) -> Flaw | None:
@@ -150,11 +139,6 @@ def _check_rules(folder: Path, links: list[Link], layout: bytes, found: Audit) -
     found.accepted, found.refused = ledger.accepted, ledger.refused
     found.releases, found.version = ledger.releases, ledger.version
     found.released = ledger.consumed
-    if ledger.taken_back:
-        found.notes.append(
-            f"{ledger.taken_back} of the releases were taken back: their enclave ended before it "
-            "had handed them out"
-        )
     if found.flaw is None:
         found.flaw = _check_released(folder, ledger, found) or _check_published(
             folder, layout, ledger, found
@@ -224,16 +208,3 @@ def _read(path: Path) -> bytes:
             Code.CONFIG_INVALID,
             f"{path}: {error.strerror}; only confidential runs leave records to verify.",
         ) from None
-
-
-@dataclass(frozen=True)
-class _Stopped(Clock):
-    """A clock that stands at the time of the evidence."""
-
-    time: float
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        raise AssertionError("an audit does not wait")

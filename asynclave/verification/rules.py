@@ -55,10 +55,10 @@ class Ledger:
     accepted: int = 0
     refused: int = 0
     releases: int = 0
-    taken_back: int = 0
     consumed: dict[str, int] = field(default_factory=dict)
     _buffer: list[Receipt] = field(default_factory=list)
-    _models: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _newest: str = GENESIS
+    _model: tuple[int, str] = (-1, "")
     _clients: dict[int, frozenset[str]] = field(default_factory=dict)
 
     def follow(self, links: Sequence[Link]) -> Flaw | None:
@@ -91,24 +91,19 @@ class Ledger:
         opened = (opening.version, opening.model_digest)
         if self.version < 0:
             _require(opening.continues == GENESIS, "the run began before these records")
-            self._models[GENESIS] = opened
-        _require(opening.continues in self._models, "it continues a release that is not here")
+            self._model = opened
         _require(
-            opened == self._models[opening.continues],
-            f"the run was opened again from another model than the version it continues, "
-            f"{self._models[opening.continues][0]}",
+            opening.continues == self._newest,
+            f"it does not continue version {self._model[0]}, the newest that was handed out: "
+            "the platform's memory was turned back, or records are missing",
         )
-        self._take_back(opening.version)
+        _require(
+            opened == self._model,
+            f"the run was opened again from another model than the version it continues, "
+            f"{self._model[0]}",
+        )
         self.version = opening.version
         self.released[opening.model_digest] = opening.version
-
-    def _take_back(self, version: int) -> None:
-        """Forget releases after a version: they were never handed out."""
-        self.taken_back += max(0, self.version - version)
-        self.released = {known: at for known, at in self.released.items() if at <= version}
-        self._models = {link: model for link, model in self._models.items() if model[0] <= version}
-        self.consumed = {update: at for update, at in self.consumed.items() if at <= version}
-        self._clients = {at: clients for at, clients in self._clients.items() if at <= version}
 
     def _receive(self, receipt: Receipt) -> None:
         policy = self._policy(receipt)
@@ -153,7 +148,7 @@ class Ledger:
         )
         self.version = release.version
         self.released[release.model_digest] = release.version
-        self._models[link] = (release.version, release.model_digest)
+        self._newest, self._model = link, (release.version, release.model_digest)
         self.releases += 1
         self.consumed.update(dict.fromkeys(updates, release.version))
         self._buffer = []

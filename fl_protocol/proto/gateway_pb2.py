@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66l_protocol/proto/gateway.proto\x12\x0c\x61synclave.v1\"Z\n\x0c\x45nrolRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\t\x12\x14\n\x0cidentity_key\x18\x02 \x01(\x0c\x12\x11\n\tproof_key\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"J\n\nEnrolReply\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x12\n\nmembership\x18\x02 \x01(\x0c\x12\x15\n\rrefresh_token\x18\x03 \x01(\t\">\n\rIdentityGrant\x12\x0b\n\x03iat\x18\x01 \x01(\x03\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x87\x01\n\x0cTokenRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x17\n\rrefresh_token\x18\x02 \x01(\tH\x00\x12/\n\x08identity\x18\x03 \x01(\x0b\x32\x1b.asynclave.v1.IdentityGrantH\x00\x12\x11\n\tproof_key\x18\x04 \x01(\x0c\x42\x07\n\x05grant\"M\n\nTokenReply\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x15\n\rrefresh_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\r\"\r\n\x0bKeysRequest\"\x1e\n\tKeysReply\x12\x11\n\tjwks_json\x18\x01 \x01(\t\" \n\x0f\x45videnceRequest\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"!\n\rEvidenceReply\x12\x10\n\x08\x65vidence\x18\x01 \x01(\x0c\"x\n\rOpenRunHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0blayout_json\x18\x02 \x01(\t\x12\x13\n\x0brecipe_json\x18\x03 \x01(\t\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x0c\n\x04join\x18\x06 \x01(\x08\"X\n\x0eOpenRunRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.asynclave.v1.OpenRunHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"2\n\x0cSignedRecord\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"q\n\x0cOpenRunReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12+\n\x07opening\x18\x04 \x01(\x0b\x32\x1a.asynclave.v1.SignedRecord\"d\n\x0cSubmitHeader\x12\x11\n\tprotected\x18\x01 \x01(\x0c\x12\x0c\n\x04wrap\x18\x02 \x01(\x0c\x12\x0c\n\x04tags\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x12\n\nmembership\x18\x05 \x01(\x0c\"L\n\rSubmitRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.asynclave.v1.SubmitHeader\x12\x0f\n\x07segment\x18\x02 \x01(\x0c\"1\n\x0bSubmitReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"G\n\x13UpdateStatusRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tupdate_id\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"l\n\x11UpdateStatusReply\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.asynclave.v1.SignedRecord\x12+\n\x07receipt\x18\x02 \x01(\x0b\x32\x1a.asynclave.v1.SignedRecord\"4\n\x11GetReleaseRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"C\n\rReleaseHeader\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06length\x18\x03 \x01(\x04\"V\n\x0cReleaseChunk\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.asynclave.v1.ReleaseHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"%\n\x11GetRecordsRequest\x12\x10\n\x08\x66rom_seq\x18\x01 \x01(\x04\"e\n\x0cRecordsReply\x12+\n\x07records\x18\x01 \x03(\x0b\x32\x1a.asynclave.v1.SignedRecord\x12(\n\x04head\x18\x02 \x01(\x0b\x32\x1a.asynclave.v1.SignedRecord2\x96\x05\n\x07Gateway\x12=\n\x05\x45nrol\x12\x1a.asynclave.v1.EnrolRequest\x1a\x18.asynclave.v1.EnrolReply\x12\x42\n\nIssueToken\x12\x1a.asynclave.v1.TokenRequest\x1a\x18.asynclave.v1.TokenReply\x12=\n\x07GetKeys\x12\x19.asynclave.v1.KeysRequest\x1a\x17.asynclave.v1.KeysReply\x12I\n\x0bGetEvidence\x12\x1d.asynclave.v1.EvidenceRequest\x1a\x1b.asynclave.v1.EvidenceReply\x12\x45\n\x07OpenRun\x12\x1c.asynclave.v1.OpenRunRequest\x1a\x1a.asynclave.v1.OpenRunReply(\x01\x12H\n\x0cSubmitUpdate\x12\x1b.asynclave.v1.SubmitRequest\x1a\x19.asynclave.v1.SubmitReply(\x01\x12U\n\x0fGetUpdateStatus\x12!.asynclave.v1.UpdateStatusRequest\x1a\x1f.asynclave.v1.UpdateStatusReply\x12K\n\nGetRelease\x12\x1f.asynclave.v1.GetReleaseRequest\x1a\x1a.asynclave.v1.ReleaseChunk0\x01\x12I\n\nGetRecords\x12\x1f.asynclave.v1.GetRecordsRequest\x1a\x1a.asynclave.v1.RecordsReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66l_protocol/proto/gateway.proto\x12\x0c\x61synclave.v1\"Z\n\x0c\x45nrolRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\t\x12\x14\n\x0cidentity_key\x18\x02 \x01(\x0c\x12\x11\n\tproof_key\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"J\n\nEnrolReply\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x12\n\nmembership\x18\x02 \x01(\x0c\x12\x15\n\rrefresh_token\x18\x03 \x01(\t\">\n\rIdentityGrant\x12\x0b\n\x03iat\x18\x01 \x01(\x03\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x87\x01\n\x0cTokenRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x17\n\rrefresh_token\x18\x02 \x01(\tH\x00\x12/\n\x08identity\x18\x03 \x01(\x0b\x32\x1b.asynclave.v1.IdentityGrantH\x00\x12\x11\n\tproof_key\x18\x04 \x01(\x0c\x42\x07\n\x05grant\"M\n\nTokenReply\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x15\n\rrefresh_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\r\"\r\n\x0bKeysRequest\"\x1e\n\tKeysReply\x12\x11\n\tjwks_json\x18\x01 \x01(\t\" \n\x0f\x45videnceRequest\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"!\n\rEvidenceReply\x12\x10\n\x08\x65vidence\x18\x01 \x01(\x0c\"x\n\rOpenRunHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0blayout_json\x18\x02 \x01(\t\x12\x13\n\x0brecipe_json\x18\x03 \x01(\t\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x0c\n\x04join\x18\x06 \x01(\x08\"X\n\x0eOpenRunRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.asynclave.v1.OpenRunHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"2\n\x0cSignedRecord\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"[\n\x0cOpenRunReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12+\n\x07opening\x18\x03 \x01(\x0b\x32\x1a.asynclave.v1.SignedRecord\"d\n\x0cSubmitHeader\x12\x11\n\tprotected\x18\x01 \x01(\x0c\x12\x0c\n\x04wrap\x18\x02 \x01(\x0c\x12\x0c\n\x04tags\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x12\n\nmembership\x18\x05 \x01(\x0c\"L\n\rSubmitRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.asynclave.v1.SubmitHeader\x12\x0f\n\x07segment\x18\x02 \x01(\x0c\"1\n\x0bSubmitReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"G\n\x13UpdateStatusRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tupdate_id\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"l\n\x11UpdateStatusReply\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.asynclave.v1.SignedRecord\x12+\n\x07receipt\x18\x02 \x01(\x0b\x32\x1a.asynclave.v1.SignedRecord\"4\n\x11GetReleaseRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"C\n\rReleaseHeader\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06length\x18\x03 \x01(\x04\"V\n\x0cReleaseChunk\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.asynclave.v1.ReleaseHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"%\n\x11GetRecordsRequest\x12\x10\n\x08\x66rom_seq\x18\x01 \x01(\x04\"e\n\x0cRecordsReply\x12+\n\x07records\x18\x01 \x03(\x0b\x32\x1a.asynclave.v1.SignedRecord\x12(\n\x04head\x18\x02 \x01(\x0b\x32\x1a.asynclave.v1.SignedRecord2\x96\x05\n\x07Gateway\x12=\n\x05\x45nrol\x12\x1a.asynclave.v1.EnrolRequest\x1a\x18.asynclave.v1.EnrolReply\x12\x42\n\nIssueToken\x12\x1a.asynclave.v1.TokenRequest\x1a\x18.asynclave.v1.TokenReply\x12=\n\x07GetKeys\x12\x19.asynclave.v1.KeysRequest\x1a\x17.asynclave.v1.KeysReply\x12I\n\x0bGetEvidence\x12\x1d.asynclave.v1.EvidenceRequest\x1a\x1b.asynclave.v1.EvidenceReply\x12\x45\n\x07OpenRun\x12\x1c.asynclave.v1.OpenRunRequest\x1a\x1a.asynclave.v1.OpenRunReply(\x01\x12H\n\x0cSubmitUpdate\x12\x1b.asynclave.v1.SubmitRequest\x1a\x19.asynclave.v1.SubmitReply(\x01\x12U\n\x0fGetUpdateStatus\x12!.asynclave.v1.UpdateStatusRequest\x1a\x1f.asynclave.v1.UpdateStatusReply\x12K\n\nGetRelease\x12\x1f.asynclave.v1.GetReleaseRequest\x1a\x1a.asynclave.v1.ReleaseChunk0\x01\x12I\n\nGetRecords\x12\x1f.asynclave.v1.GetRecordsRequest\x1a\x1a.asynclave.v1.RecordsReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,27 +56,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNEDRECORD']._serialized_start=826
   _globals['_SIGNEDRECORD']._serialized_end=876
   _globals['_OPENRUNREPLY']._serialized_start=878
-  _globals['_OPENRUNREPLY']._serialized_end=991
-  _globals['_SUBMITHEADER']._serialized_start=993
-  _globals['_SUBMITHEADER']._serialized_end=1093
-  _globals['_SUBMITREQUEST']._serialized_start=1095
-  _globals['_SUBMITREQUEST']._serialized_end=1171
-  _globals['_SUBMITREPLY']._serialized_start=1173
-  _globals['_SUBMITREPLY']._serialized_end=1222
-  _globals['_UPDATESTATUSREQUEST']._serialized_start=1224
-  _globals['_UPDATESTATUSREQUEST']._serialized_end=1295
-  _globals['_UPDATESTATUSREPLY']._serialized_start=1297
-  _globals['_UPDATESTATUSREPLY']._serialized_end=1405
-  _globals['_GETRELEASEREQUEST']._serialized_start=1407
-  _globals['_GETRELEASEREQUEST']._serialized_end=1459
-  _globals['_RELEASEHEADER']._serialized_start=1461
-  _globals['_RELEASEHEADER']._serialized_end=1528
-  _globals['_RELEASECHUNK']._serialized_start=1530
-  _globals['_RELEASECHUNK']._serialized_end=1616
-  _globals['_GETRECORDSREQUEST']._serialized_start=1618
-  _globals['_GETRECORDSREQUEST']._serialized_end=1655
-  _globals['_RECORDSREPLY']._serialized_start=1657
-  _globals['_RECORDSREPLY']._serialized_end=1758
-  _globals['_GATEWAY']._serialized_start=1761
-  _globals['_GATEWAY']._serialized_end=2423
+  _globals['_OPENRUNREPLY']._serialized_end=969
+  _globals['_SUBMITHEADER']._serialized_start=971
+  _globals['_SUBMITHEADER']._serialized_end=1071
+  _globals['_SUBMITREQUEST']._serialized_start=1073
+  _globals['_SUBMITREQUEST']._serialized_end=1149
+  _globals['_SUBMITREPLY']._serialized_start=1151
+  _globals['_SUBMITREPLY']._serialized_end=1200
+  _globals['_UPDATESTATUSREQUEST']._serialized_start=1202
+  _globals['_UPDATESTATUSREQUEST']._serialized_end=1273
+  _globals['_UPDATESTATUSREPLY']._serialized_start=1275
+  _globals['_UPDATESTATUSREPLY']._serialized_end=1383
+  _globals['_GETRELEASEREQUEST']._serialized_start=1385
+  _globals['_GETRELEASEREQUEST']._serialized_end=1437
+  _globals['_RELEASEHEADER']._serialized_start=1439
+  _globals['_RELEASEHEADER']._serialized_end=1506
+  _globals['_RELEASECHUNK']._serialized_start=1508
+  _globals['_RELEASECHUNK']._serialized_end=1594
+  _globals['_GETRECORDSREQUEST']._serialized_start=1596
+  _globals['_GETRECORDSREQUEST']._serialized_end=1633
+  _globals['_RECORDSREPLY']._serialized_start=1635
+  _globals['_RECORDSREPLY']._serialized_end=1736
+  _globals['_GATEWAY']._serialized_start=1739
+  _globals['_GATEWAY']._serialized_end=2401
 # @@protoc_insertion_point(module_scope)

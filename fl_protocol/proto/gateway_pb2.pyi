@@ -115,16 +115,14 @@ class SignedRecord(_message.Message):
     def __init__(self, payload: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class OpenRunReply(_message.Message):
-    __slots__ = ("version", "model_digest", "epoch", "opening")
+    __slots__ = ("version", "epoch", "opening")
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     OPENING_FIELD_NUMBER: _ClassVar[int]
     version: int
-    model_digest: str
     epoch: int
     opening: SignedRecord
-    def __init__(self, version: _Optional[int] = ..., model_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., opening: _Optional[_Union[SignedRecord, _Mapping]] = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., epoch: _Optional[int] = ..., opening: _Optional[_Union[SignedRecord, _Mapping]] = ...) -> None: ...
 
 class SubmitHeader(_message.Message):
     __slots__ = ("protected", "wrap", "tags", "signature", "membership")

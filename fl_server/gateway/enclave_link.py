@@ -95,10 +95,7 @@ class EnclaveLink:
 
         opened = await self._ask(request)
         return pb.OpenRunReply(
-            version=opened.version,
-            model_digest=opened.model_digest,
-            epoch=opened.epoch,
-            opening=_record(opened.signed),
+            version=opened.version, epoch=opened.epoch, opening=_record(opened.signed)
         )
 
     async def check_size(self, length: int) -> None:

@@ -13,13 +13,23 @@ from typing import Any
 import numpy as np
 
 from fl_protocol.chain import Link
-from fl_protocol.codes import Code, ReceiptRejected, StorageFailed
-from fl_protocol.ports import Disk, LocalDisk
+from fl_protocol.codes import Code, EvidenceRejected, ReceiptRejected, StorageFailed
+from fl_protocol.ports import Clock, Disk, LocalDisk
 from fl_protocol.receipts import ACCEPTED, Head, Opening, Receipt, Release, read_head
 from fl_server.durable.checkpoint import decode_state
-from fl_server.intake.records import CHAIN, LAYOUT, MODEL, SERVER, decode_record, whole_lines
+from fl_server.intake.records import (
+    CHAIN,
+    LAYOUT,
+    MODEL,
+    SERVER,
+    decode_record,
+    evidence_name,
+    whole_lines,
+)
 from strategies.layout import Layout
 from strategies.update import Vector, frozen
+from tee_sim.appraisal import Attested, TrustPolicy
+from tee_sim.evidence import Claims, Evidence
 
 _HEAD = re.compile(r"head-\d+\.json")
 
@@ -40,8 +50,8 @@ class Continued:
         Of the newest record; -1 if there is none.
     links : tuple of Link
         The records of that epoch.
-    releases : frozenset of str
-        Chain links of all releases.
+    keys : mapping of int to bytes
+        Raw receipt key by epoch, of that enclave, if its evidence is there and good.
     server : Mapping
         What `RunRecords.server` was given last; empty if that belongs to another version.
     """
@@ -51,14 +61,31 @@ class Continued:
     counted: frozenset[str]
     epoch: int
     links: tuple[Link, ...]
-    releases: frozenset[str]
+    keys: Mapping[int, bytes]
     server: Mapping[str, Any]
+
+    @property
+    def next_seq(self) -> int:
+        """Number of the first record of that epoch that is not there."""
+        last = self.links[-1].record if self.links else None
+        return 0 if last is None else last.seq + 1
 
 
 def read_folder(
-    folder: Path, run_id: str, layout: Layout, disk: Disk | None = None
+    folder: Path, run_id: str, layout: Layout, trust: TrustPolicy, disk: Disk | None = None
 ) -> Continued | None:
     """Read a run's folder; None if no run was begun in it.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's.
+    run_id, layout : str, Layout
+        What it must hold.
+    trust : TrustPolicy
+        What evidence is appraised by.
+    disk : Disk, optional
+        The local disk by default.
 
     Whoever can write the folder can make a server lose its way, no more: the enclave opens the run
     at no other model than the newest it has handed out, and `asynclave verify-run` finds the rest.
@@ -90,9 +117,49 @@ def read_folder(
         frozenset(r.update_id for r in records if isinstance(r, Receipt) and r.outcome == ACCEPTED),
         epoch,
         tuple(link for link in links if link.record and link.record.epoch == epoch),
-        frozenset(link.digest for link in links if isinstance(link.record, Release)),
+        _keys(disk, folder, trust, epoch),
         _server(disk, folder, version),
     )
+
+
+def appraise_kept(evidence: bytes, trust: TrustPolicy, epoch: int) -> Attested:
+    """Appraise evidence of an epoch as of the time it was made.
+
+    Whether it answered a challenge in time, only who sent the challenge could tell.
+
+    Raises
+    ------
+    EvidenceRejected
+    """
+    claims = Claims.decode(Evidence.decode(evidence).payload)
+    clock = _Stopped(float(claims.iat))
+    attested = trust.appraise(evidence, bytes.fromhex(claims.nonce), 0, clock)
+    if attested.epoch != epoch:
+        raise EvidenceRejected(Code.EVIDENCE_EPOCH)
+    return attested
+
+
+@dataclass(frozen=True)
+class _Stopped(Clock):
+    """A clock that stands at the time of the evidence."""
+
+    time: float
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("an appraisal does not wait")
+
+
+def _keys(disk: Disk, folder: Path, trust: TrustPolicy, epoch: int) -> dict[int, bytes]:
+    path = folder / evidence_name(epoch)
+    if not disk.exists(path):
+        return {}
+    try:
+        return {epoch: appraise_kept(_read(disk, path), trust, epoch).receipt_key}
+    except EvidenceRejected:
+        return {}
 
 
 def _version(digest: str, links: list[Link]) -> int | None:

@@ -12,7 +12,6 @@ from fl_protocol.receipts import (
     Receipt,
     Release,
     is_from,
-    record_digest,
     verify_opening,
     verify_receipt,
     verify_record,
@@ -20,7 +19,13 @@ from fl_protocol.receipts import (
 from fl_protocol.signatures import Signed
 from fl_server.intake.continued import Continued
 from fl_server.intake.keeper import ChainKeeper
-from fl_server.intake.releases import OpenedRun, fetch_again, fetch_release, open_messages
+from fl_server.intake.releases import (
+    Fetched,
+    OpenedRun,
+    fetch_again,
+    fetch_release,
+    open_messages,
+)
 from fl_server.intake.witness import ChainWitness
 from strategies.catalog import recipe_from
 from strategies.errors import StrategyError
@@ -80,7 +85,6 @@ class EnclaveRun:
         self._released, self._witness = released, ChainWitness()
         # By which a release of an enclave that has died is recognised.
         self._keys = {self.attested.epoch: self.attested.receipt_key}
-        self._links: frozenset[str] = frozenset()
         self._is_open = False
 
     def open(self, continued: Continued | None = None, *, join: bool) -> int:
@@ -93,7 +97,7 @@ class EnclaveRun:
         """
         self._is_open = False
         if continued is not None:
-            self._links = continued.releases
+            self._keys = {**continued.keys, **self._keys}
         reply = self._ask_to_open(join=join)
         if reply.epoch != self.attested.epoch:
             self._follow()
@@ -169,7 +173,7 @@ class EnclaveRun:
             ``RELEASE_NOT_READY``.
         """
         try:
-            merge = fetch_release(
+            fetched = fetch_release(
                 self._connection.session, self._run, self.version + 1, self.attested, self._witness
             )
         except RunRejected as error:
@@ -177,10 +181,14 @@ class EnclaveRun:
                 raise
             self.follow()
             return False
-        self._adopt(merge)
+        self._adopt(fetched)
         return True
 
-    def _adopt(self, merge: Merge) -> None:
+    def _adopt(self, fetched: Fetched) -> None:
+        merge = fetched.merge
+        if self.keeper is not None:
+            # Before the model: what a server continues from is always named in its records.
+            self.keeper.release(fetched.record, fetched.signed)
         # First: a release that could not be kept is fetched again, and none after it before that.
         self._released(merge)
         self.version, self.params = merge.version, merge.params
@@ -195,7 +203,7 @@ class EnclaveRun:
             self._adopt(self._fetched_again(error))
             return self._asked_to_open(join=join)
 
-    def _fetched_again(self, regressed: RunRejected) -> Merge:
+    def _fetched_again(self, regressed: RunRejected) -> Fetched:
         try:
             return fetch_again(
                 self._connection.session, self._run, self.version + 1, self._believed
@@ -205,9 +213,9 @@ class EnclaveRun:
 
     def _believed(self, release: Release, signed: Signed) -> bool:
         key = self._keys.get(release.epoch)
-        if key is not None:
-            return is_from(release, signed, key)
-        return record_digest(signed) in self._links
+        if key is None or not is_from(release, signed, key):
+            return False
+        return self.keeper is None or self.keeper.leads_to(release)
 
     def _asked_to_open(self, *, join: bool) -> pb.OpenRunReply:
         reply: pb.OpenRunReply = self._connection.session.call(

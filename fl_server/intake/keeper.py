@@ -9,7 +9,7 @@ from typing import Any
 from fl_protocol.codes import Code, GatewayUnavailable, ReceiptRejected
 from fl_protocol.ports import Disk
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.receipts import verify_head, verify_record
+from fl_protocol.receipts import Release, verify_head, verify_record
 from fl_protocol.session import Session
 from fl_protocol.signatures import Signed
 from fl_server.intake.records import CHAIN, RunRecords
@@ -50,9 +50,10 @@ class ChainKeeper:
         """Begin the records of a run with its initial model, shape (P,)."""
         self._records = RunRecords.create(self.folder, self._trust, layout, params, disk=self._disk)
 
-    def continue_(self) -> None:
-        """Go on with the records that the folder holds."""
+    def continue_(self, epoch: int, seq: int) -> None:
+        """Go on with the records that the folder holds, from a number of an epoch on."""
         self._records = RunRecords(self.folder, disk=self._disk)
+        self._epoch, self._next = epoch, seq
 
     def follow(self, attested: Attested, witness: ChainWitness, seq: int) -> None:
         """Write down the records of an enclave from a number on; again if it raised."""
@@ -70,8 +71,35 @@ class ChainKeeper:
             self._records.server(server)
             self._records.model(params)
 
-    def fetch(self) -> None:
-        """Write down what the enclave has signed since.
+    def leads_to(self, release: Release) -> bool:
+        """Say whether no record before that of a release is missing."""
+        return release.epoch == self._epoch and release.seq <= self._next
+
+    def release(self, release: Release, signed: Signed) -> None:
+        """Write down the record of a release that was fetched.
+
+        The enclave tells it to nobody before, and may end right after: then this is the only one.
+
+        Raises
+        ------
+        ReceiptRejected
+            See `fetch`.
+        """
+        if self._records is None or release.epoch != self._epoch:
+            return
+        if release.seq == self._next:
+            self._records.append([signed], release.epoch, None)
+            self._next = release.seq + 1
+        elif release.seq > self._next:
+            self.fetch()
+
+    def fetch(self) -> bool:
+        """Write down what the enclave has signed since, up to a release it has not handed out.
+
+        Returns
+        -------
+        bool
+            False if the gateway could not be reached.
 
         Raises
         ------
@@ -80,13 +108,15 @@ class ChainKeeper:
         """
         if self._records is None or self._attested is None:
             # Not begun, or refused before an enclave opened the run.
-            return
+            return True
         try:
             while self._fetch_some(self._records, self._attested):
                 pass
         except GatewayUnavailable as error:
             # What is missing comes with the next fetch, unless the enclave is gone with it.
             _logger.warning("Records of the run could not be fetched: %s", error)
+            return False
+        return True
 
     def close(self) -> None:
         """Fetch what is left and close the files."""

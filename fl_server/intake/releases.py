@@ -32,6 +32,25 @@ class OpenedRun:
     layout: Layout
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """A verified release.
+
+    Attributes
+    ----------
+    merge : Merge
+        The new version. Which updates it holds with which weights stays in the enclave.
+    record : Release
+        What the enclave says of it.
+    signed : Signed
+        The same, as it was signed.
+    """
+
+    merge: Merge
+    record: Release
+    signed: Signed
+
+
 def open_messages(
     run: OpenedRun, recipe: Recipe, params: Vector, version: int, *, join: bool
 ) -> Iterator[pb.OpenRunRequest]:
@@ -54,7 +73,7 @@ def open_messages(
 
 def fetch_release(
     session: Session, run: OpenedRun, version: int, attested: Attested, witness: ChainWitness
-) -> Merge:
+) -> Fetched:
     """Fetch and verify one release.
 
     Parameters
@@ -69,11 +88,6 @@ def fetch_release(
         The enclave that must have signed it.
     witness : ChainWitness
         Chain of that enclave's records.
-
-    Returns
-    -------
-    Merge
-        The new version. Which updates it holds with which weights stays in the enclave.
 
     Raises
     ------
@@ -90,12 +104,12 @@ def fetch_release(
     release = verify_release(signed, attested.receipt_key)
     _check_fits(release, run, version, attested, hashlib.sha256(body.data).hexdigest())
     witness.observe(release, signed)
-    return Merge(version, frozen(body), (), (), release.model_digest, withheld=release.num_updates)
+    return _fetched(release, signed, body)
 
 
 def fetch_again(
     session: Session, run: OpenedRun, version: int, believed: Callable[[Release, Signed], bool]
-) -> Merge:
+) -> Fetched:
     """Fetch a release that an enclave handed out before it died; its successor has it sealed.
 
     Parameters
@@ -122,7 +136,13 @@ def fetch_again(
     named = (release.run_id, release.version, release.manifest_digest, release.model_digest)
     if named != (run.run_id, version, run.layout.digest, digest):
         raise ReceiptRejected(Code.RECEIPT_INVALID)
-    return Merge(version, frozen(body), (), (), digest, withheld=release.num_updates)
+    return _fetched(release, signed, body)
+
+
+def _fetched(release: Release, signed: Signed, body: Vector) -> Fetched:
+    digest, count = release.model_digest, release.num_updates
+    merge = Merge(release.version, frozen(body), (), (), digest, withheld=count)
+    return Fetched(merge, release, signed)
 
 
 def _collect(replies: Iterable[Any], num_params: int) -> tuple[Signed, Vector]:

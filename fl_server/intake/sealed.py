@@ -249,11 +249,12 @@ class SealedIntake:
             self._connection.session, folder, self._config.trust_policy(), self._disk
         )
         self._opened.keeper = keeper
-        continued = read_folder(folder, run.run_id, run.layout, self._disk)
+        trust = self._config.trust_policy()
+        continued = read_folder(folder, run.run_id, run.layout, trust, self._disk)
         if continued is None:
             keeper.begin(run.layout, self._opened.params)
             return None
-        keeper.continue_()
+        keeper.continue_(continued.epoch, continued.next_seq)
         self._take_up(continued)
         return continued
 
@@ -291,11 +292,15 @@ class SealedIntake:
 
     def _fetch_up_to(self, version: int) -> None:
         run = self._opened
-        if run.version < version and run.keeper is not None:
-            # Before the model: what a server continues from is always named in its records.
-            run.keeper.fetch()
-        while run.version < version and run.fetch():
-            pass
+        while run.version < version:
+            # The records before a release come first, for they may end with their enclave.
+            if run.keeper is not None and not run.keeper.fetch():
+                return
+            if not run.fetch():
+                return
+            if run.keeper is not None and run.version == version:
+                # With a head that covers the release.
+                run.keeper.fetch()
 
     def _released(self, merge: Merge) -> None:
         keeper = self._opened.keeper

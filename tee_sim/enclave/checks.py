@@ -55,12 +55,15 @@ class Binding:
 
 @dataclass(frozen=True)
 class History:
-    """What the open run has released: digest by version, layout, and the oldest base allowed.
+    """What the open run has made: digest by version, layout, and the oldest base allowed.
 
-    ``task_digest`` is that of the updates in the buffer, None while it is empty.
+    ``handed_out`` is the newest version that anybody can have trained from; to say more of those
+    after it would answer guesses about them. ``task_digest`` is that of the updates in the buffer,
+    None while it is empty.
     """
 
     version: int
+    handed_out: int
     digests: Mapping[int, str]
     manifest_digest: str
     num_params: int
@@ -110,7 +113,7 @@ def check_base(header: Header, history: History) -> None:
     EnvelopeRejected
         ``ENV_MODEL_DIGEST`` or ``ENV_MANIFEST``.
     """
-    if header.base_version > history.version:
+    if header.base_version > history.handed_out:
         raise refused(Reject.UNKNOWN_BASE_VERSION)
     if history.version - header.base_version > history.max_staleness:
         raise refused(Reject.TOO_STALE)

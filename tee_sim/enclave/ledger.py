@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -33,12 +34,24 @@ class _Entry:
     receipt: Signed
 
 
+class _Withheld(NamedTuple):
+    """A release that was not handed out: its version, its number, and the link before it."""
+
+    version: int
+    seq: int
+    prev: str
+
+
 class ReceiptLedger:
     """Signs records in one chain and answers a repeated update with its first receipt.
 
     Entries of released updates outlive the run they came in: a host that opens the run again
     must not have the same update counted in a second aggregate, whose difference to the first
     would expose others.
+
+    The chain is told up to the first release that was not handed out. The digest in its record can
+    be as good as the model itself, to whoever can guess that; and nobody may learn anything of a
+    release that is not remembered beyond this enclave.
 
     Parameters
     ----------
@@ -54,6 +67,12 @@ class ReceiptLedger:
         self._kept: deque[Signed] = deque(maxlen=_KEPT_RECORDS)
         self._entries: dict[str, _Entry] = {}
         self._unreleased: set[str] = set()
+        self._withheld: deque[_Withheld] = deque()
+
+    @property
+    def withholds(self) -> bool:
+        """Whether a release was made and not handed out."""
+        return bool(self._withheld)
 
     def recall(self, update_id: str, body_digest: str) -> Signed | None:
         """Return the receipt of an accepted update, or None for an unknown id.
@@ -111,9 +130,15 @@ class ReceiptLedger:
         self._unreleased.clear()
 
     def release(self, release: Release) -> Signed:
-        """Sign the record of a release; everything accepted so far is in it."""
+        """Sign the record of a release, which is withheld; everything accepted so far is in it."""
         self._unreleased.clear()
+        self._withheld.append(_Withheld(release.version, self._seq, self._prev))
         return self._chain(release)
+
+    def handed_out(self, version: int) -> None:
+        """Tell the releases up to a version from now on."""
+        while self._withheld and self._withheld[0].version <= version:
+            self._withheld.popleft()
 
     def forget_expired(self, now: float) -> None:
         """Forget updates that are refused as expired from now on."""
@@ -122,14 +147,20 @@ class ReceiptLedger:
             del self._entries[update_id]
 
     def since(self, seq: int, count: int) -> list[Signed]:
-        """Return up to `count` records from number `seq` on, those forgotten left out."""
+        """Return up to `count` records from number `seq` on, if neither forgotten nor withheld."""
         first = self._seq - len(self._kept)
-        start = max(0, seq - first)
-        return [self._kept[at] for at in range(start, min(start + count, len(self._kept)))]
+        start, end = max(0, seq - first), self._end()[0] - first
+        return [self._kept[at] for at in range(start, min(start + count, end))]
 
     def head(self, now: float) -> Signed:
-        """Sign where the chain ends; `now` in Unix seconds."""
-        return sign(Head(1, self._epoch, self._seq, self._prev, int(now)), self._key)
+        """Sign where the chain that is told ends; `now` in Unix seconds."""
+        return sign(Head(1, self._epoch, *self._end(), int(now)), self._key)
+
+    def _end(self) -> tuple[int, str]:
+        """Return the length of the chain that is told, and its last link."""
+        if self._withheld:
+            return self._withheld[0].seq, self._withheld[0].prev
+        return self._seq, self._prev
 
     def _chain(self, record: Chained) -> Signed:
         signed = sign(replace(record, epoch=self._epoch, seq=self._seq, prev=self._prev), self._key)

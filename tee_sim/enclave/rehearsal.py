@@ -83,7 +83,8 @@ class _Rehearsal:
         self._layout = Layout.of({"weight": np.zeros(_SIZE, np.float32)})
 
     def run(self) -> None:
-        digest = self._open()["model_digest"]
+        digest = hashlib.sha256(bytes(4 * _SIZE)).hexdigest()
+        self._expect(self._open(), True)
         self._expect(self._submit("a", digest, 1.0), True)
         self._expect(self._submit("b", digest, float("nan")), False)
         self._expect(self._submit("b", digest, float("inf")), False)

@@ -132,6 +132,7 @@ class Run:
         """Return what an update's base version is checked against."""
         return History(
             self.engine.version,
+            self._handed_out,
             self._digests,
             self.layout.digest,
             self.layout.num_params,
@@ -148,8 +149,9 @@ class Run:
         return self._digests[self.engine.version]
 
     def had(self, layout: Layout, version: int, digest: str) -> bool:
-        """Say whether a version of this run that updates may start from is this very model."""
-        return layout.digest == self.layout.digest and self._digests.get(version) == digest
+        """Say whether a version that was handed out, and not too long ago, is this very model."""
+        known = self._digests.get(version) if version <= self._handed_out else None
+        return layout.digest == self.layout.digest and known == digest
 
     def standing(self, client: str, update_id: str) -> Standing:
         """Return what became of a client's update."""

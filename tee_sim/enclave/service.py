@@ -46,6 +46,10 @@ _VERSION_LIMIT = 2**52
 _RECORDS_PER_REPLY = 1024
 
 
+class EnclaveSpent(BaseException):
+    """The enclave has to end, and all that it kept to itself with it."""
+
+
 class Keys:
     """The epoch's private keys; they exist in this process only and die with it."""
 
@@ -112,6 +116,9 @@ class EnclaveService:
         ------
         ChannelClosed
             The peer is gone; every other failure becomes a reply.
+        EnclaveSpent
+            A run takes the place of one that has releases nobody fetched. They cannot be taken
+            back here, where the chain holds them and their updates count as released.
         """
         try:
             reply = self._dispatch(request)
@@ -147,15 +154,13 @@ class EnclaveService:
         joins = header.get("join") is True and self._run is not None and self._run.run_id == run_id
         if not joins:
             memory = self._memory.recall(run_id)
-            self._begin(Run(run_id, layout, recipe, params, self._policy, version, memory))
+            run = Run(run_id, layout, recipe, params, self._policy, version, memory)
+            if self._ledger.withholds:
+                raise EnclaveSpent
+            self._begin(run)
         elif not self._open().had(layout, version, digest):
             raise RunRejected(Code.RUN_REGRESSED)
-        run = self._open()
-        about = {
-            "version": run.engine.version,
-            "model_digest": run.model_digest(),
-            "epoch": self._epoch,
-        }
+        about = {"version": self._open().engine.version, "epoch": self._epoch}
         return Reply({"ok": True, **about, **members_of(self._opening)})
 
     def _begin(self, run: Run) -> None:
@@ -256,6 +261,7 @@ class EnclaveService:
         if memory is not None:
             self._memory.keep(run.run_id, memory, released.record, model)
             run.handed_out(memory)
+            self._ledger.handed_out(version)
         return signed_reply(released.record, model)
 
     def _release_of_another(self, run_id: str, version: int) -> Reply:

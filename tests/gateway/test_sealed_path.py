@@ -36,7 +36,6 @@ from tests.support.sealed import (
     initial,
     offer,
     open_run,
-    reply_with,
     sealed_by,
     submit,
     trained,
@@ -88,21 +87,10 @@ def test_releases_missed_by_lost_replies_are_fetched_in_order(
     stack: LocalStack, clients: list[SealedUploader]
 ) -> None:
     intake = open_run(stack, "lost-replies")
-    third = client(stack, "third")
-    base = initial()
-    for version in range(2):
-        for uploader in clients:
-            last = uploader.upload(trained("lost-replies", 1.0, version=version, base=base))
-        base = base + np.float32(1.0)
-    assert last.receipt.version == 2
-    outcome = intake.offer(
-        reply_with(third.upload(trained("lost-replies", 1.0, version=2, base=base))),
-        "3",
-        2,
-        base,
-        0.0,
-    )
-    assert outcome.accepted
+    nodes = [*clients, *(client(stack, name) for name in ("third", "fourth", "fifth"))]
+    uploads = [node.upload(trained("lost-replies", 1.0)) for node in nodes]
+    assert uploads[-1].receipt.version == 2
+    assert offer(intake, "5", uploads[-1]).accepted
     versions = [merge.version for merge in iter(intake.take_merge, None)]
     assert versions == [1, 2]
     intake.close()

@@ -25,6 +25,7 @@ def running(sealed_image: SealedImage) -> Iterator[Lab]:
 @pytest.fixture
 def lab(running: Lab) -> Lab:
     """One enclave serves a module; every test opens its run afresh."""
+    running.fetch_newest()
     running.run_id = fresh_run()
     assert running.open_run()["ok"]
     return running

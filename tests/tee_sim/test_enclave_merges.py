@@ -19,9 +19,9 @@ from tests.support.enclave import EPOCH, INITIAL, LAYOUT, Lab, SealedImage, sign
 
 def test_opens_a_run_and_names_its_model(lab: Lab) -> None:
     reply = lab.open_run()
-    assert reply["version"] == 0
-    assert reply["model_digest"] == digest_of(INITIAL)
-    assert reply["epoch"] == EPOCH
+    assert (reply["version"], reply["epoch"]) == (0, EPOCH)
+    opening = verify_opening(signed_of(reply), lab.keys.receipt)
+    assert (opening.version, opening.model_digest) == (0, digest_of(INITIAL))
 
 
 def test_continues_a_run_at_its_version(lab: Lab) -> None:
@@ -97,7 +97,8 @@ def test_released_update_is_not_counted_again_in_a_reopened_run(lab: Lab) -> Non
     update = lab.update(lab.member("a"))
     first = lab.submit(update)
     lab.merge_with(3.0)
-    lab.open_run()
+    _, params = lab.release(1)
+    assert lab.open_run(params=params.tobytes(), version=1)["ok"]
     assert lab.submit(update) == first
     assert lab.status()["pending"] == 0
 
@@ -116,6 +117,7 @@ def test_the_chain_holds_openings_receipts_refusals_and_releases(lab: Lab) -> No
     assert lab.send(lab.member("a"))["ok"]
     refused = lab.send(lab.member("b"), float("nan"))
     assert lab.send(lab.member("c"))["ok"]
+    lab.release(1)
     reply = lab.ask({"op": "GET_RECORDS", "from_seq": opening.seq})
     links = [Link.of(signed_of(record)) for record in reply["records"]]
     assert [link.record.outcome for link in links if isinstance(link.record, Receipt)] == [

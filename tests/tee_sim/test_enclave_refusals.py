@@ -14,6 +14,7 @@ from fl_protocol.codes import Code
 from fl_protocol.header import Header
 from strategies import CA2FL, FedAsync, FedBuff, Layout
 from strategies.reject import Reject
+from strategies.update import digest_of
 from tests.support.enclave import INITIAL, LAYOUT, Lab, Update, described, flipped
 
 
@@ -233,7 +234,7 @@ def test_refuses_update_with_too_large_norm(lab: Lab) -> None:
 
 
 def test_refuses_update_that_is_too_stale(lab: Lab) -> None:
-    digests = [lab.open_run()["model_digest"]]
+    digests = [digest_of(INITIAL)]
     for version in range(4):
         lab.merge_with(0.5, 0.5, base_version=version, base_model_digest=digests[-1])
         digests.append(lab.release(version + 1)[0].model_digest)

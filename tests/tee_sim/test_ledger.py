@@ -9,10 +9,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.chain import Link, first_fault
 from fl_protocol.codes import Code, EnvelopeRejected
-from fl_protocol.receipts import GENESIS, Opening, Receipt, Release, verify_head, verify_record
+from fl_protocol.receipts import (
+    GENESIS,
+    Opening,
+    Receipt,
+    Release,
+    record_digest,
+    verify_head,
+    verify_record,
+)
 from fl_protocol.signatures import Signed
+from strategies.update import digest_of
 from tee_sim.enclave.ledger import ReceiptLedger
-from tests.support.enclave import Lab
+from tests.support.enclave import INITIAL, Lab
 
 OPENING = Opening(
     v=1,
@@ -88,10 +97,27 @@ def test_everything_signed_continues_one_chain(
         ledger.accept(replace(RECEIPT, update_id="u2"), 500),
         ledger.release(RELEASE),
     ]
+    ledger.handed_out(1)
     assert fault_of(ledger, records, key) is None
     assert ledger.since(0, 100) == records
     assert ledger.since(2, 2) == records[2:4]
     assert ledger.since(5, 100) == []
+
+
+def test_a_release_and_what_follows_it_are_told_once_it_was_handed_out(
+    ledger: ReceiptLedger, key: Ed25519PrivateKey
+) -> None:
+    records = [ledger.open(OPENING), ledger.release(RELEASE)]
+    records += [ledger.refuse(replace(RECEIPT, update_id="u2", outcome="NONFINITE"))]
+    records += [ledger.release(replace(RELEASE, version=2)), ledger.refuse(RECEIPT)]
+    for handed_out, told in [(0, 1), (1, 3), (2, 5)]:
+        ledger.handed_out(handed_out)
+        assert ledger.withholds is (told < 5)
+        assert ledger.since(0, 100) == records[:told]
+        assert ledger.since(told, 100) == []
+        assert fault_of(ledger, records[:told], key) is None
+        head = verify_head(ledger.head(200.0), key.public_key().public_bytes_raw())
+        assert (head.length, head.last) == (told, record_digest(records[told - 1]))
 
 
 def test_only_the_latest_records_are_kept(ledger: ReceiptLedger, key: Ed25519PrivateKey) -> None:
@@ -139,7 +165,7 @@ def test_opening_a_run_discards_a_buffer_and_keeps_what_was_released(
 
 
 def test_only_the_latest_releases_are_kept(lab: Lab) -> None:
-    digest = lab.open_run()["model_digest"]
+    digest = digest_of(INITIAL)
     for version in range(66):
         lab.merge_with(0.1, 0.2, base_version=version, base_model_digest=digest)
         digest = lab.release(version + 1)[0].model_digest

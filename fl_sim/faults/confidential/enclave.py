@@ -29,7 +29,7 @@ from tee_sim.enclave.checks import Sealed
 from tee_sim.enclave.memory import ReleaseMemory
 from tee_sim.enclave.replies import Reply
 from tee_sim.enclave.run import Merged, Run
-from tee_sim.enclave.service import EnclaveService, Keys
+from tee_sim.enclave.service import EnclaveService, EnclaveSpent, Keys
 from tee_sim.evidence import check_nonce
 from tee_sim.hop import HopSigner, HopVerifier
 from tee_sim.platform import RunningEnclave, SimulatedPlatform
@@ -199,6 +199,8 @@ class Platform:
             self._disk.start()
             self._bury()
             raise ChannelClosed from None
+        except EnclaveSpent:
+            self._kill()
         except OSError as error:
             # It could not even be started.
             raise ChannelClosed from error
