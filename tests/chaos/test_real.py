@@ -13,6 +13,7 @@ from asynclave.chaos.real.proxy import FaultProxy, Mood
 from tests.deploy.machines import missing
 
 
+@pytest.mark.timeout(600)
 def test_two_minutes_of_torment_lose_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "asynclave", "chaos", "real", "--minutes", "2", "--json"]
     finished = subprocess.run(
