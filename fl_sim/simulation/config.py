@@ -23,8 +23,12 @@ from fl_sim.simulation.trace import trace_digest
 _REVISION = 2
 _MILLION = 1_000_000
 _MOST_CLIENTS = 10_000_000
-# The law's default for other speeds, 1.2, is too wide for this one.
-_UNIFORM_SIGMA = 0.5
+# Where the general default does not fit: a spread of 1.2 is too wide for a uniform law, and a trace
+# says itself which device is whose.
+_DEFAULTS_BY_SPEED: dict[str, dict[str, Any]] = {
+    "uniform": {"sigma": 0.5},
+    "trace": {"slow_hold_rare": False},
+}
 
 
 def _without_nul(path: Path) -> Path:
@@ -54,12 +58,12 @@ class DevicesSection(_Section):
     `in_flight` is a number of clients when whole (``25``) and a share of them otherwise
     (``0.25``, ``1.0``). `sigma` is the spread of the law of speeds, see
     `fl_sim.simulation.fleet_builder.speeds`; 0.5 by default if the speed is uniform.
-    `slow_hold_rare` gives the slowest devices to the clients with most of the rare classes; a
-    trace says itself which device is whose. `death_rate` is the share of the clients that leave
-    for good during the run, `dropout` the probability that a task breaks off. With
-    `bandwidth_mbps`, the median of a lognormal law, a task takes the time to download and upload
-    the model too. `duty_cycle` is the share of each `period` (in median tasks) in which a client
-    is online.
+    `slow_hold_rare` gives the slowest devices to the clients with most of the rare classes; by
+    default not those of a trace, whose rows name their clients. `death_rate` is the share of the
+    clients that leave for good during the run, `dropout` the probability that a task breaks off.
+    With `bandwidth_mbps`, the median of a lognormal law, a task takes the time to download and
+    upload the model too. `duty_cycle` is the share of each `period` (in median tasks) in which a
+    client is online.
     """
 
     clients: int = Field(default=60, ge=1, le=_MOST_CLIENTS)
@@ -79,18 +83,15 @@ class DevicesSection(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_fitting_sigma(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("speed") == "uniform":
-            return {"sigma": _UNIFORM_SIGMA, **given}
+    def _with_defaults_of_its_speed(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(speed := given.get("speed"), str):
+            return {**_DEFAULTS_BY_SPEED.get(speed, {}), **given}
         return given
 
     @model_validator(mode="after")
     def _consistent(self) -> DevicesSection:
         if (self.speed == "trace") != (self.trace is not None):
             raise ValueError('speed = "trace" and the key trace go together')
-        asked = self.slow_hold_rare and "slow_hold_rare" in self.model_fields_set
-        if asked and self.trace is not None:
-            raise ValueError("slow_hold_rare cannot be true: a trace's rows name their clients")
         if self.speed == "uniform" and self.sigma >= 1:
             raise ValueError("sigma must be below 1 when the speed is uniform")
         if isinstance(self.in_flight, float) and self.in_flight > 1:

@@ -101,8 +101,7 @@ def fleet_from(
     seed : int
         Seed of speeds, bandwidths, jitter, failures and deaths.
     scores : sequence of float, optional
-        One score per client: the higher, the slower its device. The rows of a trace stay with
-        the clients they name.
+        One score per client: the higher, the slower its device.
 
     Raises
     ------
@@ -131,7 +130,7 @@ def fleet_from(
         dropout=config.dropout,
         seed=seed,
     )
-    if scores is not None and config.trace is None:
+    if scores is not None:
         fleet = slowest_last(fleet, scores)
     unit = fleet.median_task
     dies_at = deaths(count, config.death_rate, virtual_time * unit, seed)

@@ -184,10 +184,6 @@ def test_options_of_a_policy_come_from_their_own_table() -> None:
         ({"devices": {"sigma": 1000}}, "devices.sigma: "),
         ({"devices": {"jitter": math.nan}}, "devices.jitter: "),
         ({"devices": {"bandwidth_mbps": math.inf}}, "devices.bandwidth_mbps: "),
-        (
-            {"devices": {"speed": "trace", "trace": "d.csv", "slow_hold_rare": True}},
-            "slow_hold_rare cannot be true",
-        ),
         ({"devices": {"speed": "trace", "trace": "a\0b"}}, "devices.trace: "),
         ({"strategy": {"options": {"fedbuff": {"server_lr": math.nan}}}}, "strategy.options."),
         ({"train": {"lr": "fast"}}, "train.lr: "),

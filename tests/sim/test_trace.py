@@ -31,11 +31,17 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(trace: Path) -> None:
     assert read_trace(trace, 3).compute == (2.0, 4.0, 6.0)
 
 
-def test_rows_stay_with_the_clients_they_name(trace: Path) -> None:
+def test_rows_stay_with_the_clients_they_name_unless_rare_classes_are_to_decide(
+    trace: Path,
+) -> None:
     section = DevicesSection(clients=3, speed="trace", trace=trace)
-    scores = [0.9, 0.1, 0.0]
-    fleet = fleet_from(section, model_bytes=0, virtual_time=10.0, seed=1, scores=scores)
+    assert not section.slow_hold_rare and DevicesSection(clients=3).slow_hold_rare
+    fleet = fleet_from(section, model_bytes=0, virtual_time=10.0, seed=1)
     assert fleet.compute == (2.0, 4.0, 6.0)
+    asked = DevicesSection(clients=3, speed="trace", trace=trace, slow_hold_rare=True)
+    assert asked.slow_hold_rare
+    fleet = fleet_from(asked, model_bytes=0, virtual_time=10.0, seed=1, scores=[0.9, 0.1, 0.0])
+    assert fleet.compute == (6.0, 4.0, 2.0)
 
 
 def test_a_trace_becomes_a_fleet(trace: Path) -> None:
