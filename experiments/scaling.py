@@ -33,6 +33,10 @@ without building the data; peak memory is that of the whole process, including P
 and the data (80 rows of a shared table per client: 8 bytes each). The machine was not idle: look at
 the ratios, not at the times.
 
+Clients that work the same number of tasks at a time are not the same work: of more clients, more of
+those at work are slow ones, fewer tasks are ready to be trained in one call, and more evaluations
+fall on an update, because it takes more virtual time. So compare rows that train as many together.
+
 ![CPU time per update and peak memory by number of clients](scaling.png)
 
 | at work | clients | trained together | CPU ms per update | times {least:,} clients | peak MiB | \
