@@ -15,7 +15,7 @@ import numpy as np
 from fl_protocol.chain import Link
 from fl_protocol.codes import Code, EvidenceRejected, ReceiptRejected, StorageFailed
 from fl_protocol.ports import Clock, Disk, LocalDisk
-from fl_protocol.receipts import ACCEPTED, Head, Opening, Receipt, Release, read_head
+from fl_protocol.receipts import ACCEPTED, Chained, Head, Opening, Receipt, Release, read_head
 from fl_server.durable.checkpoint import decode_state
 from fl_server.intake.records import (
     CHAIN,
@@ -106,7 +106,8 @@ def read_folder(
     params = np.frombuffer(model, "<f4").astype(np.float32)
     if params.size != layout.num_params:
         raise _damaged(folder / MODEL)
-    version = _version(hashlib.sha256(model).hexdigest(), links)
+    own = [link.record for link in links if link.record and link.record.run_id == run_id]
+    version = _version(hashlib.sha256(model).hexdigest(), own)
     if version is None:
         raise _damaged(folder / MODEL)
     records = [link.record for link in links]
@@ -114,7 +115,7 @@ def read_folder(
     return Continued(
         version,
         frozen(params),
-        frozenset(r.update_id for r in records if isinstance(r, Receipt) and r.outcome == ACCEPTED),
+        frozenset(r.update_id for r in own if isinstance(r, Receipt) and r.outcome == ACCEPTED),
         epoch,
         tuple(link for link in links if link.record and link.record.epoch == epoch),
         _keys(disk, folder, trust, epoch),
@@ -162,12 +163,11 @@ def _keys(disk: Disk, folder: Path, trust: TrustPolicy, epoch: int) -> dict[int,
         return {}
 
 
-def _version(digest: str, links: list[Link]) -> int | None:
-    if not links:
+def _version(digest: str, records: list[Chained]) -> int | None:
+    if not records:
         # The server ended before it had the record of the opening.
         return 0
-    made = (link.record for link in reversed(links))
-    for record in made:
+    for record in reversed(records):
         if isinstance(record, (Opening, Release)) and record.model_digest == digest:
             return record.version
     return None
@@ -176,9 +176,10 @@ def _version(digest: str, links: list[Link]) -> int | None:
 def _require_same(disk: Disk, folder: Path, run_id: str, layout: Layout, links: list[Link]) -> None:
     if _read(disk, folder / LAYOUT) != layout.to_json().encode():
         raise StorageFailed(Code.STATE_MISMATCH, f"The run in {folder} has another layout.")
-    opened = {link.record.run_id for link in links if isinstance(link.record, Opening)}
-    if opened - {run_id}:
-        raise StorageFailed(Code.STATE_MISMATCH, f"{folder} holds the run {min(opened)}.")
+    # Whoever opened another run in the same enclave has records of its own in the chain.
+    opened = [link.record.run_id for link in links if isinstance(link.record, Opening)]
+    if opened and opened[0] != run_id:
+        raise StorageFailed(Code.STATE_MISMATCH, f"{folder} holds the run {opened[0]}.")
 
 
 def _require_whole(disk: Disk, folder: Path, links: list[Link]) -> None:

@@ -111,10 +111,14 @@ class EnclaveRun:
             raise RunRejected(Code.RUN_MANIFEST)
         self._witness.observe(opening, signed)
         if self.keeper is not None:
-            seq = known[-1].seq + 1 if known else opening.seq
-            self.keeper.follow(self.attested, self._witness, seq)
+            self.keep_records(known[-1].seq + 1 if known else opening.seq)
         self._is_open = True
         return int(reply.version)
+
+    def keep_records(self, seq: int) -> None:
+        """Have the enclave's records from a number on written down; needs a keeper."""
+        assert self.keeper is not None
+        self.keeper.follow(self.attested, self._witness, seq)
 
     def follow(self) -> None:
         """Attest the enclave now and, unless the run is open there, open it again."""
@@ -172,6 +176,10 @@ class EnclaveRun:
         RunRejected
             ``RELEASE_NOT_READY``.
         """
+        if not self._is_open:
+            # The answer to the last attempt was lost.
+            self.follow()
+            return False
         try:
             fetched = fetch_release(
                 self._connection.session, self._run, self.version + 1, self.attested, self._witness
@@ -194,14 +202,15 @@ class EnclaveRun:
         self.version, self.params = merge.version, merge.params
 
     def _ask_to_open(self, *, join: bool) -> pb.OpenRunReply:
-        try:
-            return self._asked_to_open(join=join)
-        except RunRejected as error:
-            if error.code != Code.RUN_REGRESSED or not join:
-                raise
-            # The enclave before may have died while it handed out the next release.
-            self._adopt(self._fetched_again(error))
-            return self._asked_to_open(join=join)
+        while True:
+            try:
+                return self._asked_to_open(join=join)
+            except RunRejected as error:
+                if error.code != Code.RUN_REGRESSED or not join:
+                    raise
+                # The enclave before may have died while it handed out the next release, or this
+                # one has made so many that it knows the model no more.
+                self._adopt(self._fetched_again(error))
 
     def _fetched_again(self, regressed: RunRejected) -> Fetched:
         try:
@@ -213,9 +222,7 @@ class EnclaveRun:
 
     def _believed(self, release: Release, signed: Signed) -> bool:
         key = self._keys.get(release.epoch)
-        if key is None or not is_from(release, signed, key):
-            return False
-        return self.keeper is None or self.keeper.leads_to(release)
+        return key is not None and is_from(release, signed, key)
 
     def _asked_to_open(self, *, join: bool) -> pb.OpenRunReply:
         reply: pb.OpenRunReply = self._connection.session.call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from strategies.update import Vector
 from tee_sim.appraisal import Attested, TrustPolicy
 
 _logger = getLogger(__name__)
+
+
+class _Fetched(Enum):
+    MORE, ALL, FOREIGN = range(3)
 
 
 class ChainKeeper:
@@ -71,27 +76,24 @@ class ChainKeeper:
             self._records.server(server)
             self._records.model(params)
 
-    def leads_to(self, release: Release) -> bool:
-        """Say whether no record before that of a release is missing."""
-        return release.epoch == self._epoch and release.seq <= self._next
-
     def release(self, release: Release, signed: Signed) -> None:
         """Write down the record of a release that was fetched.
 
-        The enclave tells it to nobody before, and may end right after: then this is the only one.
+        The enclave tells it to nobody before, and may end right after: then this is the only one,
+        and it is kept even if records before it are lost.
 
         Raises
         ------
         ReceiptRejected
             See `fetch`.
         """
-        if self._records is None or release.epoch != self._epoch:
+        if self._records is None or release.epoch < self._epoch:
             return
-        if release.seq == self._next:
-            self._records.append([signed], release.epoch, None)
-            self._next = release.seq + 1
-        elif release.seq > self._next:
+        if release.epoch == self._epoch and release.seq > self._next:
             self.fetch()
+        if release.epoch > self._epoch or release.seq >= self._next:
+            self._records.append([signed], release.epoch, None)
+            self._epoch, self._next = release.epoch, release.seq + 1
 
     def fetch(self) -> bool:
         """Write down what the enclave has signed since, up to a release it has not handed out.
@@ -99,7 +101,7 @@ class ChainKeeper:
         Returns
         -------
         bool
-            False if the gateway could not be reached.
+            False if the gateway could not be reached, or another enclave answers.
 
         Raises
         ------
@@ -110,13 +112,13 @@ class ChainKeeper:
             # Not begun, or refused before an enclave opened the run.
             return True
         try:
-            while self._fetch_some(self._records, self._attested):
+            while (found := self._fetch_some(self._records, self._attested)) is _Fetched.MORE:
                 pass
         except GatewayUnavailable as error:
             # What is missing comes with the next fetch, unless the enclave is gone with it.
             _logger.warning("Records of the run could not be fetched: %s", error)
             return False
-        return True
+        return found is _Fetched.ALL
 
     def close(self) -> None:
         """Fetch what is left and close the files."""
@@ -125,15 +127,14 @@ class ChainKeeper:
             self._records.close()
             self._records = None
 
-    def _fetch_some(self, records: RunRecords, attested: Attested) -> bool:
+    def _fetch_some(self, records: RunRecords, attested: Attested) -> _Fetched:
         reply = self._session.call("GetRecords", pb.GetRecordsRequest(from_seq=self._next))
         found = [Signed.of(record) for record in reply.records]
         head, key = Signed.of(reply.head), attested.receipt_key
         try:
             length = verify_head(head, key).length
         except ReceiptRejected:
-            # Another enclave answers by now; the intake follows it soon.
-            return False
+            return _Fetched.FOREIGN
         after = self._next
         for signed in found:
             record = verify_record(signed, key)
@@ -145,7 +146,7 @@ class ChainKeeper:
         records.append(found, attested.epoch, head if length <= after else None)
         # Not before: what could not be written comes with the next fetch.
         self._next = after
-        return bool(found)
+        return _Fetched.MORE if found else _Fetched.ALL
 
 
 def free_folder(parent: Path, run_id: str) -> Path:

@@ -255,6 +255,8 @@ class SealedIntake:
             keeper.begin(run.layout, self._opened.params)
             return None
         keeper.continue_(continued.epoch, continued.next_seq)
+        if continued.epoch == self._opened.attested.epoch:
+            self._opened.keep_records(continued.next_seq)
         self._take_up(continued)
         return continued
 
@@ -295,6 +297,7 @@ class SealedIntake:
         while run.version < version:
             # The records before a release come first, for they may end with their enclave.
             if run.keeper is not None and not run.keeper.fetch():
+                run.follow()
                 return
             if not run.fetch():
                 return

@@ -164,7 +164,7 @@ class Run:
 
     def merge_if_ready(self, now: float) -> Merged | None:
         """Merge a full buffer; a merge that cannot be made now is tried again later."""
-        if not self.engine.ready(now):
+        if not self.engine.ready(now) or self._unfetched() >= self._most_kept():
             return None
         waiting = list(self.engine.waiting)
         clients = frozenset(update.client for update in waiting)
@@ -241,11 +241,14 @@ class Run:
     def keep(self, released: Released) -> None:
         """Keep a release for the server to fetch, dropping the oldest beyond the bounds."""
         self._released.append(released)
-        size = released.merge.params.nbytes
-        while len(self._released) > 2 and (
-            len(self._released) > _KEPT_RELEASES or len(self._released) * size > _KEPT_BYTES
-        ):
+        while len(self._released) > self._most_kept():
             self._released.popleft()
+
+    def _most_kept(self) -> int:
+        return max(2, min(_KEPT_RELEASES, _KEPT_BYTES // self.engine.params.nbytes))
+
+    def _unfetched(self) -> int:
+        return sum(released.merge.version > self._handed_out for released in self._released)
 
     def release(self, version: int) -> Released:
         """Return a release; raises RunRejected ``RELEASE_NOT_READY``."""

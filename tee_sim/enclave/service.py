@@ -10,6 +10,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from fl_protocol import records
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import AsynclaveError, Code, EnvelopeRejected, RunRejected, UpdateRejected
 from fl_protocol.envelope import SEGMENT_BYTES, TAG_BYTES, Header, Opener, body_digest, key_id
@@ -155,8 +156,6 @@ class EnclaveService:
         if not joins:
             memory = self._memory.recall(run_id)
             run = Run(run_id, layout, recipe, params, self._policy, version, memory)
-            if self._ledger.withholds:
-                raise EnclaveSpent
             self._begin(run)
         elif not self._open().had(layout, version, digest):
             raise RunRejected(Code.RUN_REGRESSED)
@@ -164,11 +163,14 @@ class EnclaveService:
         return Reply({"ok": True, **about, **members_of(self._opening)})
 
     def _begin(self, run: Run) -> None:
+        opening = opening_of(run, self._policy, self._now())
         try:
-            self._opening = self._ledger.open(opening_of(run, self._policy, self._now()))
+            records.encode(opening)
         except CanonicalError as error:
             raise RunRejected(Code.RUN_MANIFEST, "The run's name is not valid.") from error
-        self._run = run
+        if self._ledger.withholds:
+            raise EnclaveSpent
+        self._opening, self._run = self._ledger.open(opening), run
 
     def _submit(self, request: dict[str, Any], body: Body) -> Reply:
         run = self._open()
@@ -277,8 +279,8 @@ class EnclaveService:
             raise RunRejected(Code.RUN_UNKNOWN, "The request names no record to begin with.")
         kept = self._ledger.since(seq, _RECORDS_PER_REPLY)
         head = self._ledger.head(self._now())
-        records = [members_of(record) for record in kept]
-        return Reply({"ok": True, "records": records, "head": members_of(head)})
+        told = [members_of(record) for record in kept]
+        return Reply({"ok": True, "records": told, "head": members_of(head)})
 
     def _update_status(self, header: dict[str, Any], body: Body) -> Reply:
         run = self._open()

@@ -9,13 +9,14 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asynclave.verification.audit import audit
-from fl_protocol.codes import RunRejected, StorageFailed
+from fl_protocol.codes import StorageFailed
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.intake.records import CHAIN, MODEL
 from fl_server.intake.sealed import SealedIntake
@@ -257,7 +258,9 @@ def test_an_older_copy_of_the_folder_is_taken_up_and_completed_while_the_enclave
     assert audit(copy).flaw is None
 
 
-def test_an_older_copy_is_refused_by_the_successor(stack: LocalStack, tmp_path: Path) -> None:
+def test_an_older_copy_goes_on_from_the_newest_release_and_what_it_lacks_is_named(
+    stack: LocalStack, tmp_path: Path
+) -> None:
     folder, copy = tmp_path / "run", tmp_path / "copy"
     intake = server(stack, folder)
     shutil.copytree(folder, copy)
@@ -266,8 +269,62 @@ def test_an_older_copy_is_refused_by_the_successor(stack: LocalStack, tmp_path: 
         assert offer(intake, str(number), uploaded).accepted
     abandon(intake)
     kill(stack.enclave_pid)
-    with pytest.raises(RunRejected, match="RUN_REGRESSED"):
-        server(stack, copy)
+    again = server(stack, copy)
+    assert again.version == 1
+    again.close()
+    found = audit(copy).flaw
+    assert found is not None and found.kind == "removed"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_server_takes_up_a_run_whose_enclave_knows_its_model_no_more(
+    tmp_path: Path, replaced: bool
+) -> None:
+    with LocalStack(tmp_path / "stack", replace(SETTINGS, max_staleness=1)) as stack:
+        folder = tmp_path / "run"
+        intake = server(stack, folder)
+        nodes = [client(stack, f"node-{number}") for number in range(2 * K)]
+        abandon(intake)
+        receipts = [node.upload(trained(RUN, 1.0)).receipt for node in nodes]
+        assert receipts[-1].version == 2
+        again = server(stack, folder)
+        assert again.version == 2
+        abandon(again)
+        if replaced:
+            kill(stack.enclave_pid)
+        last = server(stack, folder)
+        assert last.version == 2
+        last.close()
+        assert audit(folder).flaw is None
+
+
+def test_a_release_that_a_node_fetched_first_is_not_lost_with_its_enclave(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    intake = server(stack, folder)
+    nodes = [client(stack, f"node-{number}") for number in range(K)]
+    for node in nodes:
+        node.upload(trained(RUN, 1.0))
+    request = pb.GetReleaseRequest(run_id=RUN, version=1)
+    nodes[0]._session.receive("GetRelease", request, lambda replies: list(replies))
+    kill(stack.enclave_pid)
+    intake.follow_enclave()
+    assert intake.version == 1
+    intake.close()
+
+
+def test_a_run_is_taken_up_again_and_again_after_another_was_in_its_enclave(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    abandon(server(stack, folder))
+    open_run(stack, "another").close()
+    for _ in range(2):
+        again = server(stack, folder)
+        assert again.attested.epoch == 1
+        again.close()
+    assert audit(folder).flaw is None
 
 
 def release_lost_on_its_way(stack: LocalStack, intake: SealedIntake) -> None:

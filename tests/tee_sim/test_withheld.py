@@ -82,6 +82,28 @@ def test_it_dies_with_its_enclave_when_another_run_is_opened(sealed_image: Seale
         lab.close()
 
 
+def test_it_does_not_die_for_a_run_that_cannot_be_opened(merged: Lab) -> None:
+    assert merged.open_run(run_id="no name\n")["code"] == Code.RUN_MANIFEST
+    assert merged.release(1)[0].version == 1
+
+
+def test_it_is_kept_until_it_was_fetched(sealed_image: SealedImage) -> None:
+    lab = Lab(sealed_image, changes={"max_staleness": 100})
+    try:
+        lab.open_run()
+        for _ in range(65):
+            lab.merge_with(1.0, 1.0)
+        assert (lab.status()["version"], lab.status()["pending"]) == (64, 2)
+        late = lab.member("late")
+        assert lab.send(late)["code"] == Code.OVERLOADED
+        assert lab.release(1)[0].version == 1
+        assert lab.send(late)["ok"]
+        assert (lab.status()["version"], lab.status()["pending"]) == (65, 1)
+        assert lab.release(2)[0].version == 2
+    finally:
+        lab.close()
+
+
 def test_an_enclave_that_withholds_nothing_takes_another_run(merged: Lab) -> None:
     merged.release(1)
     assert merged.send(merged.member("waiting"))["ok"]
