@@ -76,6 +76,9 @@ def read_folder(
 ) -> Continued | None:
     """Read a run's folder; None if no run was begun in it.
 
+    Whoever can write the folder can make a server lose its way, no more: the enclave opens the run
+    at no other model than the newest it has handed out, and `asynclave verify-run` finds the rest.
+
     Parameters
     ----------
     folder : Path
@@ -86,9 +89,6 @@ def read_folder(
         What evidence is appraised by.
     disk : Disk, optional
         The local disk by default.
-
-    Whoever can write the folder can make a server lose its way, no more: the enclave opens the run
-    at no other model than the newest it has handed out, and `asynclave verify-run` finds the rest.
 
     Raises
     ------

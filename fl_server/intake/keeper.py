@@ -22,7 +22,7 @@ from tee_sim.appraisal import Attested, TrustPolicy
 _logger = getLogger(__name__)
 
 
-class _Fetched(Enum):
+class _Answer(Enum):
     MORE, ALL, FOREIGN = range(3)
 
 
@@ -112,13 +112,13 @@ class ChainKeeper:
             # Not begun, or refused before an enclave opened the run.
             return True
         try:
-            while (found := self._fetch_some(self._records, self._attested)) is _Fetched.MORE:
+            while (found := self._fetch_some(self._records, self._attested)) is _Answer.MORE:
                 pass
         except GatewayUnavailable as error:
             # What is missing comes with the next fetch, unless the enclave is gone with it.
             _logger.warning("Records of the run could not be fetched: %s", error)
             return False
-        return found is _Fetched.ALL
+        return found is _Answer.ALL
 
     def close(self) -> None:
         """Fetch what is left and close the files."""
@@ -127,14 +127,14 @@ class ChainKeeper:
             self._records.close()
             self._records = None
 
-    def _fetch_some(self, records: RunRecords, attested: Attested) -> _Fetched:
+    def _fetch_some(self, records: RunRecords, attested: Attested) -> _Answer:
         reply = self._session.call("GetRecords", pb.GetRecordsRequest(from_seq=self._next))
         found = [Signed.of(record) for record in reply.records]
         head, key = Signed.of(reply.head), attested.receipt_key
         try:
             length = verify_head(head, key).length
         except ReceiptRejected:
-            return _Fetched.FOREIGN
+            return _Answer.FOREIGN
         after = self._next
         for signed in found:
             record = verify_record(signed, key)
@@ -146,7 +146,7 @@ class ChainKeeper:
         records.append(found, attested.epoch, head if length <= after else None)
         # Not before: what could not be written comes with the next fetch.
         self._next = after
-        return _Fetched.MORE if found else _Fetched.ALL
+        return _Answer.MORE if found else _Answer.ALL
 
 
 def free_folder(parent: Path, run_id: str) -> Path:

@@ -155,8 +155,7 @@ class EnclaveService:
         joins = header.get("join") is True and self._run is not None and self._run.run_id == run_id
         if not joins:
             memory = self._memory.recall(run_id)
-            run = Run(run_id, layout, recipe, params, self._policy, version, memory)
-            self._begin(run)
+            self._begin(Run(run_id, layout, recipe, params, self._policy, version, memory))
         elif not self._open().had(layout, version, digest):
             raise RunRejected(Code.RUN_REGRESSED)
         about = {"version": self._open().engine.version, "epoch": self._epoch}
