@@ -28,7 +28,7 @@ def build(name: str, kind: type[Built], options: dict[str, Any]) -> Built:
     BadOption
         An option is unknown, has the wrong type or is out of range.
     """
-    types = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    types = {field.name: _spelled(field.type) for field in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(options) - set(types))
     if unknown:
         raise BadOption(
@@ -36,6 +36,11 @@ def build(name: str, kind: type[Built], options: dict[str, Any]) -> Built:
         )
     values = {key: _read(f"{name}.{key}", value, types[key]) for key, value in options.items()}
     return kind(**values)
+
+
+def _spelled(declared: object) -> str:
+    """Return a type as it stands in the source, whether its module postpones annotations or not."""
+    return declared.__name__ if isinstance(declared, type) else str(declared)
 
 
 def _read(name: str, value: object, declared: str) -> object:

@@ -13,7 +13,9 @@ import typer
 
 def simulate_command(
     config: Annotated[Path | None, typer.Option(help="TOML file with the settings.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Aggregation recipe.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Aggregation recipe; one of your own as module:Class.")
+    ] = None,
     dispatch: Annotated[
         str | None, typer.Option(help="Selection policy: who gets the next tasks.")
     ] = None,
@@ -27,6 +29,8 @@ def simulate_command(
     """Compare aggregation recipes on simulated devices, in virtual time."""
     # Before numpy and torch are asked for products: one thread per run gives one result.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Where recipes of one's own are looked for; last, so that nothing there hides a library.
+    sys.path.append(os.getcwd())
     from rich.console import Console
 
     from asynclave.simulate.plots import draw
@@ -41,18 +45,18 @@ def simulate_command(
         "run": {"seeds": seeds, "workers": workers, "output": output},
     }
     loaded = load_config(config, overrides)
-    console = Console(stderr=True)
     results = loaded.run.output / "results.jsonl"
     key = loaded.key()
     missing = set(loaded.run.all_seeds) - set(finished(loaded, results))
-    with SweepProgress(console, loaded.strategy.name, len(missing)) as progress:
+    with SweepProgress(Console(stderr=True), loaded.strategy.name, len(missing)) as progress:
         result = simulate(loaded, results=results, on_progress=progress)
     picture = loaded.run.output / f"accuracy-{key}.png"
     draw(picture, list(results_of(results, key).values()))
     summary = result.summary()
     if as_json:
-        print(json.dumps(summary), file=sys.stdout)
+        print(json.dumps(summary))
         return
+    console = Console()
     accuracy, target = summary["final_accuracy"], summary["time_to_target"]
     fairness = summary["fairness"]["mean"]
     console.print(

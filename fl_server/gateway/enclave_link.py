@@ -185,6 +185,8 @@ class EnclaveLink:
 
     async def close(self) -> None:
         """Let go of the enclave, which waits for the next to attach."""
+        # A hung enclave leaves a request waiting, which would ask through what is closed here.
+        await self._requests.cancel()
         if self._client is not None:
             self._client.close()
         self._launcher.close()

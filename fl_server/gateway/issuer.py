@@ -23,7 +23,7 @@ from fl_server.gateway.registry import Client, Family, Registry
 from fl_server.gateway.token_keys import TokenKeys
 
 ROLE_SCOPES = {
-    "client": "update:submit attest:read model:read",
+    "client": "update:submit attest:read",
     "server": "run:manage attest:read model:read",
 }
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.simulation.config import DispatchSection, SimulationConfig, StrategySection
-from strategies.catalog import RECIPES, recipe_from
+from fl_sim.simulation.own_recipes import recipe_kind
+from strategies.catalog import RECIPES
 from strategies.errors import BadOption
+from strategies.options import build
 from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA, buffer_size_for
 from strategies.selection import POLICIES, Policy, Selector, TaskHistory, policy_from, selector_for
@@ -27,7 +29,8 @@ def recipe_of(config: SimulationConfig) -> Recipe:
         If options are for no recipe, or a buffer of that size can never fill.
     """
     section, devices = config.strategy, config.devices
-    _check_names("strategy.options", section.options, RECIPES)
+    own = {name for name in section.options if ":" in name}
+    _check_names("strategy.options", section.options, RECIPES.keys() | own)
     for name in section.options:
         _recipe(section, name, devices.num_in_flight)
     recipe = _recipe(section, section.name, devices.num_in_flight)
@@ -69,12 +72,13 @@ def _check_names(table: str, names: Collection[str], known: Collection[str]) -> 
 
 
 def _recipe(section: StrategySection, name: str, in_flight: int) -> Recipe:
+    kind = recipe_kind(name)
     options: dict[str, Any] = dict(section.options.get(name, {}))
-    size = _buffer_size(section, name, in_flight)
+    size = _buffer_size(section, kind, in_flight)
     if size is not None:
         options.setdefault("buffer_size", size)
     try:
-        recipe = recipe_from(name, **options)
+        recipe: Recipe = build(name, kind, options)
         if "attackers" in options and recipe.parts().robust is None:
             raise BadOption("attackers needs a filter: set robust.")
     except BadOption as error:
@@ -89,15 +93,14 @@ def _policy(section: DispatchSection, name: str) -> Policy:
         raise BadOption(f"dispatch.options.{name}: {error.sentence}") from None
 
 
-def _buffer_size(section: StrategySection, name: str, in_flight: int) -> int | None:
+def _buffer_size(section: StrategySection, kind: type[Any], in_flight: int) -> int | None:
     """Return K as the live strategies choose it; None if the recipe has no such option."""
-    kind = RECIPES.get(name)
-    options = {} if kind is None else {field.name: field.default for field in fields(kind)}
+    options = {field.name: field.default for field in fields(kind)}
     if "buffer_size" not in options:
         return None
     if section.buffer_size is not None:
         return section.buffer_size
-    if name == AsyncWA.name:
+    if kind is AsyncWA:
         return buffer_size_for(in_flight)
     default = options["buffer_size"]
     return max(1, min(default, in_flight // 2)) if isinstance(default, int) else None

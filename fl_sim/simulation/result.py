@@ -46,6 +46,8 @@ class SeedResult:
     utilisation : float or None
         Share of the clients' time, each until it dies, in which they had a task; None in results
         of earlier versions, which did not count it.
+    source : str
+        SHA-256 of the file of a recipe of one's own; empty for those of the catalogue.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -64,6 +66,7 @@ class SeedResult:
     digest: str
     accuracies: Annotated[list[tuple[float, float]], Field(min_length=1)]
     utilisation: float | None = None
+    source: str = ""
 
     def row(self) -> dict[str, Any]:
         """Return the run as one JSON object."""

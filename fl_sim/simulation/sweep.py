@@ -17,6 +17,7 @@ from fl_sim.simulation.evaluations import Evaluation
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import fleet_from
 from fl_sim.simulation.loop import LoopSettings, Simulation
+from fl_sim.simulation.own_recipes import source_digest
 from fl_sim.simulation.parallel import in_processes
 from fl_sim.simulation.result import SeedResult, SimulationResult
 from fl_sim.simulation.results_file import append, held, results_of
@@ -74,13 +75,20 @@ def simulate(
         for run in _runs(config, recipe, missing, backend, on_progress):
             done[run.seed] = run
             append(results, run)
-    return SimulationResult(recipe.name, tuple(done[seed] for seed in config.run.all_seeds))
+    return SimulationResult(
+        config.strategy.name, tuple(done[seed] for seed in config.run.all_seeds)
+    )
 
 
 def finished(config: SimulationConfig, results: Path | None) -> dict[int, SeedResult]:
     """Return what a results file holds of a configuration and its strategy, by seed."""
-    found = results_of(results, config.key())
-    return {seed: run for (name, seed), run in found.items() if name == config.strategy.name}
+    wanted = config.strategy.name
+    source = source_digest(wanted)
+    return {
+        seed: run
+        for (name, seed), run in results_of(results, config.key()).items()
+        if name == wanted and run.source == source
+    }
 
 
 def _check_files(config: SimulationConfig, recipe: Recipe) -> None:
@@ -138,8 +146,8 @@ def run_seed(
     """Simulate one seed."""
     # More threads would split sums differently from machine to machine.
     torch.set_num_threads(1)
-    # The trace is read below: a file that is changed while the seed runs counts as it was before.
-    key = config.key()
+    # Files are read below: one that is changed while the seed runs counts as it was before.
+    key, source = config.key(), source_digest(config.strategy.name)
     workload = workload_from(config, seed)
     scores = workload.rare_shares if config.devices.slow_hold_rare else None
     virtual_time = config.run.virtual_time
@@ -175,7 +183,8 @@ def run_seed(
     unit = fleet.median_task
     curve = [(point.time / unit, point.accuracy) for point in run.evaluations]
     return SeedResult(
-        strategy=recipe.name,
+        strategy=config.strategy.name,
+        source=source,
         seed=seed,
         config=key,
         backend=trainer.name,

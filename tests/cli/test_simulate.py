@@ -1,9 +1,14 @@
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+ROOT = str(Path(__file__).parents[2])
+TUTORIAL = Path(ROOT) / "docs" / "tutorials" / "own-recipe.md"
 
 SMALL = """
 [devices]
@@ -22,7 +27,9 @@ def simulate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     config.write_text(SMALL)
     command = [sys.executable, "-m", "asynclave", "simulate", "--config", str(config)]
     command += ["--output", str(output), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": ROOT}
+    )
 
 
 def test_the_last_line_is_one_object_and_a_second_call_finds_the_results(tmp_path: Path) -> None:
@@ -58,4 +65,40 @@ def test_what_looks_like_markup_is_printed_as_it_is(tmp_path: Path) -> None:
     folder.mkdir()
     done = simulate(folder, "--seeds", "1")
     assert done.returncode == 0
-    assert "[red]/out/results.jsonl" in done.stderr
+    assert "[red]/out/results.jsonl" in done.stdout
+
+
+def test_a_recipe_of_ones_own_is_named_by_module_and_class(tmp_path: Path) -> None:
+    whole = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(), re.DOTALL)
+    module = tmp_path / "halving.py"
+    module.write_text("\n".join(whole[:2]))
+    command = ["--strategy", "halving:Halving", "--seeds", "2", "--workers", "2", "--json"]
+
+    first = simulate(tmp_path, *command)
+    assert first.returncode == 0, first.stderr
+    summary = json.loads(first.stdout)
+    assert summary["strategy"] == "halving:Halving"
+    assert json.loads(simulate(tmp_path, *command).stdout) == summary
+
+    module.write_text(module.read_text().replace("buffer_size: int = 3", "buffer_size: int = 1"))
+    changed = json.loads(simulate(tmp_path, *command).stdout)
+    assert changed["digest"] != summary["digest"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nowhere:Rule", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("rules:Missing", "AttributeError"),
+        ("rules:broken", "no recipe"),
+        ("rules:", "AttributeError"),
+        (":Rule", "ValueError"),
+    ],
+)
+def test_what_is_no_recipe_is_one_clear_line(tmp_path: Path, name: str, sentence: str) -> None:
+    (tmp_path / "rules.py").write_text("broken = 1\n")
+    refused = simulate(tmp_path, "--strategy", name)
+    assert refused.returncode == 2
+    assert "UNKNOWN_RECIPE: " in refused.stderr
+    assert sentence in refused.stderr
+    assert "Traceback" not in refused.stderr

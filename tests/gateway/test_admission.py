@@ -100,6 +100,11 @@ def test_refuses_a_call_outside_the_tokens_scope(raw: RawGateway, token: Token) 
     assert raw.call("OpenRun", iter([header]), client) == "TOKEN_SCOPE"
 
 
+def test_a_client_gets_its_models_from_the_server_alone(raw: RawGateway, token: Token) -> None:
+    wanted = pb.GetReleaseRequest(run_id="r", version=1)
+    assert raw.call("GetRelease", wanted, token("client")) == "TOKEN_SCOPE"
+
+
 def test_a_server_may_not_submit_updates(raw: RawGateway, token: Token) -> None:
     server = token("server")
     assert raw.call("SubmitUpdate", iter([pb.SubmitRequest()]), server) == "TOKEN_SCOPE"

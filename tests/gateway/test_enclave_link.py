@@ -48,3 +48,15 @@ async def test_what_is_known_of_the_run_is_used_while_a_request_is_under_way(
     os.kill(platform.enclave_pid, signal.SIGCONT)
     await under_way
     await link.close()
+
+
+async def test_closing_beside_a_hung_enclave_ends_what_is_under_way(platform: Platform) -> None:
+    link = EnclaveLink(LauncherClient(platform.socket, SIGNER))
+    await link.attach()
+    os.kill(platform.enclave_pid, signal.SIGSTOP)
+    under_way = [asyncio.create_task(link.get_records(0)) for _ in range(2)]
+    while not link._turn.locked():
+        await asyncio.sleep(0)
+    await asyncio.wait_for(link.close(), 5)
+    ended = await asyncio.gather(*under_way, return_exceptions=True)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in ended)

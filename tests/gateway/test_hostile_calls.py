@@ -40,7 +40,7 @@ Token = Callable[[str], str]
 def test_an_oversized_request_leaves_the_enclave_running(
     stack: LocalStack, raw: RawGateway, token: Token, method: str, request_: object, code: str
 ) -> None:
-    enclave, member = stack.enclave_pid, token("client")
+    enclave, member = stack.enclave_pid, token("server")
     assert raw.call(method, request_, member) == code
     assert raw.call("GetEvidence", pb.EvidenceRequest(nonce=bytes(32)), member).evidence
     assert stack.enclave_pid == enclave

@@ -30,6 +30,7 @@ from tests.support.sealed import (
     initial,
     offer,
     open_run,
+    reader_of,
     sealed_by,
     submit,
     trained,
@@ -130,8 +131,8 @@ def test_a_proof_is_remembered_by_a_gateway_that_is_killed(
 
 @SQLITE
 def test_releases_of_runs_opened_at_the_other_gateway_are_handed_out(stack: LocalStack) -> None:
-    """The server speaks with the first gateway; the node asks the second, which keeps releases."""
-    node = client(stack, "reader", stack.gateways[1].address)
+    """The server speaks with the first gateway; a reader asks the second, which keeps releases."""
+    reader, token = reader_of(stack, "reader", stack.gateways[1].address)
     for delta in (1.0, 2.0):
         run_id = f"run-{delta}"
         intake = open_run(stack, run_id)
@@ -139,13 +140,14 @@ def test_releases_of_runs_opened_at_the_other_gateway_are_handed_out(stack: Loca
             client(stack, f"n{number}-{delta}", gateway.address).upload(trained(run_id, delta))
         request = pb.GetReleaseRequest(run_id=run_id, version=1)
         for _ in range(2):
-            parts = node._session.receive("GetRelease", request, list)
+            parts = reader.call("GetRelease", request, token)
             body = b"".join(part.chunk for part in parts)
             signed = Signed(parts[0].header.payload, parts[0].header.signature)
             release = verify_release(signed, intake.attested.receipt_key)
             assert (release.run_id, release.version) == (run_id, 1)
             np.testing.assert_allclose(np.frombuffer(body, np.float32), initial() + delta)
         intake.close()
+    reader.close()
 
 
 @SQLITE

@@ -32,6 +32,7 @@ from tests.support.sealed import (
     initial,
     offer,
     open_run,
+    reader_of,
     sealed_by,
     submit,
     trained,
@@ -298,7 +299,7 @@ def test_a_server_takes_up_a_run_whose_enclave_knows_its_model_no_more(
         assert audit(folder).flaw is None
 
 
-def test_a_release_that_a_node_fetched_first_is_not_lost_with_its_enclave(
+def test_a_release_that_somebody_else_fetched_first_is_not_lost_with_its_enclave(
     stack: LocalStack, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -306,8 +307,9 @@ def test_a_release_that_a_node_fetched_first_is_not_lost_with_its_enclave(
     nodes = [client(stack, f"node-{number}") for number in range(K)]
     for node in nodes:
         node.upload(trained(RUN, 1.0))
-    request = pb.GetReleaseRequest(run_id=RUN, version=1)
-    nodes[0]._session.receive("GetRelease", request, lambda replies: list(replies))
+    reader, token = reader_of(stack, "reader")
+    assert reader.call("GetRelease", pb.GetReleaseRequest(run_id=RUN, version=1), token)[0].header
+    reader.close()
     kill(stack.enclave_pid)
     intake.follow_enclave()
     assert intake.version == 1

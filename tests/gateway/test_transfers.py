@@ -25,10 +25,10 @@ from tests.support.sealed import (
     RECIPE,
     TASK,
     K,
-    RawGateway,
     audit_lines,
     client,
     open_run,
+    reader_of,
     sealed_by,
     submit,
     trained,
@@ -87,12 +87,6 @@ def release_of(stack: LocalStack, run_id: str, num_params: int, delta: float) ->
         node = client(stack, f"{name}-{run_id}-{delta:g}")
         node.upload(LocalUpdate(run_id, 0, digest_of(zeros), layout.digest, TASK, vector, 10))
     return intake
-
-
-def reader_of(stack: LocalStack, name: str) -> tuple[RawGateway, str]:
-    raw = RawGateway(stack)
-    enrolled = raw.enrol(stack.ticket("client", name))
-    return raw, raw.refresh(enrolled.client_id, enrolled.refresh_token).access_token
 
 
 def test_a_run_is_not_opened_again_behind_a_release_it_handed_out(stack: LocalStack) -> None:

@@ -156,7 +156,7 @@ class SmallGateway(gateway_pb2_grpc.GatewayServicer):
             issuer="issuer",
             audience="gateway",
             client_id=request.client_id,
-            scope="update:submit attest:read model:read",
+            scope="update:submit attest:read",
             jkt=jkt,
             clock=self._clock,
             rng=self._rng,

@@ -176,5 +176,12 @@ class RawGateway:
         return self.call("IssueToken", request)
 
 
+def reader_of(stack: LocalStack, name: str, address: str | None = None) -> tuple[RawGateway, str]:
+    """Return a second server's connection and access token: what may read releases."""
+    raw = RawGateway(stack, address)
+    enrolled = raw.enrol(stack.ticket("server", name))
+    return raw, raw.refresh(enrolled.client_id, enrolled.refresh_token).access_token
+
+
 def audit_lines(stack: LocalStack) -> str:
     return Path(stack.state_dir / "audit.jsonl").read_text()
