@@ -72,18 +72,18 @@ _INTRODUCTION = """\
 
 `python -m experiments.utilisation --seeds {seeds}`: logistic regression on MNIST-5k, 60 devices of
 lognormal speeds, the slowest with most of the rare digits (`experiments/utilisation.toml`). Every
-recipe may use all 60. *fedavg, all* waits for everyone, *fedavg, first 46* asks all and calls off
-whoever is late (30 % over-selection); both close a round {deadline:.0f} virtual seconds after its
-first result at the latest, and have the server learning rate 2, the best of three for such rounds
-in [concurrency](concurrency.md); the others have their defaults. Time passes in tasks only: neither
-the server nor the network takes any.
+recipe may use all 60. *fedavg, all* waits for everyone, *fedavg, first 46* for that many of all
+that are idle (30 % over-selection), and refuses who is late, who works on meanwhile; both close a
+round {deadline:.0f} virtual seconds after its first result at the latest, and have the server
+learning rate 2, the best of three for such rounds in [concurrency](concurrency.md); the others have
+their defaults. Time passes in tasks only: neither the server nor the network takes any.
 
 What is counted:
 
 - **Utilisation**: device time with a task under way, over device time until the end of the run or
-  the device's death. Work that is later called off counts as use.
-- **Completed**: of the tasks that ended, those whose update reached the server. The others broke
-  off, died with their device, or were called off.
+  the device's death. Work on an update that comes too late for its round counts as use.
+- **Completed**: of the tasks that ended, those whose update reached the server, late or not. The
+  others broke off or died with their device.
 - **Used**: of the tasks that ended, those whose update was merged or was waiting to be.
 - **Used, retried**: the same without the tasks that broke off or died, since the server at once
   hands another task to an idle device in their place.
@@ -135,9 +135,8 @@ def success_of(result: SimulationResult) -> Success:
     outcomes: Counter[str] = Counter()
     for run in result.runs:
         outcomes.update(run.outcomes)
-    ended, failed, late = outcomes.total(), outcomes["failed"], outcomes["called-off"]
-    used = outcomes["accepted"]
-    return Success((ended - failed - late) / ended, used / ended, used / (ended - failed))
+    ended, failed, used = outcomes.total(), outcomes["failed"], outcomes["accepted"]
+    return Success((ended - failed) / ended, used / ended, used / (ended - failed))
 
 
 def utilisation_of(result: SimulationResult) -> float:

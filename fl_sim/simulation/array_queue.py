@@ -82,13 +82,6 @@ class ArrayQueue:
             yield self._near[0].item(place), self._near[1].item(place)
             place += 1
 
-    def clear(self) -> list[Event]:
-        """Remove and return all events, in order."""
-        events = list(self.ahead())
-        self._place = len(self._near[0])
-        self._bound = -np.inf
-        return events
-
     def _ahead(self) -> tuple[Times, Clients]:
         return self._near[0][self._place :], self._near[1][self._place :]
 

@@ -31,17 +31,30 @@ def recipe_of(config: SimulationConfig) -> Recipe:
     section, devices = config.strategy, config.devices
     own = {name for name in section.options if ":" in name}
     _check_names("strategy.options", section.options, RECIPES.keys() | own)
-    for name in section.options:
-        _recipe(section, name, devices.num_in_flight)
-    recipe = _recipe(section, section.name, devices.num_in_flight)
-    window = recipe.parts().window
-    if isinstance(window, Buffer) and window.max_wait is None and window.size > devices.clients:
-        raise ConfigInvalid(
-            Code.CONFIG_INVALID,
-            f"strategy.buffer_size: a buffer of {window.size} never fills with "
-            f"devices.clients = {devices.clients}; choose a smaller one.",
-        )
-    return recipe
+    recipes = {
+        name: _recipe(section, name, devices.num_in_flight)
+        for name in (*section.options, section.name)
+    }
+    for name, recipe in recipes.items():
+        _check_fills(config, name, recipe)
+    return recipes[section.name]
+
+
+def _check_fills(config: SimulationConfig, name: str, recipe: Recipe) -> None:
+    """Refuse a buffer for which there are too few clients, from the start or in the end."""
+    window, devices = recipe.parts().window, config.devices
+    left = devices.clients - round(devices.death_rate * devices.clients)
+    if not isinstance(window, Buffer) or window.max_wait is not None or window.size <= left:
+        return
+    own = "buffer_size" in config.strategy.options.get(name, {})
+    key = f"strategy.options.{name}.buffer_size" if own else "strategy.buffer_size"
+    few = f"devices.clients = {devices.clients}"
+    if left < devices.clients:
+        few += f", of which devices.death_rate = {devices.death_rate} leaves {left}"
+    raise ConfigInvalid(
+        Code.CONFIG_INVALID,
+        f"{key}: a buffer of {window.size} never fills with {few}; choose a smaller one.",
+    )
 
 
 def selector_of(config: SimulationConfig, seed: int) -> Selector | None:

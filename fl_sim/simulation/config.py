@@ -15,12 +15,13 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.simulation.trace import trace_digest
 
 # Raised when the results of a valid configuration change.
-_REVISION = 2
+_REVISION = 3
 _MILLION = 1_000_000
 _MOST_CLIENTS = 10_000_000
 # Where the general default does not fit: a spread of 1.2 is too wide for a uniform law, and a trace
@@ -91,7 +92,7 @@ class DevicesSection(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> DevicesSection:
         if (self.speed == "trace") != (self.trace is not None):
-            raise ValueError('speed = "trace" and the key trace go together')
+            raise ValueError('speed = "trace" and the key trace = "FILE" go together')
         if self.speed == "uniform" and self.sigma >= 1:
             raise ValueError("sigma must be below 1 when the speed is uniform")
         if isinstance(self.in_flight, float) and self.in_flight > 1:
@@ -236,8 +237,13 @@ def load_config(
     try:
         return SimulationConfig.model_validate(content)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise _invalid("; ".join(lines)) from None
+        raise _invalid("; ".join(map(_complaint, error.errors()))) from None
+
+
+def _complaint(error: ErrorDetails) -> str:
+    known = {"extra_forbidden": "there is no such key"}
+    sentence = known.get(error["type"], error["msg"].removeprefix("Value error, "))
+    return f"{'.'.join(map(str, error['loc']))}: {sentence}"
 
 
 def _invalid(sentence: str) -> ConfigInvalid:

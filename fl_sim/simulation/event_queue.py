@@ -59,13 +59,6 @@ class EventQueue:
             due, number = self._near[-place]
             yield -due, -number
 
-    def clear(self) -> list[Event]:
-        """Remove and return all events, in order."""
-        events = list(self.ahead())
-        self._near.clear()
-        self._today = -1
-        return events
-
     def _open(self) -> bool:
         """Bring the next bucket in."""
         if not self._days:

@@ -65,10 +65,6 @@ class Queue(Protocol):
         """Yield the events in order without taking them."""
         ...
 
-    def clear(self) -> list[tuple[float, int]]:
-        """Remove and return all events, in order."""
-        ...
-
 
 class Hand(Protocol):
     """Tasks drawn and not begun."""

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 # Every client walks through one table of draws from a place of its own; the stride is odd, so it
-# comes back to where it began only after the whole table.
+# comes back to where it began only after the whole table. Where more clients than places make some
+# begin at the same one, their strides differ.
 _TABLE = 1 << 14
 _STRIDE = 0x1E35
 _SPREAD = 0x9E3779B1
@@ -130,7 +131,7 @@ class Fleet:
         ndarray of float64, shape (6, n)
             The fields of `TaskDraw` after the client.
         """
-        draws = (clients * _SPREAD + numbers * _STRIDE) % _TABLE
+        draws = (clients * _SPREAD + numbers * (_STRIDE + clients // _TABLE * 2)) % _TABLE
         columns = np.empty((6, len(clients)))
         columns[[0, 1, 3, 4, 5]] = self._devices[clients].T
         columns[0] *= self._factors[draws]
@@ -233,7 +234,7 @@ class Fleet:
         return np.where(ready < dies_at, ready, math.inf)
 
     def _task(self, client: int, number: int) -> TaskDraw:
-        draw = (client * _SPREAD + number * _STRIDE) % _TABLE
+        draw = (client * _SPREAD + number * (_STRIDE + client // _TABLE * 2)) % _TABLE
         compute, transfer, *device = self._devices[client].tolist()
         factor, broken = self._factors[draw].item(), self._breaks[draw].item()
         return (client, compute * factor, transfer, broken, *device)

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.simulation.config import DevicesSection
 from fl_sim.simulation.fleet import Fleet
-from fl_sim.simulation.trace import read_trace
+from fl_sim.simulation.trace import Trace, read_trace
 
 
 def slowest_last(fleet: Fleet, scores: Sequence[float]) -> Fleet:
@@ -80,6 +81,28 @@ def deaths(num_clients: int, rate: float, horizon: float, seed: int) -> tuple[fl
     return tuple(times.tolist())
 
 
+def trace_of(config: DevicesSection) -> Trace | None:
+    """Read the trace of a configuration, if it names one.
+
+    Raises
+    ------
+    ConfigInvalid
+        If the trace does not fit, or has a column for what the configuration gives too.
+    """
+    if config.trace is None:
+        return None
+    trace = read_trace(config.trace, config.clients)
+    for key, given, column in (
+        ("duty_cycle", config.duty_cycle, trace.duty_cycle),
+        ("bandwidth_mbps", config.bandwidth_mbps, trace.network),
+    ):
+        if given is not None and column is not None:
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID, f"devices.{key}: the trace says it already; leave one out."
+            )
+    return trace
+
+
 def fleet_from(
     config: DevicesSection,
     *,
@@ -109,8 +132,7 @@ def fleet_from(
         If the trace does not fit.
     """
     count = config.clients
-    if config.trace is not None:
-        trace = read_trace(config.trace, count)
+    if (trace := trace_of(config)) is not None:
         compute, network, duty = trace.compute, trace.network, trace.duty_cycle
     else:
         draws = config.task_seconds * speeds(config.speed, count, config.sigma, seed)

@@ -105,7 +105,7 @@ class Simulation:
         Calls of the trainer: tasks trained together share its overhead.
     outcomes : Counter
         Number of tasks ended, by the code of their update, "accepted" for those merged or waiting;
-        "failed" for those that broke off, "called-off" for those late for their round.
+        "failed" for those that broke off.
     participation : list of int
         Number of accepted updates of each client.
     busy_time : float
@@ -205,10 +205,7 @@ class Simulation:
             self.outcomes["failed"] += 1
         if self.engine.ready(event.time):
             self.engine.merge(event.time)
-            busy = self._scheduler.busy
-            self._forget(self._scheduler.advance(self.engine.version))
-            if called_off := busy - self._scheduler.busy:
-                self.outcomes["called-off"] += called_off
+            self._scheduler.advance(self.engine.version)
 
     def _take(self, event: Event) -> None:
         if event.client not in self._results:
@@ -241,12 +238,6 @@ class Simulation:
         self.cohorts += 1
         for task, row in zip(tasks, rows, strict=True):
             self._results[task.client] = Result(row, task.steps or self._trainer.steps)
-
-    def _forget(self, called_off: list[tuple[int, int]]) -> None:
-        for client, base in called_off:
-            self.versions.release(base)
-            if client in self._results:
-                self._spare.append(self._results.pop(client).delta)
 
     def _new_row(self) -> Vector:
         return np.empty(self.engine.params.size, np.float32)

@@ -43,8 +43,8 @@ class Scheduler:
     seed : int (default: 0)
         Seed of the choice among idle clients.
     rounds : bool (default: False)
-        Hand out `in_flight` tasks per version, replacing only those that failed, and call off
-        what is still under way when the next version comes: the synchronous way.
+        Hand out `in_flight` tasks per version, replacing only those that failed; what is still
+        under way when the next version comes goes on beside that one's: the synchronous way.
     work : callable, optional
         Given client and time, the share of a full task that is begun; full tasks if unset.
     selector : Choice, optional
@@ -72,6 +72,8 @@ class Scheduler:
         self._resting: list[int] = []
         self._num_tasks = array("q", bytes(8 * len(fleet)))
         self._busy = 0
+        # In rounds, tasks under way from earlier versions.
+        self._late = 0
         # The base version of each client's task; ~version if there will be no update.
         self._bases = array("q", bytes(8 * len(fleet)))
         self._queue = self._make_queue()
@@ -92,8 +94,10 @@ class Scheduler:
         int
             Number of tasks begun that will deliver an update.
         """
-        # In a round, whoever has delivered keeps their place, and rests.
-        most = self._in_flight - len(self._resting) if self._rounds else self._in_flight
+        most = self._in_flight
+        if self._rounds:
+            # Whoever has delivered keeps their place, and rests; late ones take none.
+            most += self._late - len(self._resting)
         begun, tries, work = 0, 0, 1.0
         while self._busy < most and (self._hand or self._deal()):
             task = self._hand.pop()
@@ -128,6 +132,8 @@ class Scheduler:
             return Event(self.now, NOBODY, self.version, False)
         self._busy -= 1
         base = self._bases[client]
+        if self._rounds and self.version not in (base, ~base):
+            self._late -= 1
         if self._selector is not None:
             self._selector.ended(client, self.now, delivered=base >= 0)
         if base < 0:
@@ -164,19 +170,14 @@ class Scheduler:
         self._claimed.update(client for client, _ in taken)
         return taken
 
-    def advance(self, version: int) -> list[tuple[int, int]]:
-        """Hand out `version` from now on; clients that rested may work again.
-
-        Returns
-        -------
-        list of (client, base version)
-            Tasks that would have delivered and were called off; none unless in rounds.
-        """
+    def advance(self, version: int) -> None:
+        """Hand out `version` from now on; clients that rested may work again."""
         self.version = version
+        if self._rounds:
+            self._late = self._busy
         if self._resting:
             self._idle.extend(self._resting)
             self._resting = []
-        return self._call_off() if self._rounds else []
 
     def wake(self, at: float) -> None:
         """Ask for an event at the time `at`."""
@@ -184,21 +185,6 @@ class Scheduler:
 
     def _make_queue(self) -> Queue:
         return EventQueue(_PER_BUCKET * self._fleet.median_task / self._in_flight)
-
-    def _call_off(self) -> list[tuple[int, int]]:
-        lost = []
-        for due, client in self._queue.clear():
-            if client == NOBODY:
-                self._queue.push(due, NOBODY)
-                continue
-            self._idle.add(client)
-            if self._selector is not None:
-                self._selector.ended(client, self.now, delivered=False)
-            if (base := self._bases[client]) >= 0:
-                lost.append((client, base))
-        self._claimed.clear()
-        self._busy = 0
-        return lost
 
     def _deal(self) -> bool:
         """Draw the next few clients to begin, with all that is random about their tasks."""

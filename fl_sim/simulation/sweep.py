@@ -15,13 +15,12 @@ from fl_sim.simulation.choices import recipe_of, selector_of
 from fl_sim.simulation.config import SimulationConfig
 from fl_sim.simulation.evaluations import Evaluation
 from fl_sim.simulation.fleet import Fleet
-from fl_sim.simulation.fleet_builder import fleet_from
+from fl_sim.simulation.fleet_builder import fleet_from, trace_of
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.own_recipes import source_digest
 from fl_sim.simulation.parallel import in_processes
 from fl_sim.simulation.result import SeedResult, SimulationResult
 from fl_sim.simulation.results_file import append, held, results_of
-from fl_sim.simulation.trace import read_trace
 from fl_sim.simulation.workload import check_data, workload_from
 from strategies.recipe import Recipe
 from strategies.selection import jain_index
@@ -92,8 +91,7 @@ def finished(config: SimulationConfig, results: Path | None) -> dict[int, SeedRe
 
 
 def _check_files(config: SimulationConfig, recipe: Recipe) -> None:
-    if config.devices.trace is not None:
-        read_trace(config.devices.trace, config.devices.clients)
+    trace_of(config.devices)
     folder = _cache_folder(config, recipe)
     if folder is not None and not folder.is_dir():
         raise ConfigInvalid(

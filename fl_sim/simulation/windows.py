@@ -168,13 +168,13 @@ class WindowedScheduler(Scheduler):
         self._claimed.update(client for client, _ in taken)
         return taken
 
-    def advance(self, version: int) -> list[tuple[int, int]]:
+    def advance(self, version: int) -> None:
         """Hand out `version` from now on; clients that rested may work again."""
         if not self._events:
-            return super().advance(version)
+            super().advance(version)
+            return
         self._advances.append((self._place, self._filled, version))
         self.version = version
-        return []
 
     def wake(self, at: float) -> None:
         """Ask for an event at the time `at`."""

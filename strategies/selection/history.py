@@ -106,7 +106,7 @@ class TaskHistory:
         now : float
             Time in seconds.
         delivered : bool
-            False if it failed, was lost or called off.
+            False if it failed or was lost.
         utilisation : float, optional
             The device's load in per cent, if the client reported it. It stands until the next
             report. Ignored outside 0 to 100.

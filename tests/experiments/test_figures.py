@@ -92,7 +92,7 @@ def test_utilisation_counts_how_every_task_ended(tiny: Path) -> None:
     late = utilisation.success_of(results["fedavg, first 46"])
     ours = utilisation.success_of(results["async-wa"])
     assert 0 < late.used < late.used_retried < 1.0
-    assert late.used == late.completed
+    assert late.used < late.completed
     assert ours.used == ours.completed < ours.used_retried == 1.0
     assert 0.9 < utilisation.utilisation_of(results["async-wa"]) < 1.001
     rows = list(utilisation.spreads_of({1.0: results}))

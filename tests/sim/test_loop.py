@@ -158,10 +158,10 @@ def test_busy_time_is_that_of_tasks_under_way_in_rounds_and_without() -> None:
 
     # Who is done waits for the slowest, twice.
     assert run(FedAvg(buffer_size=3, over_selection=0.0)).busy_time == 2 * (1.0 + 2.0 + 4.0)
-    # All work until the second result, and the slowest is called off.
+    # Rounds end at 2, 4, 6 and 8, and the slowest is late for the first and the third.
     first_two = run(FedAvg(buffer_size=2, over_selection=0.5))
-    assert first_two.busy_time == 4 * (1.0 + 2.0 + 2.0)
-    assert first_two.outcomes == {"accepted": 8, "called-off": 4}
+    assert first_two.busy_time == 4 * (1.0 + 2.0) + 2 * 4.0
+    assert first_two.outcomes == {"accepted": 8, "TOO_STALE": 2}
     assert run(AsyncWA(buffer_size=1)).busy_time == 3 * 8.0
 
 

@@ -174,10 +174,10 @@ def test_options_of_a_policy_come_from_their_own_table() -> None:
 @pytest.mark.parametrize(
     ("sections", "complaint"),
     [
-        ({"devices": {"client": 3}}, "devices.client: Extra inputs"),
+        ({"devices": {"client": 3}}, "devices.client: there is no such key"),
         ({"devices": {"in_flight": 7}}, "in_flight exceeds the 6 clients"),
         ({"devices": {"in_flight": 1.5}}, "in_flight is a whole number"),
-        ({"devices": {"speed": "trace"}}, "the key trace go together"),
+        ({"devices": {"speed": "trace"}}, 'devices: speed = "trace" and the key trace'),
         ({"devices": {"clients": "6"}}, "devices.clients: "),
         ({"devices": {"clients": True}}, "devices.clients: "),
         ({"devices": {"slow_hold_rare": "off"}}, "devices.slow_hold_rare: "),
@@ -192,8 +192,16 @@ def test_options_of_a_policy_come_from_their_own_table() -> None:
         ({"run": {"evaluate_every": math.inf}}, "run.evaluate_every: "),
         ({"run": {"first_seed": 2**64}}, "run.first_seed: "),
         ({"run": {"virtual_time": 0}}, "run.virtual_time: "),
-        ({"nonsense": {"a": 1}}, "nonsense: Extra inputs"),
+        ({"nonsense": {"a": 1}}, "nonsense: there is no such key"),
         ({"strategy": {"name": "fedbuff", "buffer_size": 7}}, "strategy.buffer_size: a buffer"),
+        (
+            {"strategy": {"options": {"fedbuff": {"buffer_size": 7}}}},
+            "strategy.options.fedbuff.buffer_size: a buffer of 7 never fills",
+        ),
+        (
+            {"strategy": {"name": "ca2fl", "buffer_size": 5}, "devices": {"death_rate": 0.3}},
+            "devices.death_rate = 0.3 leaves 4",
+        ),
         ({"train": {"model": "gpt"}}, "train.model: there is no model 'gpt'"),
         ({"train": {"model": "cnn", "backend": "numpy"}}, "train.backend: numpy trains"),
         ({"train": {"model": "char-mlp"}}, "train.model: char-mlp does not fit mnist-5k"),
@@ -224,6 +232,22 @@ def test_a_bad_configuration_is_refused_before_any_training(
 def test_options_of_recipes_that_do_not_run_are_tried_too(options: dict[str, Any]) -> None:
     with pytest.raises(BadOption, match=r"strategy\.options\.fedbuff"):
         simulate(small(strategy={"options": {"fedbuff": options}}))
+
+
+def test_a_buffer_that_waits_need_not_fill() -> None:
+    options = {"fedbuff": {"buffer_size": 7, "max_wait": 1.0}}
+    run = {"seeds": 1, "virtual_time": 1.0}
+    assert simulate(small(strategy={"name": "fedbuff", "options": options}, run=run)).runs
+
+
+@pytest.mark.parametrize("key", ["duty_cycle", "bandwidth_mbps"])
+def test_what_a_trace_says_is_not_said_twice(tmp_path: Path, key: str) -> None:
+    trace = tmp_path / "devices.csv"
+    rows = [f"{client},1.0,20.0,0.5" for client in range(6)]
+    trace.write_text("\n".join(["client,compute,network,duty_cycle", *rows]))
+    devices = {"speed": "trace", "trace": trace, key: 0.9}
+    with pytest.raises(ConfigInvalid, match=f"devices.{key}: the trace says it already"):
+        simulate(small(devices=devices))
 
 
 def test_a_cache_folder_that_nobody_uses_need_not_exist() -> None:

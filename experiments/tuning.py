@@ -1,0 +1,109 @@
+"""Options for the recipes that Async-WA is compared with, chosen for each regime.
+
+``python -m experiments.tuning`` tries a few settings of each recipe in each regime of
+``experiments/regimes/``, on seeds that the comparison does not use, and writes the best to
+``experiments/rivals.json``. Best is the largest mean accuracy over the whole run: it counts how
+soon and how far. An interrupted run goes on where it was; ``--only REGIME`` tries those of that
+regime and writes nothing, to divide the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from experiments.common import HERE
+from fl_sim.simulation.config import load_config
+from fl_sim.simulation.result import SimulationResult
+from fl_sim.simulation.sweep import simulate
+from strategies.catalog import RECIPES
+from strategies.recipes.async_wa import AsyncWA
+
+RIVALS = HERE / "rivals.json"
+Options = Mapping[str, Any]
+
+_FIRST_SEED = 1
+_SINGLE = {"server_lr": (0.1, 0.3, 0.5, 1.0)}
+_BUFFERS = {"buffer_size": (5, 10), "server_lr": (1.0, 2.0)}
+_TRIED: dict[str, Mapping[str, tuple[Any, ...]]] = {
+    "ace": _SINGLE,
+    "aced": _SINGLE,
+    "area": {"server_lr": (0.5, 1.0, 2.0)},
+    "asyncfeded": _SINGLE,
+    "ca2fl": _BUFFERS,
+    "dc-asgd": _SINGLE,
+    "fadas": {"buffer_size": (5, 10), "server_lr": (0.01, 0.03)},
+    "fedasync": {"mixing": (0.3, 0.6, 0.9)},
+    "fedavg": {"buffer_size": (5, 10, 20)},
+    "fedbuff": _BUFFERS,
+    "fedstaleweight": _BUFFERS,
+    "ringleader": _SINGLE,
+    "ringmaster": _SINGLE,
+}
+# Uploads per client over which every recipe's models are averaged for publishing: it helps all.
+_MEAN = {"published_rounds": 2.0}
+
+
+def main() -> None:
+    """Try, choose, write down."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=Path("runs/tuning"))
+    parser.add_argument("--only", nargs="*")
+    arguments = parser.parse_args()
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    chosen = {
+        path.stem: {
+            name: _best(path, name, arguments.results, arguments.seeds)
+            for name in RECIPES
+            if name != AsyncWA.name
+        }
+        for path in sorted(HERE.glob("regimes/*.toml"))
+        if arguments.only is None or path.stem in arguments.only
+    }
+    if arguments.only is None:
+        RIVALS.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
+
+
+def rivals_of(regime: str) -> dict[str, Options]:
+    """Return the options chosen for each recipe in a regime."""
+    chosen: dict[str, Options] = json.loads(RIVALS.read_text(encoding="utf-8"))[regime]
+    return chosen
+
+
+def candidates(name: str) -> Iterator[Options]:
+    """Yield the settings of a recipe that are tried, its defaults first."""
+    yield {}
+    tried = _TRIED[name]
+    for values in product(*tried.values()):
+        yield {**dict(zip(tried, values, strict=True)), **_MEAN}
+
+
+def _best(regime: Path, name: str, results: Path, seeds: int) -> Options:
+    scores = []
+    for options in candidates(name):
+        config = load_config(
+            regime,
+            {
+                "strategy": {"name": name, "options": {name: options}},
+                "run": {"first_seed": _FIRST_SEED, "seeds": seeds},
+            },
+        )
+        result = simulate(config, results=results / f"{regime.stem}.jsonl")
+        scores.append((score(result), options))
+        print(regime.stem, name, options, round(scores[-1][0], 4), flush=True)
+    return max(scores, key=lambda scored: scored[0])[1]
+
+
+def score(result: SimulationResult) -> float:
+    """Return the mean accuracy over all evaluations and seeds."""
+    return statistics.fmean(accuracy for run in result.runs for _, accuracy in run.accuracies)
+
+
+if __name__ == "__main__":
+    main()
