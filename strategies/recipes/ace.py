@@ -9,7 +9,8 @@ Our reading: the paper first collects one update of every client; here the mean 
 clients heard of so far, so that the run starts with the first upload. Successive models differ
 by one client's innovation, so the recipe is refused under a release rule.
 
-Memory beside the model: (clients + 3) P floats; less per client with another ``cache``.
+Memory beside the model: (clients + 3) P floats, one more P with the published mean; less
+per client with another ``cache``.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Whoever is not active is forgotten, for its next upload replaces its cached upda
 Refused under a release rule as ACE is.
 
 Memory beside the model: (active clients + 3) P floats, with at most max_delay + 1 active clients;
-less per client with another ``cache``.
+one more P with the published mean; less per client with another ``cache``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ all and counts those not yet heard of as the initial model.
 Successive models differ by one client's change, so the recipe is refused under a release rule.
 
 Memory beside the model: (clients + max_staleness + 4) P floats, for the base models within
-max_staleness are kept; less per client with another ``cache``.
+max_staleness are kept; one more P with the published mean, less per client with another ``cache``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ client and is not part of this rule. Every upload makes a version, so the recipe
 a release rule.
 
 Memory beside the model: (max_staleness + 2) P floats, for the base models within max_staleness
-are kept.
+are kept, and one more P with the published mean.
 """
 
 from __future__ import annotations

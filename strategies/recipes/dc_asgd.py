@@ -12,7 +12,7 @@ not depend on the clients' learning rate; in the constant form lambda is the pap
 it. Every upload makes a version, so the recipe is refused under a release rule.
 
 Memory beside the model: (max_staleness + 2) P floats, for the base models within max_staleness
-are kept, and one more P for s in the adaptive form.
+are kept, one more P for s in the adaptive form, and one with the published mean.
 """
 
 from __future__ import annotations

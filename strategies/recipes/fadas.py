@@ -13,7 +13,7 @@ tau_c = 1, and corrects the moments' bias, which the algorithm does not. ``delay
 rates. The step depends on a buffer through its mean only, so the recipe is as safe under a release
 rule as FedBuff is.
 
-Memory beside the model: (K + 4) P floats.
+Memory beside the model: (K + 4) P floats, one more P with the published mean.
 """
 
 from __future__ import annotations

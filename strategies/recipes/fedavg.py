@@ -12,7 +12,7 @@ its round has closed is refused as too stale. ``Parts.cohort`` tells whoever han
 hand out so many per version. A round that lost clients is closed by ``max_wait``, or waits for
 the substitutes that the dispatcher sends for them.
 
-Memory beside the model: (m + 1) P floats.
+Memory beside the model: (m + 1) P floats, one more P with momentum and one with the published mean.
 """
 
 from __future__ import annotations

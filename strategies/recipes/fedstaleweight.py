@@ -12,7 +12,8 @@ too; the mean is taken over all its updates, this one included. The authors' ben
 (18jeffreyma/afl-bench) has the mean of about the last five without the 1: there a client that is
 never late weighs nothing beside one that is, and a buffer of fresh updates moves nothing.
 
-Memory beside the model: (K + 1) P floats, and two integers per client.
+Memory beside the model: (K + 1) P floats, one more P with the published mean, and two integers per
+client.
 """
 
 from __future__ import annotations

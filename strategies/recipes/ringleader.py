@@ -15,7 +15,7 @@ and a dead client holds it up for ``max_age`` only; every upload makes a version
 fills the table leaves the model where it is. The table is used again at every step of a phase,
 so the recipe is refused under a release rule.
 
-Memory beside the model: at most (2 clients + 4) P floats.
+Memory beside the model: at most (2 clients + 4) P floats, one more P with the published mean.
 """
 
 from __future__ import annotations

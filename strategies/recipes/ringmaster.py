@@ -9,7 +9,7 @@ Here a dropped update is refused as too stale, so that its client learns of it a
 newest model. The theory's R is max(1, ceil(sigma^2 / epsilon)), on homogeneous data. Every upload
 makes a version, so the recipe is refused under a release rule.
 
-Memory beside the model: 3 P floats.
+Memory beside the model: 3 P floats, one more P with the published mean.
 """
 
 from __future__ import annotations

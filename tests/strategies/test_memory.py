@@ -48,6 +48,7 @@ STATED = [
     (FedAsync(), MAX_STALENESS + 2),
     (FedAsync(published_rounds=1.0), MAX_STALENESS + 3),
     (FedAvg(K), K + 1),
+    (FedAvg(K, server_momentum=0.9), K + 2),
     (FedBuff(K), K + 1),
     (FedBuff(K, server_momentum=0.9, published_rounds=1.0), K + 3),
     (FedStaleWeight(K), K + 1),
@@ -73,6 +74,15 @@ def models_held(recipe, clients=IN_TURN):
     finally:
         tracemalloc.stop()
     return held / (4 * SIZE) - 1 - BLOCKS
+
+
+@pytest.mark.parametrize("kind", RECIPES.values(), ids=RECIPES)
+def test_the_published_mean_is_one_more_model(kind):
+    options = {"buffer_size": K} if "buffer_size" in kind.__dataclass_fields__ else {}
+    with_mean, without = (
+        models_held(kind(published_rounds=rounds, **options)) for rounds in (1.0, 0.0)
+    )
+    assert with_mean - without == pytest.approx(1.0, abs=0.05)
 
 
 @pytest.mark.parametrize(("recipe", "stated"), STATED, ids=repr)

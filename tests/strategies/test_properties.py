@@ -39,13 +39,14 @@ BUFFERED = [
     FedBuff(4, normalise="sum"),
     AsyncWA(4, disjoint=True, adaptive=False),
 ]
-EVERY_BUFFERED = [
+EVERY_ASYNCHRONOUS = [
     *BUFFERED,
-    FedAvg(4),
+    AsyncWA(4, disjoint=True),
     FADAS(4, server_lr=0.1),
     CA2FL(4),
     FedStaleWeight(4),
 ]
+EVERY_BUFFERED = [*EVERY_ASYNCHRONOUS, FedAvg(4)]
 
 seeds = st.integers(0, 2**32 - 1)
 fast = settings(max_examples=25, deadline=None)
@@ -251,6 +252,31 @@ def test_order_inside_a_buffer_does_not_matter(recipe, seed, order):
                     for i in shuffle
                 ),
             )
+        models.append(engine.params)
+
+    np.testing.assert_allclose(models[0], models[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", EVERY_ASYNCHRONOUS, ids=repr)
+@fast
+@given(seed=seeds, order=st.permutations(range(4)))
+def test_order_does_not_matter_to_late_updates_and_two_of_one_client(recipe, seed, order):
+    rng = np.random.default_rng(seed)
+    early, mixed = rng.normal(size=(2, 4, SIZE)), rng.normal(size=(4, SIZE))
+    sent = [("twice", 2), ("twice", 1), ("late", 0), ("prompt", 2)]
+    models = []
+    for shuffle in (range(4), order):
+        engine = Engine(recipe, np.zeros(SIZE, np.float32))
+        for base, buffer in enumerate(early):
+            accept(engine, *(update(buffer[i], client=f"c{i}", base=base) for i in range(4)))
+        accept(
+            engine,
+            *(
+                update(mixed[i], client=sent[i][0], base=sent[i][1], examples=i + 1)
+                for i in shuffle
+            ),
+        )
+        assert engine.version == 3
         models.append(engine.params)
 
     np.testing.assert_allclose(models[0], models[1], rtol=1e-4, atol=1e-5)
