@@ -1,10 +1,9 @@
-"""Options for the recipes that Async-WA is compared with, chosen for each regime.
+"""Options for the recipes that Async-WA is compared with: one setting each, for all regimes.
 
-``python -m experiments.tuning`` tries a few settings of each recipe in each regime of
+``python -m experiments.tuning`` tries a few settings of each recipe in four of the regimes of
 ``experiments/regimes/``, on seeds that the comparison does not use, and writes the best to
-``experiments/rivals.json``. Best is the largest mean accuracy over the whole run: it counts how
-soon and how far. An interrupted run goes on where it was; ``--only REGIME`` tries those of that
-regime and writes nothing, to divide the work.
+``experiments/rivals.json``. Best is the largest mean accuracy over the whole run and the regimes:
+it counts how soon and how far. An interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from strategies.recipes.async_wa import AsyncWA
 RIVALS = HERE / "rivals.json"
 Options = Mapping[str, Any]
 
+REGIMES = ("always-on", "arms", "iid", "limited")
 _FIRST_SEED = 1
 _SINGLE = {"server_lr": (0.1, 0.3, 0.5, 1.0)}
 _BUFFERS = {"buffer_size": (5, 10), "server_lr": (1.0, 2.0)}
@@ -45,7 +45,7 @@ _TRIED: dict[str, Mapping[str, tuple[Any, ...]]] = {
     "ringleader": _SINGLE,
     "ringmaster": _SINGLE,
 }
-# Uploads per client over which every recipe's models are averaged for publishing: it helps all.
+# Uploads per client over which models are averaged for publishing.
 _MEAN = {"published_rounds": 2.0}
 
 
@@ -54,25 +54,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("runs/tuning"))
-    parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     chosen = {
-        path.stem: {
-            name: _best(path, name, arguments.results, arguments.seeds)
-            for name in RECIPES
-            if name != AsyncWA.name
-        }
-        for path in sorted(HERE.glob("regimes/*.toml"))
-        if arguments.only is None or path.stem in arguments.only
+        name: best_of(name, REGIMES, arguments.results, arguments.seeds)
+        for name in RECIPES
+        if name != AsyncWA.name
     }
-    if arguments.only is None:
-        RIVALS.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
+    RIVALS.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
 
 
-def rivals_of(regime: str) -> dict[str, Options]:
-    """Return the options chosen for each recipe in a regime."""
-    chosen: dict[str, Options] = json.loads(RIVALS.read_text(encoding="utf-8"))[regime]
+def rivals() -> dict[str, Options]:
+    """Return the options chosen for each recipe."""
+    chosen: dict[str, Options] = json.loads(RIVALS.read_text(encoding="utf-8"))
     return chosen
 
 
@@ -84,20 +78,24 @@ def candidates(name: str) -> Iterator[Options]:
         yield {**dict(zip(tried, values, strict=True)), **_MEAN}
 
 
-def _best(regime: Path, name: str, results: Path, seeds: int) -> Options:
-    scores = []
-    for options in candidates(name):
-        config = load_config(
-            regime,
-            {
-                "strategy": {"name": name, "options": {name: options}},
-                "run": {"first_seed": _FIRST_SEED, "seeds": seeds},
-            },
-        )
-        result = simulate(config, results=results / f"{regime.stem}.jsonl")
-        scores.append((score(result), options))
-        print(regime.stem, name, options, round(scores[-1][0], 4), flush=True)
-    return max(scores, key=lambda scored: scored[0])[1]
+def best_of(name: str, regimes: Sequence[str], results: Path, seeds: int) -> Options:
+    """Return the setting of a recipe with the best mean score over regimes."""
+
+    def mean_score(options: Options) -> float:
+        scores = []
+        for regime in regimes:
+            config = load_config(
+                HERE / "regimes" / f"{regime}.toml",
+                {
+                    "strategy": {"name": name, "options": {name: options}},
+                    "run": {"first_seed": _FIRST_SEED, "seeds": seeds},
+                },
+            )
+            scores.append(score(simulate(config, results=results / f"{regime}.jsonl")))
+        print(name, options, [round(each, 3) for each in scores], flush=True)
+        return statistics.fmean(scores)
+
+    return max(candidates(name), key=mean_score)
 
 
 def score(result: SimulationResult) -> float:

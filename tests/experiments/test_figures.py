@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import concurrency, scaling, staleness, utilisation
+from experiments import concurrency, scaling, staleness, tuning, utilisation
 from experiments.common import HERE, Results, Sections, median_time, simulate_cases
 from fl_sim.simulation.config import load_config
+from fl_sim.simulation.result import SimulationResult
+from strategies.catalog import RECIPES, recipe_from
 
 TINY = """
 [devices]
@@ -53,6 +55,39 @@ def test_finished_cases_are_not_simulated_again(tiny: Path) -> None:
     again = run(tiny, cases)
     assert again["fedbuff"].summary() == first["fedbuff"].summary()
     assert len(tiny.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_the_setting_chosen_for_a_recipe_is_the_best_of_those_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "regimes").mkdir()
+    for name, lr in (("steep", 0.1), ("flat", 0.02)):
+        config = TINY.replace("[train]", f"[train]\nlr = {lr}")
+        (tmp_path / "regimes" / f"{name}.toml").write_text(config, encoding="utf-8")
+    monkeypatch.setattr(tuning, "HERE", tmp_path)
+    scored: dict[int, list[float]] = {}
+
+    def noted(result: SimulationResult) -> float:
+        # Two regimes, one after the other, for each setting.
+        call = sum(map(len, scored.values()))
+        scored.setdefault(call // 2, []).append(score(result))
+        return scored[call // 2][-1]
+
+    score = tuning.score
+    monkeypatch.setattr(tuning, "score", noted)
+    best = tuning.best_of("fedasync", ("steep", "flat"), tmp_path, seeds=1)
+    settings = list(tuning.candidates("fedasync"))
+    assert settings[0] == {}
+    assert len(scored) == len(settings)
+    assert best == settings[max(scored, key=lambda number: sum(scored[number]))]
+    assert len({tuple(scores) for scores in scored.values()}) == len(settings)
+
+
+def test_every_recipe_but_ours_has_a_setting_that_is_valid() -> None:
+    chosen = tuning.rivals()
+    assert chosen.keys() == RECIPES.keys() - {"async-wa"}
+    for name, options in chosen.items():
+        assert recipe_from(name, **options).name == name
 
 
 def test_concurrency_keeps_as_many_at_work_as_a_synchronous_round_asks(tiny: Path) -> None:
