@@ -7,6 +7,9 @@ from enum import Enum
 
 import numpy as np
 
+# These words keep the draws apart from the jitter of `Devices`.
+_TRAINING, _EVALUATIONS = 1, 3
+
 
 class Fate(Enum):
     """What becomes of a task."""
@@ -14,6 +17,7 @@ class Fate(Enum):
     COMPLETES = "completes"
     DROPS_OUT = "drops out"
     GOES_SILENT = "goes silent"
+    LEAVES = "leaves"
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Failures:
     silent : float (default: 0.0)
         Probability that a task is never heard of again, until its time-to-live has passed.
     seed : int (default: 0)
-        Seed; a task's fate is a pure function of (seed, client, task number).
+        Seed; a task's fate is a pure function of (seed, client, kind of task, task number).
     """
 
     drop_out: float = 0.0
@@ -38,10 +42,10 @@ class Failures:
         if min(self.drop_out, self.silent) < 0 or self.drop_out + self.silent > 1:
             raise ValueError("drop_out and silent are probabilities with a sum of at most 1")
 
-    def fate(self, client: int, task: int) -> tuple[Fate, float]:
+    def fate(self, client: int, task: int, *, evaluate: bool = False) -> tuple[Fate, float]:
         """Return a task's fate and the share of its duration after which it breaks off."""
-        # The third word keeps these draws apart from the jitter of `Devices`.
-        draw, share = np.random.default_rng((self.seed, client, task, 1)).random(2)
+        kind = _EVALUATIONS if evaluate else _TRAINING
+        draw, share = np.random.default_rng((self.seed, client, task, kind)).random(2)
         if draw < self.drop_out:
             return Fate.DROPS_OUT, float(share)
         if draw < self.drop_out + self.silent:

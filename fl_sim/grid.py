@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fl_sim.clock import VirtualClock
-from fl_sim.devices import Devices
+from fl_sim.devices import DeviceModel, Devices
 from fl_sim.failures import Failures, Fate
 from fl_sim.flwr_compat import ErrorCode, Run, adopt_identity, snapshot, stamp
 
 FIRST_NODE_ID = 101
 """Node number of client 0; Flower keeps 1 for the SuperLink."""
+_FAILURES = {
+    Fate.DROPS_OUT: (ErrorCode.NODE_UNAVAILABLE, "The node dropped out."),
+    Fate.GOES_SILENT: (ErrorCode.MESSAGE_UNAVAILABLE, "Time-to-live passed."),
+    Fate.LEAVES: (ErrorCode.NODE_UNAVAILABLE, "The node has left."),
+}
 
 
 @dataclass(frozen=True)
@@ -37,28 +43,34 @@ class Presence:
 
 @dataclass
 class _Task:
-    """A message under way; `failure` is set when the node will never answer it."""
+    """A message under way: when the server hears of its end, and how that is."""
 
     message: Message
     due: float
-    failure: Error | None
+    fate: Fate
 
 
 @dataclass
 class _Node:
     context: Context
     presence: Presence
-    num_tasks: int = 0
+    num_tasks: Counter[bool] = field(default_factory=Counter)
+    """Training tasks and evaluations so far, by whether they evaluate."""
     busy_until: float = 0.0
 
 
 class VirtualGrid(Grid):
     """Runs a ClientApp on simulated devices in virtual time.
 
-    Durations come from `devices`; the ClientApp itself runs in this process at the moment its
-    reply is delivered. `pull_messages` delivers one reply at a time, in the order of virtual
-    time; with nothing ready it advances the clock to the next completion (but not past the
-    alarm of the clock). A node works on its messages one after the other.
+    What becomes of tasks is up to `devices`; the ClientApp itself runs in this process at the
+    moment its reply is delivered. `pull_messages` delivers one reply at a time, in the order of
+    virtual time; with nothing ready it advances the clock to the next completion (but not past
+    the alarm of the clock). A node works on its messages one after the other.
+
+    A node that is offline is not connected: it is not listed and takes no messages. Its task
+    pauses and is answered once the node has come back and finished it. A task that breaks off is
+    answered with an error at that moment, and so is one whose node dies; the node is not seen
+    again.
 
     Parameters
     ----------
@@ -67,12 +79,13 @@ class VirtualGrid(Grid):
     num_nodes : int
         Number of nodes. Node `i` gets the node config ``{"partition-id": i,
         "num-partitions": num_nodes}``.
-    devices : Devices, optional
-        Task durations; if unset every training task takes exactly one second.
+    devices : DeviceModel, optional
+        A `Devices`, or a `Fleet` as `fleet_from` makes it from a simulation's configuration; if
+        unset every training task takes exactly one second.
     run_config : mapping, optional
         The run config every ClientApp sees.
     failures : Failures, optional
-        Failing tasks; none if unset.
+        Failing tasks, beside those that `devices` let fail; none if unset.
     presence : mapping of int to Presence, optional
         Clients that join late or leave early.
     node_configs : mapping of int to dict, optional
@@ -87,7 +100,7 @@ class VirtualGrid(Grid):
         self,
         client_app: ClientApp,
         num_nodes: int,
-        devices: Devices | None = None,
+        devices: DeviceModel | None = None,
         run_config: UserConfig | None = None,
         *,
         failures: Failures | None = None,
@@ -98,9 +111,11 @@ class VirtualGrid(Grid):
     ) -> None:
         self.clock = VirtualClock(start)
         self._app = client_app
-        self._devices = devices or Devices(seconds=(1.0,) * num_nodes, jitter=0.0)
-        if len(self._devices) != num_nodes:
-            raise ValueError(f"{len(self._devices)} devices for {num_nodes} nodes")
+        if devices is None:
+            devices = Devices(seconds=(1.0,) * num_nodes, jitter=0.0)
+        if len(devices) != num_nodes:
+            raise ValueError(f"{len(devices)} devices for {num_nodes} nodes")
+        self._devices = devices
         self._failures = failures or Failures()
         self._run = Run.create_empty(run_id)
         self._tasks: dict[str, _Task] = {}
@@ -146,12 +161,7 @@ class VirtualGrid(Grid):
 
     def get_node_ids(self) -> list[int]:
         """Return the ids of the nodes connected now."""
-        now = self.clock.now()
-        return [
-            node_id
-            for node_id, node in self._nodes.items()
-            if node.presence.joins <= now < node.presence.leaves
-        ]
+        return self._connected(self._nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Hand messages to their nodes.
@@ -198,9 +208,22 @@ class VirtualGrid(Grid):
         self.clock.set_alarm(alarm)
         return replies
 
+    def _connected(self, node_ids: Collection[int]) -> list[int]:
+        now = self.clock.now()
+        ready = self._devices.ready([node_id - FIRST_NODE_ID for node_id in node_ids], now)
+        return [
+            node_id
+            for node_id, at in zip(node_ids, ready.tolist(), strict=True)
+            if at <= now and self._is_present(node_id, now)
+        ]
+
+    def _is_present(self, node_id: int, now: float) -> bool:
+        presence = self._nodes[node_id].presence
+        return presence.joins <= now < presence.leaves
+
     def _push(self, message: Message) -> str:
         node_id = message.metadata.dst_node_id
-        if node_id not in self.get_node_ids():
+        if node_id not in self._nodes or not self._connected([node_id]):
             return ""
         self._num_messages += 1
         # Zero-padded, so that replies due at the same instant come in the order of sending.
@@ -212,30 +235,28 @@ class VirtualGrid(Grid):
 
     def _schedule(self, message: Message, node_id: int) -> _Task:
         node, client = self._nodes[node_id], node_id - FIRST_NODE_ID
-        number, now = node.num_tasks, self.clock.now()
-        node.num_tasks += 1
         evaluate = message.metadata.message_type.startswith(MessageType.EVALUATE)
-        duration = self._devices.duration(client, number, evaluate=evaluate)
-        fate, share = self._failures.fate(client, number)
+        number, now = node.num_tasks[evaluate], self.clock.now()
+        node.num_tasks[evaluate] += 1
         start = max(now, node.busy_until)
-        due, failure = start + share * duration, None
-        if fate is Fate.DROPS_OUT:
-            failure = Error(ErrorCode.NODE_UNAVAILABLE, "The node dropped out.")
+        due, fate = self._devices.course(client, number, start, evaluate=evaluate)
+        if fate is Fate.COMPLETES:
+            fate, share = self._failures.fate(client, number, evaluate=evaluate)
+            due = due if share == 1.0 else start + share * (due - start)
         node.busy_until = due
         expiry = now + message.metadata.ttl
         if fate is Fate.GOES_SILENT or due > expiry:
-            due, failure = expiry, Error(ErrorCode.MESSAGE_UNAVAILABLE, "Time-to-live passed.")
+            due, fate = expiry, Fate.GOES_SILENT
         if node.presence.leaves < due:
-            due = node.presence.leaves
-            failure = Error(ErrorCode.NODE_UNAVAILABLE, "The node has left.")
-        return _Task(message, due, failure)
+            due, fate = node.presence.leaves, Fate.LEAVES
+        return _Task(message, due, fate)
 
     def _complete(self, message_id: str) -> Message:
         task = self._tasks.pop(message_id)
-        if task.failure is not None:
-            reply = Message(task.failure, reply_to=task.message)
-        else:
+        if task.fate is Fate.COMPLETES:
             reply = self._run_app(task)
+        else:
+            reply = Message(Error(*_FAILURES[task.fate]), reply_to=task.message)
         stamp(reply, f"reply-to-{message_id}")
         return reply
 

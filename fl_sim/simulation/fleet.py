@@ -15,6 +15,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fl_sim.devices import EVALUATE_SHARE, Course
+from fl_sim.failures import Fate
+
 # Every client walks through one table of draws from a place of its own; the stride is odd, so it
 # comes back to where it began only after the whole table. Where more clients than places make some
 # begin at the same one, their strides differ.
@@ -222,6 +225,25 @@ class Fleet:
                 needed = left + (full + 1) * (self.period - window) + full * window + rest
         due = now + needed
         return (due, broken > 1.0) if due <= dies_at else (dies_at, False)
+
+    def course(self, client: int, number: int, start: float, *, evaluate: bool = False) -> Course:
+        """Return what becomes of a task that a grid hands out; see `DeviceModel`.
+
+        A client's training task is the one that `tasks` draws for this number. An evaluation
+        takes a share of the time to train, and the download.
+        """
+        # Evaluations count backwards, away from the draws of training tasks.
+        task = self._task(client, -1 - number if evaluate else number)
+        _, compute, transfer, broken, dies_at, window, phase = task
+        if evaluate:
+            compute, transfer = EVALUATE_SHARE * compute, transfer / 2
+            task = (client, compute, transfer, broken, dies_at, window, phase)
+        while (begun := self.begin(task, start)) is None:
+            start = self.ready([client], start).item()
+        end, delivers = begun
+        if delivers:
+            return Course(end, Fate.COMPLETES)
+        return Course(end, Fate.DROPS_OUT) if end < dies_at else Course(dies_at, Fate.LEAVES)
 
     def ready(self, clients: Sequence[int] | Clients, now: float) -> Times:
         """Return when, from `now` on, each of the clients can begin a task; inf for never."""
