@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import nn
@@ -11,7 +9,6 @@ from torch import nn
 from fl_client.trainer import TrainSettings
 from fl_sim.cohort.base import ClientData
 from fl_sim.cohort.choice import Problem
-from fl_sim.devices import Devices
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import speeds
 from fl_sim.simulation.models import build, seeded
@@ -53,26 +50,6 @@ def initial(model: str = "mlp", seed: int = 0) -> Vector:
 def fleet(num_clients: int = 8, **options: object) -> Fleet:
     compute = tuple(speeds("lognormal", num_clients, 0.8, 3).tolist())
     return Fleet(compute, (0.0,) * num_clients, **options)
-
-
-class ReplayedDevices:
-    """The devices of a VirtualGrid, as the scheduler sees devices."""
-
-    def __init__(self, devices: Devices) -> None:
-        self._devices = devices
-        self.median_task = 1.0
-
-    def __len__(self) -> int:
-        return len(self._devices)
-
-    def tasks(self, clients: Sequence[int], numbers: Sequence[int]) -> list[tuple[int, int]]:
-        return list(zip(clients, numbers, strict=True))
-
-    def begin(self, task: tuple[int, int], now: float, work: float) -> tuple[float, bool]:
-        return now + work * self._devices.duration(*task), True
-
-    def ready(self, clients: Sequence[int], now: float) -> np.ndarray:
-        return np.full(len(clients), now)
 
 
 def dropout_model() -> nn.Module:
