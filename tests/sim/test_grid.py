@@ -10,17 +10,13 @@ from flwr.serverapp.strategy import FedAvg
 from fl_sim.devices import Devices
 from fl_sim.failures import Failures
 from fl_sim.grid import FIRST_NODE_ID, Presence, VirtualGrid
-from tests.support.federation import accuracy_of, central, initial_arrays, virtual_grid
-
-
-def echo_app() -> ClientApp:
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        return Message(message.content, reply_to=message)
-
-    return app
+from tests.support.federation import (
+    accuracy_of,
+    central,
+    echo_app,
+    initial_arrays,
+    virtual_grid,
+)
 
 
 def task(node: int, ttl: float = 1000.0, **config: int) -> Message:

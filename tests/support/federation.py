@@ -60,6 +60,18 @@ def client_app(
     return make_client_app(load, model, mods=mods, settings=TrainSettings(seed=seed))
 
 
+def echo_app() -> ClientApp:
+    """Replies what it is sent."""
+    app = ClientApp()
+
+    @app.train()
+    @app.evaluate()
+    def echo(message: Message, context: Context) -> Message:
+        return Message(message.content, reply_to=message)
+
+    return app
+
+
 def virtual_grid(
     num_nodes: int = 6, app: ClientApp | None = None, **options: object
 ) -> VirtualGrid:

@@ -1,0 +1,31 @@
+"""The code in the page on simulations that puts its devices under an app runs as it is printed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.support.federation import accuracy_of, client_app, initial_arrays
+
+PAGE = Path(__file__).parents[2] / "docs" / "simulation.md"
+
+
+def test_an_app_of_ones_own_runs_on_the_devices_of_a_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = ModuleType("my_app")
+    app.app, app.arrays = client_app(), initial_arrays()
+    monkeypatch.setitem(sys.modules, "my_app", app)
+    (code,) = re.findall(r"```python\n([^`]*my_app.*?)```", PAGE.read_text(), re.DOTALL)
+    page: dict[str, object] = {}
+
+    exec(compile(code, str(PAGE), "exec"), page)
+
+    tasks, online = re.findall(r"([\d.]+) median tasks, (\d+) online", capsys.readouterr().out)[0]
+    assert float(tasks) > 1
+    assert 0 < int(online) < 20
+    assert accuracy_of(page["result"].arrays) > accuracy_of(app.arrays) + 0.2
