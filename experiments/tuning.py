@@ -28,8 +28,8 @@ Options = Mapping[str, Any]
 
 REGIMES = ("always-on", "arms", "iid", "limited")
 _FIRST_SEED = 1
-_SINGLE = {"server_lr": (0.1, 0.3, 0.5, 1.0)}
-_BUFFERS = {"buffer_size": (5, 10), "server_lr": (1.0, 2.0)}
+_SINGLE = {"server_lr": (0.1, 0.3, 0.5, 1.0, 2.0)}
+_BUFFERS = {"buffer_size": (5, 10), "server_lr": (1.0, 2.0, 4.0)}
 _TRIED: dict[str, Mapping[str, tuple[Any, ...]]] = {
     "ace": _SINGLE,
     "aced": _SINGLE,
@@ -39,8 +39,8 @@ _TRIED: dict[str, Mapping[str, tuple[Any, ...]]] = {
     "dc-asgd": _SINGLE,
     "fadas": {"buffer_size": (5, 10), "server_lr": (0.01, 0.03)},
     "fedasync": {"mixing": (0.3, 0.6, 0.9)},
-    "fedavg": {"buffer_size": (5, 10, 20)},
-    "fedbuff": _BUFFERS,
+    "fedavg": {"buffer_size": (5, 10, 20), "server_lr": (1.0, 2.0)},
+    "fedbuff": {"buffer_size": (5, 10), "server_lr": (2.0, 4.0, 8.0)},
     "fedstaleweight": _BUFFERS,
     "ringleader": _SINGLE,
     "ringmaster": _SINGLE,
