@@ -79,7 +79,8 @@ class Scheduler:
         self._queue = self._make_queue()
         self._push = self._queue.push
         self._claimed: set[int] = set()
-        self._asleep = False
+        # When somebody who is offline is to be asked again.
+        self._alarm = math.inf
 
     @property
     def busy(self) -> int:
@@ -128,7 +129,8 @@ class Scheduler:
             return None
         self.now, client = head
         if client == NOBODY:
-            self._asleep = False
+            if self.now >= self._alarm:
+                self._alarm = math.inf
             return Event(self.now, NOBODY, self.version, False)
         self._busy -= 1
         base = self._bases[client]
@@ -237,8 +239,8 @@ class Scheduler:
         if online:
             self._take([self._idle.draw_from(online)])
             return True
-        first = ready.min(initial=math.inf)
-        if first < math.inf and not self._asleep:
-            self._asleep = True
-            self.wake(float(first))
+        first = float(ready.min(initial=math.inf))
+        if first < self._alarm:
+            self._alarm = first
+            self.wake(first)
         return False

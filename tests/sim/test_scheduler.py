@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 
 from fl_sim.simulation.event_queue import EventQueue
 from fl_sim.simulation.events import NOBODY, Event
-from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.fleet import Clients, Fleet, TaskDraw, Times
 from fl_sim.simulation.fleet_builder import slowest_last, speeds
 from fl_sim.simulation.idle import IdleClients
 from fl_sim.simulation.scheduler import Scheduler
@@ -211,6 +211,33 @@ def test_somebody_wakes_the_scheduler_when_everybody_is_offline() -> None:
     assert first.client == NOBODY
     assert first.time == devices.ready([0, 1], 0.0).min()
     assert scheduler.fill() == 1
+
+
+def test_who_becomes_idle_while_all_others_are_offline_is_not_overslept() -> None:
+    # Both are online until 0.5, and again from 10 and 3 on; what client 1 begins breaks off.
+    class Shifts(Fleet):
+        def begin(self, task: TaskDraw, now: float, work: float = 1.0) -> tuple[float, bool] | None:
+            client = task[0]
+            if self.ready([client], now)[0] > now:
+                return None
+            return (now + 1.0, False) if client else (now + 0.2, True)
+
+        def ready(self, clients: Sequence[int] | Clients, now: float) -> Times:
+            opens = {0: 10.0, 1: 3.0}
+            return np.array([now if now < 0.5 else max(now, opens[c]) for c in clients])
+
+    scheduler = Scheduler(Shifts((1.0, 1.0), (0.0, 0.0)), 2)
+    assert scheduler.fill() == 1
+    assert scheduler.next() == Event(0.2, 0, 0, True)
+    scheduler.now = 0.6
+    scheduler.advance(1)
+    scheduler.fill()
+    assert scheduler.next() == Event(1.0, 1, 0, False)
+    scheduler.fill()
+    asleep = scheduler.next()
+    assert asleep == Event(3.0, NOBODY, 1, False)
+    scheduler.fill()
+    assert scheduler.busy == 1
 
 
 def test_tasks_end_only_while_their_client_is_online() -> None:
