@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fl_client.optimiser import SGD
 from fl_client.trainer import Batch, TrainSettings, task_seed, train
 from fl_sim.cohort.base import ClientData, Task
 from fl_sim.cohort.choice import Problem, trainer_for
@@ -169,7 +170,7 @@ def _problem(model: str, hidden: int, num_clients: int) -> tuple[Problem, Vector
     problem = Problem(
         data,
         (data.inputs[:1000], data.labels[:1000]),
-        TrainSettings(0.05, 16, seed=1, steps=5),
+        TrainSettings(SGD(0.05), 16, seed=1, steps=5),
         lambda: models.build(model, (784,), 10, hidden),
         models.dense_sizes(model, (784,), 10, hidden),
     )

@@ -96,10 +96,11 @@ def _received(message: Message) -> tuple[ArrayRecord, ConfigRecord]:
 
 
 def _overridden(settings: TrainSettings, config: ConfigRecord) -> TrainSettings:
-    lr, epochs = config.get("lr", settings.lr), config.get("epochs", settings.epochs)
+    lr, epochs = config.get("lr", settings.optimiser.lr), config.get("epochs", settings.epochs)
     if not isinstance(lr, (int, float)) or not isinstance(epochs, int):
         raise ValueError("the config entries lr and epochs must be numbers")
-    return replace(settings, lr=float(lr), epochs=epochs)
+    optimiser = replace(settings.optimiser, lr=float(lr))
+    return replace(settings, optimiser=optimiser, epochs=epochs)
 
 
 def _seed(settings: TrainSettings, config: ConfigRecord, context: Context) -> int:

@@ -1,4 +1,4 @@
-"""Local training: plain mini-batch SGD on tensors held in memory.
+"""Local training: mini-batch SGD on tensors held in memory.
 
 Given the same seed, client and base version, the same update comes out, bit for bit, on the
 same machine with one thread: data order and dropout masks depend on nothing else.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fl_client.optimiser import SGD, Descent
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class TrainSettings:
 
     Attributes
     ----------
-    lr : float (default: 0.05)
-        Learning rate of SGD.
+    optimiser : SGD
+        The local optimiser, by default plain SGD.
     batch_size : int (default: 32)
         Examples per step.
     epochs : int (default: 1)
@@ -34,7 +36,7 @@ class TrainSettings:
         the last one cut short.
     """
 
-    lr: float = 0.05
+    optimiser: SGD = field(default_factory=SGD)
     batch_size: int = 32
     epochs: int = 1
     seed: int = 0
@@ -81,7 +83,7 @@ def train(model: nn.Module, data: Batch, settings: TrainSettings, seed: int) -> 
     data : Batch
         Local examples.
     settings : TrainSettings
-        Learning rate, batch size and epochs.
+        Optimiser, batch size and epochs.
     seed : int
         Seed of data order and dropout, see `task_seed`.
 
@@ -98,6 +100,9 @@ def train(model: nn.Module, data: Batch, settings: TrainSettings, seed: int) -> 
     if len(data) == 0:
         raise ValueError("there are no local examples to train on")
     model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    # torch.optim.SGD costs more than the arithmetic of a small model, and seconds to import.
+    descent = Descent(settings.optimiser, parameters)
     order = torch.Generator().manual_seed(seed)
     loss_sum = 0.0
     with torch.random.fork_rng(devices=[]):
@@ -107,19 +112,9 @@ def train(model: nn.Module, data: Batch, settings: TrainSettings, seed: int) -> 
             loss_sum = 0.0
             for rows in batches:
                 loss = functional.cross_entropy(model(data.inputs[rows]), data.labels[rows])
-                _descend(model, loss, settings.lr)
+                descent.step(torch.autograd.grad(loss, parameters, allow_unused=True))
                 loss_sum += loss.item() * len(rows)
     return loss_sum / sum(map(len, batches))
-
-
-def _descend(model: nn.Module, loss: Tensor, lr: float) -> None:
-    # torch.optim.SGD costs more than the arithmetic of a small model, and seconds to import.
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    with torch.no_grad():
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                parameter.add_(gradient, alpha=-lr)
 
 
 def passes(

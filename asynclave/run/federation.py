@@ -11,6 +11,7 @@ from flwr.clientapp.typing import Mod
 
 from asynclave.config import RunConfig
 from fl_client.app import LocalData, make_client_app
+from fl_client.optimiser import SGD
 from fl_client.trainer import Batch, TrainSettings, evaluate, mlp
 from fl_sim.data import Examples, federated_mnist
 from fl_sim.devices import Devices, lognormal_devices
@@ -62,7 +63,7 @@ class Federation:
         app = make_client_app(
             self._load,
             self._model,
-            settings=TrainSettings(train.lr, train.batch_size, train.local_epochs, seed),
+            settings=TrainSettings(SGD(train.lr), train.batch_size, train.local_epochs, seed),
             mods=mods,
         )
         return VirtualGrid(

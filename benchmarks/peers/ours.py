@@ -16,6 +16,7 @@ import torch
 import asynclave
 from benchmarks.peers import driver, jobs
 from benchmarks.peers.network import network
+from fl_client.optimiser import SGD
 from fl_client.trainer import TrainSettings
 from fl_sim.cohort.base import ClientData
 from fl_sim.cohort.choice import Problem, trainer_for
@@ -38,7 +39,7 @@ class _Federation:
         problem = Problem(
             data,
             (inputs[:1], labels[:1]),
-            TrainSettings(jobs.LR, jobs.BATCH_SIZE, seed=seed, steps=jobs.STEPS),
+            TrainSettings(SGD(jobs.LR), jobs.BATCH_SIZE, seed=seed, steps=jobs.STEPS),
             lambda: network(job.name),
             job.widths,
         )

@@ -13,6 +13,9 @@ from strategies.update import Vector
 
 Rows = npt.NDArray[np.int64]
 Models = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+TestData = tuple[Values, Values]
+"""Inputs and labels of the test examples."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +24,27 @@ class ClientData:
 
     Attributes
     ----------
-    inputs : ndarray of float32, shape (n, ...)
-        Model inputs.
-    labels : ndarray of int64, shape (n,)
-        Class numbers.
+    inputs : ndarray of float32 or int64, shape (n, ...)
+        Model inputs: numbers, or codes of symbols.
+    labels : ndarray of int64 or float32, shape (n, ...)
+        What the outputs are held against: class numbers, shape (n,), or numbers to be predicted.
     rows : ndarray of int64
         Example numbers, client after client.
     starts : ndarray of int64, shape (clients + 1,)
         Where each client's part of `rows` begins.
     """
 
-    inputs: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
+    inputs: Values
+    labels: Values
     rows: Rows
     starts: Rows
+
+    @classmethod
+    def joined(cls, clients: Sequence[tuple[Values, Values]]) -> ClientData:
+        """Return the inputs and labels of one client after the other as one."""
+        inputs, labels = (np.concatenate(part) for part in zip(*clients, strict=True))
+        starts = np.cumsum([0, *(len(part) for part, _ in clients)])
+        return cls(inputs, labels, np.arange(len(inputs)), starts)
 
     @property
     def num_clients(self) -> int:
@@ -102,5 +112,8 @@ class CohortTrainer(Protocol):
         ...
 
     def accuracies(self, models: Models) -> list[float]:
-        """Return the share of the test examples that each model, shape (n, P), gets right."""
+        """Return what the metric says of each model, shape (n, P), on the test examples.
+
+        Unless the problem has a metric of its own, the share that the model gets right.
+        """
         ...

@@ -12,9 +12,10 @@ from torch import nn
 
 from fl_client.trainer import TrainSettings
 from fl_protocol.codes import Code, ConfigInvalid
-from fl_sim.cohort.base import ClientData, CohortTrainer, Rows, Task
+from fl_sim.cohort.base import ClientData, CohortTrainer, Task, TestData
 from fl_sim.cohort.dense import DenseTrainer
 from fl_sim.cohort.flat import FlatTrainer
+from fl_sim.cohort.losses import Loss, Metric, cross_entropy, share_right
 from fl_sim.cohort.vmapped import VmappedTrainer, can_vmap
 from strategies.update import Vector
 
@@ -37,20 +38,26 @@ class Problem:
         Builds the module.
     dense_sizes : tuple of int, optional
         Layer widths if the model is fully connected with ReLU.
+    loss : Loss, optional
+        What clients train on; cross-entropy by default.
+    metric : Metric, optional
+        What evaluations report; the share of right answers by default.
     """
 
     data: ClientData
-    test: tuple[npt.NDArray[np.float32], Rows]
+    test: TestData
     settings: TrainSettings
     model: Callable[[], nn.Module]
     dense_sizes: tuple[int, ...] | None = None
+    loss: Loss = cross_entropy
+    metric: Metric = share_right
 
 
 def trainer_for(problem: Problem, backend: str, initial: Vector, cohort_size: int) -> CohortTrainer:
     """Return the trainer of the given name, or for "auto" the one to prefer.
 
-    Fully connected models go to numpy, which was the fastest at every size tried. For other
-    modules `vmap` and the flat loop each train one cohort a few times and the faster is taken.
+    Fully connected classifiers go to numpy, which was the fastest at every size tried. For other
+    problems `vmap` and the flat loop each train one cohort a few times and the faster is taken.
     Pin the name that was chosen to reproduce a run bit for bit: trainers sum in different orders.
 
     Parameters
@@ -67,22 +74,25 @@ def trainer_for(problem: Problem, backend: str, initial: Vector, cohort_size: in
     Raises
     ------
     ConfigInvalid
-        If the model cannot be trained that way.
+        If the problem cannot be trained that way.
     """
     if backend == "auto":
-        if problem.dense_sizes is not None:
+        try:
             return _numpy(problem)
-        return _fastest(problem, initial, cohort_size)
+        except ConfigInvalid:
+            return _fastest(problem, initial, cohort_size)
     if backend == "numpy":
         return _numpy(problem)
     if backend == "vmap":
         return _vmapped(problem)
-    return FlatTrainer(problem.model(), problem.data, problem.test, problem.settings)
+    return FlatTrainer(problem.model(), *_rest(problem))
 
 
 def _numpy(problem: Problem) -> CohortTrainer:
     if problem.dense_sizes is None:
         raise _invalid("numpy trains mlp and logistic only; use vmap or flat.")
+    if problem.loss is not cross_entropy or problem.metric is not share_right:
+        raise _invalid("numpy has no loss or metric of one's own; use vmap or flat.")
     return DenseTrainer(problem.dense_sizes, problem.data, problem.test, problem.settings)
 
 
@@ -91,9 +101,13 @@ def _vmapped(problem: Problem) -> CohortTrainer:
     if not can_vmap(model):
         raise _invalid("vmap trains no model with buffers, dropout or shared weights; use flat.")
     try:
-        return VmappedTrainer(model, problem.data, problem.test, problem.settings)
+        return VmappedTrainer(model, *_rest(problem))
     except RuntimeError as error:
         raise _invalid(f"vmap cannot run this model; use flat. It said: {error}") from error
+
+
+def _rest(problem: Problem) -> tuple[ClientData, TestData, TrainSettings, Loss, Metric]:
+    return problem.data, problem.test, problem.settings, problem.loss, problem.metric
 
 
 def _fastest(problem: Problem, initial: Vector, cohort_size: int) -> CohortTrainer:

@@ -1,6 +1,6 @@
 """Multi-layer perceptrons and logistic regression by hand, in numpy.
 
-Cross-entropy, ReLU between layers, plain SGD. The products of all clients of a tile are one
+Cross-entropy, ReLU between layers, SGD. The products of all clients of a tile are one
 stacked ``matmul``, which numpy computes client by client with the same routine whatever the
 number of clients, so nothing has to be padded for a result to be independent of its cohort.
 
@@ -15,9 +15,11 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from fl_client.optimiser import Descent
 from fl_client.trainer import TrainSettings
-from fl_sim.cohort.base import ClientData, Models, Rows, Task
+from fl_sim.cohort.base import ClientData, Models, Rows, Task, TestData
 from fl_sim.cohort.order import StepPlan
 from strategies.update import Vector
 
@@ -56,13 +58,13 @@ class DenseTrainer:
         self,
         sizes: Sequence[int],
         data: ClientData,
-        test: tuple[Floats, Rows],
+        test: TestData,
         settings: TrainSettings,
     ) -> None:
         self._sizes = list(pairwise(sizes))
-        self._inputs, self._labels = data.inputs.reshape(-1, sizes[0]), data.labels
+        self._inputs = data.inputs.reshape(-1, sizes[0])
+        self._labels = data.labels.astype(np.int64, copy=False)
         self._test = test[0].reshape(-1, sizes[0]), test[1]
-        self._lr = np.float32(settings.lr)
         self._plan = StepPlan(data, settings)
         self.steps = self._plan.steps
         self.num_params = sum((inputs + 1) * outputs for inputs, outputs in self._sizes)
@@ -71,6 +73,10 @@ class DenseTrainer:
         self._models = np.empty((tile, self.num_params), np.float32)
         self._changes = np.empty_like(self._models)
         self._gathered = np.empty((tile, self._plan.width, sizes[0]), np.float32)
+        # With plain SGD a gradient is computed as the change it makes; other rules are given it.
+        rule = settings.optimiser
+        self._factor = np.float32(-rule.lr if rule.plain else 1.0)
+        self._descents = [] if rule.plain else [Descent(rule, [m]) for m in _tensors(self._models)]
         # Where the logit of class 0 of each example of a tile lies in memory.
         width = self._plan.width
         self._first = np.arange(tile)[:, None] * (sizes[-1] * width) + np.arange(width)
@@ -99,9 +105,11 @@ class DenseTrainer:
     def _train_tile(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         for model, task in zip(self._models, tasks, strict=False):
             np.copyto(model, task.base)
+        for descent in self._descents:
+            descent.begin()
         rows, scales = self._plan.padded(tasks, len(tasks))
         labels = self._labels[rows]
-        scales *= -self._lr
+        scales *= self._factor
         steps = np.array([self._plan.steps_of(task) for task in tasks])
         lefts = np.count_nonzero(steps > np.arange(len(rows))[:, None], axis=1).tolist()
         active = 0
@@ -117,7 +125,11 @@ class DenseTrainer:
             error = activations.pop()
             self._differentiate(error, labels[step, :active], scales[step, :active])
             self._backward(layers, layer_changes, activations, error)
-            models += changes
+            if not self._descents:
+                models += changes
+                continue
+            for descent, gradient in zip(self._descents, _tensors(changes), strict=False):
+                descent.step([gradient])
         for model, task, delta in zip(self._models, tasks, out, strict=False):
             np.subtract(model, task.base, out=delta)
 
@@ -161,3 +173,7 @@ class DenseTrainer:
             if number:
                 error = np.matmul(layers[number][0].swapaxes(1, 2), error)
                 error *= inputs > 0
+
+
+def _tensors(rows: Floats) -> tuple[torch.Tensor, ...]:
+    return torch.from_numpy(rows).unbind()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from fl_client.optimiser import Descent
 from fl_client.trainer import TrainSettings
-from fl_sim.cohort.base import ClientData, Models, Rows, Task
+from fl_sim.cohort.base import ClientData, Models, Task, TestData
+from fl_sim.cohort.losses import Loss, Metric, cross_entropy, share_right
 from fl_sim.cohort.order import StepPlan
 from strategies.update import Vector
 
@@ -32,6 +32,10 @@ class FlatTrainer:
         Inputs and labels of the test examples.
     settings : TrainSettings
         Local training.
+    loss : Loss, optional
+        What clients train on; cross-entropy by default.
+    metric : Metric, optional
+        What `accuracies` returns; the share of right answers by default.
     """
 
     name = "flat"
@@ -40,16 +44,19 @@ class FlatTrainer:
         self,
         model: nn.Module,
         data: ClientData,
-        test: tuple[npt.NDArray[np.float32], Rows],
+        test: TestData,
         settings: TrainSettings,
+        loss: Loss = cross_entropy,
+        metric: Metric = share_right,
     ) -> None:
-        self._model, self._lr = model, settings.lr
+        self._model, self._loss, self._metric = model, loss, metric
         self._inputs, self._labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
         self._test = torch.from_numpy(test[0]), torch.from_numpy(test[1])
         self._plan = StepPlan(data, settings)
         self.steps = self._plan.steps
         self._flat = flatten_module(model)
         self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        self._descent = Descent(settings.optimiser, self._parameters)
 
     def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         """Write trained minus base model of each task."""
@@ -60,31 +67,28 @@ class FlatTrainer:
                 np.subtract(self._flat.numpy(), task.base, out=delta)
 
     def accuracies(self, models: Models) -> list[float]:
-        """Return the share of the test examples that each model classifies correctly."""
+        """Return the metric of each model on the test examples."""
         return [self._accuracy(model) for model in models]
 
     def _accuracy(self, params: Vector) -> float:
         self._load(params)
         self._model.eval()
         with torch.no_grad():
-            logits = self._model(self._test[0])
-        return float((logits.argmax(dim=1) == self._test[1]).float().mean())
+            return float(self._metric(self._model(self._test[0]), self._test[1]))
 
     def _load(self, params: Vector) -> None:
         np.copyto(self._flat.numpy(), params)
 
     def _train_one(self, task: Task) -> None:
         self._load(task.base)
+        self._descent.begin()
         torch.default_generator.manual_seed(self._plan.seed(task))
         for batch in self._plan.batches(task):
             rows = torch.from_numpy(batch)
-            logits = self._model(self._inputs[rows])
-            loss = functional.cross_entropy(logits, self._labels[rows])
-            found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-            pairs = zip(self._parameters, found, strict=True)
-            used = [(entry, gradient) for entry, gradient in pairs if gradient is not None]
-            with torch.no_grad():
-                torch._foreach_add_(*map(list, zip(*used, strict=True)), alpha=-self._lr)
+            losses = self._loss(self._model(self._inputs[rows]), self._labels[rows])
+            mean = torch.full((len(batch),), 1 / len(batch))
+            found = torch.autograd.grad(losses, self._parameters, mean, allow_unused=True)
+            self._descent.step(found)
 
 
 def flatten_module(model: nn.Module) -> Tensor:

@@ -2,37 +2,30 @@
 
 ``vmap`` and autograd find out anew at every step which operations they come down to, and for a
 small model that costs more than the operations. So they are asked once, and the graph is run.
-The gradient of a matrix of weights is mostly a product per client: it is added to the weights
-while it is computed, instead of being written, read again and added, which halves the time of a
-step at 50,000 parameters.
+The gradient of a matrix of weights is mostly a product per client: with plain SGD it is added to
+the weights while it is computed, instead of being written, read again and added, which halves the
+time of a step at 50,000 parameters. Other optimisers are given the gradients.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn import functional
 
-Step: TypeAlias = Callable[[Tensor, Tensor, Tensor], object]
-"""Takes inputs (slots, width, ...), labels and weights (slots, width); changes the parameters."""
+from fl_client.optimiser import SGD, Descent
+from fl_sim.cohort.losses import Loss
 
 _aten = torch.ops.aten
 _RESHAPES = (_aten.view.default, _aten._unsafe_view.default, _aten.expand.default)
 
 
-def traced_step(
-    model: nn.Module,
-    parameters: Mapping[str, Tensor],
-    examples: tuple[Tensor, Tensor, Tensor],
-    lr: float,
-) -> Step:
-    """Return one step of SGD on the weighted cross-entropy of every client.
+class TracedStep:
+    """One step on the mean loss of every client.
 
     Parameters
     ----------
@@ -42,50 +35,89 @@ def traced_step(
         Each client's own, shape (slots, ...); every step changes them in place.
     examples : tuple of Tensor
         Inputs, labels and weights of the shapes that every step will have.
-    lr : float
-        Learning rate.
-
-    Returns
-    -------
-    Step
+    loss : Loss
+        What clients train on.
+    optimiser : SGD
+        How the parameters follow the gradients.
 
     Raises
     ------
     RuntimeError
         If ``vmap`` cannot run the model, as one whose course depends on values.
     """
-    wanted = {name for name, p in model.named_parameters() if p.requires_grad}
-    names = list(parameters)
-    chosen = [place for place, name in enumerate(names) if name in wanted]
-    count = len(names)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, Tensor],
+        examples: tuple[Tensor, Tensor, Tensor],
+        loss: Loss,
+        optimiser: SGD,
+    ) -> None:
+        wanted = {name for name, p in model.named_parameters() if p.requires_grad}
+        chosen = [place for place, name in enumerate(parameters) if name in wanted]
+        # Nothing is written yet; strides matter, because a graph holds for some of them only.
+        sample = [p.detach().requires_grad_(name in wanted) for name, p in parameters.items()]
+        traced = make_fx(_gradients(model, list(parameters), chosen, loss))(*sample, *examples)
+        # Called with tensors only: nothing has to be unpacked.
+        traced.graph.set_codegen(fx.graph.CodeGen())
+        # Where memory is written to, nothing may be taken out or put off.
+        pure = not any(_mutates(node) for node in traced.graph.nodes)
+        if pure:
+            _drop_idle(traced.graph)
+        self._own = tuple(parameters.values())
+        self._descent: Descent | None = None
+        if optimiser.plain:
+            _descend_within(traced.graph, len(self._own), chosen, optimiser.lr, pure)
+        else:
+            self._descent = Descent(optimiser, [self._own[place] for place in chosen])
+        traced.recompile()
+        self._run = traced.forward
+
+    def begin(self) -> None:
+        """Begin a task of every client, from the parameters as they are now."""
+        if self._descent is not None:
+            self._descent.begin()
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> None:
+        """Change the parameters.
+
+        Parameters
+        ----------
+        inputs : Tensor, shape (slots, width, ...)
+            Examples.
+        labels : Tensor, shape (slots, width, ...)
+            Their labels.
+        weights : Tensor of float32, shape (slots, width)
+            Factors of their losses, whose sum is a client's mean.
+        """
+        gradients = self._run(*self._own, inputs, labels, weights)
+        if self._descent is not None:
+            self._descent.step(gradients)
+
+
+def _gradients(
+    model: nn.Module, names: list[str], chosen: list[int], loss: Loss
+) -> Callable[..., list[Tensor | None]]:
+    """Return what takes parameters, inputs, labels and weights to gradients of those chosen."""
 
     def gradients(*tensors: Tensor) -> list[Tensor | None]:
-        entries = dict(zip(names, tensors[:count], strict=True))
-        inputs, labels, weights = tensors[count:]
-        logits = vmap(lambda own, seen: functional_call(model, own, (seen,)))(entries, inputs)
-        losses = functional.cross_entropy(
-            logits.flatten(0, 1), labels.reshape(-1), reduction="none"
-        )
+        entries = dict(zip(names, tensors[: len(names)], strict=True))
+        inputs, labels, weights = tensors[len(names) :]
+        outputs = vmap(lambda own, seen: functional_call(model, own, (seen,)))(entries, inputs)
+        losses = loss(outputs.flatten(0, 1), labels.flatten(0, 1))
         # No client's loss depends on another's parameters: the gradient of the sum is each's own.
         asked = [tensors[place] for place in chosen]
         found = torch.autograd.grad(losses, asked, weights.reshape(-1), allow_unused=True)
         return list(found)
 
-    # Nothing is written yet; strides matter, because a graph holds for some of them only.
-    sample = [entry.detach().requires_grad_(name in wanted) for name, entry in parameters.items()]
-    traced = make_fx(gradients)(*sample, *examples)
-    _descend_within(traced.graph, count, chosen, lr)
-    traced.recompile()
-    run, own = traced.forward, tuple(parameters.values())
-
-    @torch.no_grad()
-    def step(inputs: Tensor, labels: Tensor, weights: Tensor) -> None:
-        run(*own, inputs, labels, weights)
-
-    return step
+    return gradients
 
 
-def _descend_within(graph: fx.Graph, count: int, chosen: Sequence[int], lr: float) -> None:
+def _descend_within(
+    graph: fx.Graph, count: int, chosen: Sequence[int], lr: float, pure: bool
+) -> None:
     """Turn a graph that returns the gradients of chosen inputs into one that changes these.
 
     Parameters
@@ -98,13 +130,9 @@ def _descend_within(graph: fx.Graph, count: int, chosen: Sequence[int], lr: floa
         Which of them the gradients belong to.
     lr : float
         Learning rate.
+    pure : bool
+        Whether the graph writes to no memory.
     """
-    # Called with tensors only: nothing has to be unpacked.
-    graph.set_codegen(fx.graph.CodeGen())
-    # Where memory is written to, nothing may be taken out or put off.
-    pure = not any(_mutates(node) for node in graph.nodes)
-    if pure:
-        _drop_idle(graph)
     own = list(graph.nodes)[:count]
     end = graph.output_node()
     found = end.args[0]

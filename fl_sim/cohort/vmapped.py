@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fl_client.trainer import TrainSettings
-from fl_sim.cohort.base import ClientData, Models, Rows, Task
+from fl_sim.cohort.base import ClientData, Models, Task, TestData
 from fl_sim.cohort.flat import flatten_module
+from fl_sim.cohort.losses import Loss, Metric, cross_entropy, share_right
 from fl_sim.cohort.order import StepPlan
-from fl_sim.cohort.step_graph import traced_step
+from fl_sim.cohort.step_graph import TracedStep
 from strategies.update import Vector
 
 # Clients per call. Of 2 to 32, 8 to 16 were the fastest for models of 6,000 to 100,000 parameters,
@@ -50,6 +50,10 @@ class VmappedTrainer:
         Inputs and labels of the test examples.
     settings : TrainSettings
         Local training.
+    loss : Loss, optional
+        What clients train on; cross-entropy by default.
+    metric : Metric, optional
+        What `accuracies` returns; the share of right answers by default.
 
     Raises
     ------
@@ -63,10 +67,12 @@ class VmappedTrainer:
         self,
         model: nn.Module,
         data: ClientData,
-        test: tuple[npt.NDArray[np.float32], Rows],
+        test: TestData,
         settings: TrainSettings,
+        loss: Loss = cross_entropy,
+        metric: Metric = share_right,
     ) -> None:
-        self._model = model
+        self._model, self._metric = model, metric
         self._inputs, self._labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
         self._test = torch.from_numpy(test[0]), torch.from_numpy(test[1])
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
@@ -80,9 +86,10 @@ class VmappedTrainer:
         # Fresh memory for every step's examples costs more in page faults than gathering them.
         shape = (slots, self._plan.width)
         self._gathered = self._inputs.new_zeros(shape + self._inputs.shape[1:])
-        example = self._gathered, torch.zeros(shape, dtype=torch.int64), torch.ones(shape)
+        labels = self._labels.new_zeros(shape + self._labels.shape[1:])
+        example = self._gathered, labels, torch.ones(shape)
         model.train()
-        self._step = traced_step(model, self._views(self._models), example, settings.lr)
+        self._step = TracedStep(model, self._views(self._models), example, loss, settings.optimiser)
         if not self._repeats([Task(flat, n % data.num_clients, n) for n in range(slots)]):
             raise RuntimeError("a client's result depends on who is trained with it")
 
@@ -92,20 +99,21 @@ class VmappedTrainer:
             self._train_tile([tasks[place] for place in tile], [out[place] for place in tile])
 
     def accuracies(self, models: Models) -> list[float]:
-        """Return the share of the test examples that each model classifies correctly."""
+        """Return the metric of each model on the test examples."""
         return [self._accuracy(model) for model in models]
 
     def _accuracy(self, params: Vector) -> float:
         views = {name: view[0] for name, view in self._views(torch.tensor(params[None])).items()}
         with torch.no_grad():
-            logits = functional_call(self._model, views, (self._test[0],))
-        return float((logits.argmax(dim=1) == self._test[1]).float().mean())
+            outputs = functional_call(self._model, views, (self._test[0],))
+            return float(self._metric(outputs, self._test[1]))
 
     def _train_tile(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         models = self._models.numpy()
         for slot, task in enumerate(tasks):
             models[slot] = task.base
         models[len(tasks) :] = tasks[0].base
+        self._step.begin()
         steps = [self._plan.steps_of(task) for task in tasks]
         rows, weights = map(torch.from_numpy, self._plan.padded(tasks, self._slots))
         batches = zip(rows, self._labels[rows], weights, strict=True)

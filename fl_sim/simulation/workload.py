@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fl_client.optimiser import SGD
 from fl_client.trainer import TrainSettings
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.cohort.base import ClientData
@@ -49,7 +50,7 @@ def workload_from(config: SimulationConfig, seed: int) -> Workload:
     clients = _joined(federated)
     _check_fit(config, clients)
     shape, classes = clients.inputs.shape[1:], len(federated.classes)
-    settings = TrainSettings(train.lr, train.batch_size, seed=seed, steps=train.local_steps)
+    settings = TrainSettings(SGD(train.lr), train.batch_size, seed=seed, steps=train.local_steps)
     problem = Problem(
         clients,
         (np.asarray(federated.test.features), federated.test.labels),
@@ -99,9 +100,4 @@ def _joined(federated: FederatedData) -> ClientData:
             Code.CONFIG_INVALID,
             f"data: client {sizes.index(0)} has no examples; use fewer clients or a larger alpha.",
         )
-    return ClientData(
-        np.concatenate([client.features for client in federated.clients]),
-        np.concatenate([client.labels for client in federated.clients]),
-        np.arange(sum(sizes)),
-        np.concatenate([[0], np.cumsum(sizes)]),
-    )
+    return ClientData.joined([(client.features, client.labels) for client in federated.clients])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fl_client.optimiser import SGD
 from fl_client.trainer import Batch, TrainSettings, evaluate, mlp, task_seed, train
 from tests.support.federation import CLASSES, INPUTS, blobs, small_model
 
@@ -42,7 +43,7 @@ def test_one_step_is_the_gradient_step_of_sgd() -> None:
     torch.manual_seed(0)
     model, reference, data = small_model(), small_model(), blobs(10, 1)
     reference.load_state_dict(model.state_dict())
-    train(model, data, TrainSettings(lr=0.1, batch_size=10), seed=0)
+    train(model, data, TrainSettings(SGD(lr=0.1), batch_size=10), seed=0)
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
     nn.functional.cross_entropy(reference(data.inputs), data.labels).backward()
     optimizer.step()

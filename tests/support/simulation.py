@@ -16,19 +16,13 @@ from strategies.update import Vector
 from tests.support.federation import CLASSES, INPUTS, blobs
 
 HIDDEN = 6
-SETTINGS = TrainSettings(lr=0.05, batch_size=16, seed=0, steps=3)
+SETTINGS = TrainSettings(batch_size=16, seed=0, steps=3)
 
 
 def client_data(num_clients: int) -> ClientData:
     """Client i holds 30 + i examples, those of the support federation."""
     parts = [blobs(30 + client, 100 + client) for client in range(num_clients)]
-    sizes = [len(part) for part in parts]
-    return ClientData(
-        np.concatenate([part.inputs.numpy() for part in parts]),
-        np.concatenate([part.labels.numpy() for part in parts]),
-        np.arange(sum(sizes)),
-        np.concatenate([[0], np.cumsum(sizes)]),
-    )
+    return ClientData.joined([(part.inputs.numpy(), part.labels.numpy()) for part in parts])
 
 
 def problem(num_clients: int = 8, model: str = "mlp") -> Problem:
