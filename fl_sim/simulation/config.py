@@ -112,6 +112,7 @@ class DevicesSection(_Section):
 class TrainSection(_Section):
     """Local training on each client.
 
+    `momentum`, `nesterov`, `weight_decay` and `proximal` are those of `fl_client.optimiser.SGD`.
     `backend` pins how cohorts are trained, see `fl_sim.cohort`; results of different backends
     differ in float rounding.
     """
@@ -121,8 +122,18 @@ class TrainSection(_Section):
     local_steps: int = Field(default=5, ge=1, le=_MILLION)
     batch_size: int = Field(default=32, ge=1, le=_MILLION)
     lr: float = Field(default=0.05, gt=0, le=1e6)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0, le=1e6)
+    proximal: float = Field(default=0.0, ge=0, le=1e6)
     backend: Literal["auto", "numpy", "vmap", "flat"] = "auto"
     cohort_size: int = Field(default=16, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSection:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum: set it above 0")
+        return self
 
 
 class StrategySection(_Section):

@@ -50,7 +50,8 @@ def workload_from(config: SimulationConfig, seed: int) -> Workload:
     clients = _joined(federated)
     _check_fit(config, clients)
     shape, classes = clients.inputs.shape[1:], len(federated.classes)
-    settings = TrainSettings(SGD(train.lr), train.batch_size, seed=seed, steps=train.local_steps)
+    optimiser = SGD(train.lr, train.momentum, train.nesterov, train.weight_decay, train.proximal)
+    settings = TrainSettings(optimiser, train.batch_size, seed=seed, steps=train.local_steps)
     problem = Problem(
         clients,
         (np.asarray(federated.test.features), federated.test.labels),

@@ -1,4 +1,4 @@
-"""The code in the page on simulations that puts its devices under an app runs as it is printed."""
+"""The example configuration and the page about simulations say what is so."""
 
 from __future__ import annotations
 
@@ -9,9 +9,23 @@ from types import ModuleType
 
 import pytest
 
+from fl_sim.simulation.config import SimulationConfig, load_config
 from tests.support.federation import accuracy_of, client_app, initial_arrays
 
-PAGE = Path(__file__).parents[2] / "docs" / "simulation.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "simulation.md"
+
+
+def test_the_example_configuration_says_the_defaults() -> None:
+    assert load_config(ROOT / "experiments" / "simulation.toml") == SimulationConfig()
+
+
+def test_the_example_configuration_lists_every_key() -> None:
+    text = (ROOT / "experiments" / "simulation.toml").read_text()
+    listed = set(re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE))
+    for section in SimulationConfig.model_fields:
+        keys = set(type(getattr(SimulationConfig(), section)).model_fields)
+        assert keys - listed <= {"options"}
 
 
 def test_an_app_of_ones_own_runs_on_the_devices_of_a_configuration(

@@ -141,6 +141,20 @@ def test_devices_and_data_are_the_same_for_every_strategy() -> None:
     assert one.runs[0].accuracies[0] == other.runs[0].accuracies[0]
 
 
+@pytest.mark.parametrize("backend", ["numpy", "flat"])
+def test_every_setting_of_the_local_optimiser_changes_the_digest(backend: str) -> None:
+    settings: list[dict[str, Any]] = [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"weight_decay": 0.1},
+        {"proximal": 0.5},
+    ]
+    short = {"seeds": 1, "virtual_time": 1.0}
+    runs = [simulate(small(train={"backend": backend, **s}, run=short)) for s in settings]
+    assert len({run.runs[0].digest for run in runs}) == len(settings)
+
+
 LIMITED = {"devices": {"in_flight": 2}, "run": {"seeds": 1, "virtual_time": 8.0}}
 
 
@@ -189,6 +203,10 @@ def test_options_of_a_policy_come_from_their_own_table() -> None:
         ({"train": {"lr": "fast"}}, "train.lr: "),
         ({"train": {"lr": math.inf}}, "train.lr: "),
         ({"train": {"hidden": 10**30}}, "train.hidden: "),
+        ({"train": {"momentum": 1.0}}, "train.momentum: "),
+        ({"train": {"nesterov": True}}, "nesterov needs momentum"),
+        ({"train": {"weight_decay": -0.1}}, "train.weight_decay: "),
+        ({"train": {"proximal": math.inf}}, "train.proximal: "),
         ({"run": {"evaluate_every": math.inf}}, "run.evaluate_every: "),
         ({"run": {"first_seed": 2**64}}, "run.first_seed: "),
         ({"run": {"virtual_time": 0}}, "run.virtual_time: "),
