@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -72,10 +72,15 @@ def initial_model(model: nn.Module) -> Vector:
 
 
 def seeded(seed: int, name: str, input_shape: Sequence[int], classes: int, hidden: int) -> Vector:
-    """Return the initial weights that belong to a seed."""
+    """Return the initial weights of a classifier, see `build`, that belong to a seed."""
+    return drawn(seed, lambda: build(name, input_shape, classes, hidden))
+
+
+def drawn(seed: int, model: Callable[[], nn.Module]) -> Vector:
+    """Return the weights with which a module is built from the random numbers of a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return initial_model(build(name, input_shape, classes, hidden))
+        return initial_model(model())
 
 
 def _cnn(input_shape: Sequence[int], classes: int) -> nn.Module:

@@ -22,11 +22,12 @@ class SeedResult:
     seed : int
         Seed of data, devices, training and dispatch.
     config : str
-        Key of the configuration, see `SimulationConfig.key`.
+        Key of the configuration, see `SimulationConfig.key`; empty for a client task of one's own,
+        which it does not cover.
     backend : str
         How cohorts were trained; results of different backends differ in rounding.
     final_accuracy : float
-        Accuracy of the last published model.
+        Accuracy of the last published model, or what the task's own metric says of it.
     time_to_target : float or None
         Time of the first evaluation at or above the target.
     updates : int

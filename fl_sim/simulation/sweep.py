@@ -12,6 +12,7 @@ from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.intake.spill import SpillFiles
 from fl_sim.cohort.choice import trainer_for
 from fl_sim.simulation.choices import recipe_of, selector_of
+from fl_sim.simulation.client_task import ClientTask, check_task
 from fl_sim.simulation.config import SimulationConfig
 from fl_sim.simulation.evaluations import Evaluation
 from fl_sim.simulation.fleet import Fleet
@@ -21,7 +22,7 @@ from fl_sim.simulation.own_recipes import source_digest
 from fl_sim.simulation.parallel import in_processes
 from fl_sim.simulation.result import SeedResult, SimulationResult
 from fl_sim.simulation.results_file import append, held, results_of
-from fl_sim.simulation.workload import check_data, workload_from
+from fl_sim.simulation.workload import Workload, check_data, workload_from, workload_of
 from strategies.recipe import Recipe
 from strategies.selection import jain_index
 
@@ -79,6 +80,41 @@ def simulate(
     )
 
 
+def simulate_task(
+    task: ClientTask, config: SimulationConfig, *, on_progress: Progress | None = None
+) -> SimulationResult:
+    """Simulate every seed of a client task of one's own.
+
+    Parameters
+    ----------
+    task : ClientTask
+        Model, loss, data and local optimiser.
+    config : SimulationConfig
+        Everything else: devices, strategy, dispatch, run, and of the section train the local
+        steps, batch size, backend and cohort size. A seed is that of devices, initial weights,
+        training and dispatch; the data stay as given.
+    on_progress : callable, optional
+        Told of every evaluation.
+
+    Returns
+    -------
+    SimulationResult
+        Kept nowhere: no key tells one task from another.
+
+    Raises
+    ------
+    ConfigInvalid, StrategyError
+        If task and configuration do not fit together; before any training.
+    """
+    recipe = recipe_of(config)
+    selector_of(config, config.run.first_seed)
+    _check_files(config, recipe)
+    check_task(task, config)
+    runs = _runs(config, recipe, list(config.run.all_seeds), None, on_progress, task)
+    ordered = sorted(runs, key=lambda run: run.seed)
+    return SimulationResult(config.strategy.name, tuple(ordered))
+
+
 def finished(config: SimulationConfig, results: Path | None) -> dict[int, SeedResult]:
     """Return what a results file holds of a configuration and its strategy, by seed."""
     wanted = config.strategy.name
@@ -111,13 +147,14 @@ def _runs(
     seeds: list[int],
     backend: str | None,
     on_progress: Progress | None,
+    task: ClientTask | None = None,
 ) -> Iterator[SeedResult]:
     """Yield the runs of seeds as they finish, all trained by one backend."""
     if not seeds:
         return
     if backend is None:
-        backend = _backend_of(config, seeds[0])
-    calls = [(config, recipe, seed, backend) for seed in seeds]
+        backend = _backend_of(config, seeds[0], task)
+    calls = [(config, recipe, seed, backend, task) for seed in seeds]
     workers = min(config.run.workers, len(seeds))
     if workers == 1:
         yield from (run_seed(*call, on_progress) for call in calls)
@@ -125,12 +162,16 @@ def _runs(
         yield from in_processes(run_seed, calls, workers, on_progress or (lambda *_: None))
 
 
-def _backend_of(config: SimulationConfig, seed: int) -> str:
+def _workload(config: SimulationConfig, seed: int, task: ClientTask | None) -> Workload:
+    return workload_from(config, seed) if task is None else workload_of(task, config, seed)
+
+
+def _backend_of(config: SimulationConfig, seed: int, task: ClientTask | None) -> str:
     """Return the backend of a configuration; if it has to be measured, here and once."""
     if config.train.backend != "auto":
         return config.train.backend
     torch.set_num_threads(1)
-    workload = workload_from(config, seed)
+    workload = _workload(config, seed, task)
     return trainer_for(workload.problem, "auto", workload.initial, config.train.cohort_size).name
 
 
@@ -139,14 +180,16 @@ def run_seed(
     recipe: Recipe,
     seed: int,
     backend: str,
+    task: ClientTask | None = None,
     on_progress: Progress | None = None,
 ) -> SeedResult:
     """Simulate one seed."""
     # More threads would split sums differently from machine to machine.
     torch.set_num_threads(1)
     # Files are read below: one that is changed while the seed runs counts as it was before.
-    key, source = config.key(), source_digest(config.strategy.name)
-    workload = workload_from(config, seed)
+    key = config.key() if task is None else ""
+    source = source_digest(config.strategy.name)
+    workload = _workload(config, seed, task)
     scores = workload.rare_shares if config.devices.slow_hold_rare else None
     virtual_time = config.run.virtual_time
     fleet = fleet_from(

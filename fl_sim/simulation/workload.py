@@ -14,6 +14,7 @@ from fl_sim.cohort.base import ClientData
 from fl_sim.cohort.choice import Problem
 from fl_sim.data import DATA_SETS, FederatedData, load
 from fl_sim.simulation import models
+from fl_sim.simulation.client_task import ClientTask
 from fl_sim.simulation.config import SimulationConfig
 from strategies.update import Vector
 
@@ -61,6 +62,17 @@ def workload_from(config: SimulationConfig, seed: int) -> Workload:
     )
     initial = models.seeded(seed, train.model, shape, classes, train.hidden)
     return Workload(problem, initial, federated.rare_shares())
+
+
+def workload_of(task: ClientTask, config: SimulationConfig, seed: int) -> Workload:
+    """Return what the clients of one seed learn when they are given a task of one's own."""
+    train = config.train
+    settings = TrainSettings(task.optimiser, train.batch_size, seed=seed, steps=train.local_steps)
+    problem = Problem(
+        task.data, task.test, settings, task.model, loss=task.loss, metric=task.metric
+    )
+    # No class is rare.
+    return Workload(problem, models.drawn(seed, task.model), (0.0,) * task.data.num_clients)
 
 
 def check_data(config: SimulationConfig, seeds: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""The example configuration and the page about simulations say what is so."""
+"""The code on the page about simulations runs as it is printed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,18 @@ from tests.support.federation import accuracy_of, client_app, initial_arrays
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "simulation.md"
+
+
+def test_a_task_of_ones_own_runs_as_printed() -> None:
+    (code,) = re.findall(r"```python\n([^`]*ClientTask.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, str(PAGE), "exec"), names)
+
+    summary = names["result"].summary()
+
+    assert summary["strategy"] == "fedbuff"
+    assert summary["time_to_target"]["reached"] == 2
+    assert summary["final_accuracy"]["mean"] > 0.85
 
 
 def test_the_example_configuration_says_the_defaults() -> None:
