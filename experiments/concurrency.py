@@ -39,7 +39,8 @@ _INTRODUCTION = """\
 
 `python -m experiments.concurrency --seeds {seeds}`: logistic regression on MNIST-5k, 200 devices
 of lognormal speeds (`experiments/concurrency.toml`). FedAvg asks 30 % more clients than it waits
-for, so a round of m results keeps 1.3 m at work; the asynchronous recipes keep as many at work.
+for, so a round of m results has 1.3 m at work, beside who is late for an earlier one; the
+asynchronous recipes keep 1.3 m at work.
 FedAvg has the server learning rate of three that suits it best at each concurrency; FedBuff (K of
 10, or half of those at work) and Async-WA have their defaults, tuned for neither. Times are medians
 over the seeds, in median task durations, to an accuracy of {target:.0%}; speed-up is the time of
