@@ -192,7 +192,7 @@ def _draw(regimes: Mapping[str, Results], path: Path) -> None:
         axes.grid(alpha=0.25)
     for axes in grid.flat[len(regimes) :]:
         axes.axis("off")
-    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.savefig(path)
 
 
