@@ -50,7 +50,7 @@ from strategies.volume import Volume
 from strategies.window import Buffer, Sliding, Window
 
 # Tuned on two to five seeds of seven of the regimes in experiments/regimes, none of them among
-# those of docs/experiments/time-to-accuracy.md but for the least step. Rates from 0.04 to 0.12
+# those of docs/experiments/time-to-accuracy.md. Rates from 0.04 to 0.12
 # differ little where speeds are moderate; higher ones are quicker with few tasks in flight and
 # less steady where speeds are extreme. An epsilon of 0.1 to 0.3 and windows of 4 to 20 innovations
 # differ little. Twice the direction per round is far below what was stable without the adaptive
