@@ -77,10 +77,15 @@ def _read(path: Path) -> bytes:
 
 
 def _read_text(path: Path | None) -> str:
+    if path is None:
+        return ""
     try:
-        return _read(path).decode() if path else ""
+        text = _read(path).decode()
     except UnicodeDecodeError as error:
         raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error.reason}") from None
+    if not text.strip():
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path} is empty")
+    return text
 
 
 def _read_certificates(paths: list[Path]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from joserfc.jwk import import_key
 from fl_protocol.canonical import parse_object
 from fl_protocol.codes import Code, TokenRejected
 from fl_protocol.encoding import b64url_decode
+from fl_protocol.signatures import has_small_order
 
 MAX_TOKEN_BYTES = 4096
 
@@ -191,7 +192,9 @@ def _algorithm_of(jwk: Mapping[str, Any]) -> str:
 def _may_verify(jwk: Mapping[str, Any]) -> bool:
     operations = jwk.get("key_ops", ["verify"])
     return (
-        jwk.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
+        jwk.get("use", "sig") == "sig"
+        and isinstance(operations, list)
+        and operations.count("verify") == 1
     )
 
 
@@ -201,6 +204,8 @@ def _strong_enough(jwk: Mapping[str, Any], algorithm: str) -> bool:
         if rule.key_type == "RSA":
             modulus = int.from_bytes(b64url_decode(jwk["n"]), "big")
             return modulus.bit_length() >= _MIN_RSA_BITS and not _has_roca_form(modulus)
+        if jwk.get("crv") == "Ed25519":
+            return not has_small_order(b64url_decode(jwk["x"]))
         return len(b64url_decode(jwk.get("k", ""))) >= rule.min_key_bytes
     except (KeyError, TypeError, ValueError):
         return False

@@ -16,8 +16,9 @@ from fl_protocol.session import Session
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.attestation import Attestor, EpochWitness
 from tee_sim.policy import Guardrails
-from tee_sim.quotes.verifiers import hardware_verifiers
+from tee_sim.quotes.verifiers import ROOT_KEYS, hardware_verifiers
 from tee_sim.settings import load_settings
+from tee_sim.trust_file import is_minimum_tcb
 
 Carrier: TypeAlias = Callable[[Identity], Transport]
 
@@ -49,8 +50,10 @@ class NodeConfig:
         Oldest acceptable enclave build.
     minimum_tcb : dict
         By hardware platform: least version of each named part of its trusted computing base.
+    policy_digest : str, optional
+        Digest of the enclave policy that was agreed on; no other is accepted.
     guardrails : dict
-        Members of `Guardrails`: the weakest enclave policy this node accepts.
+        Members of `Guardrails`: the weakest enclave policy this node accepts, whatever was agreed.
     patience : float
         Seconds to keep trying while the gateway cannot be reached.
     run_patience : float
@@ -67,6 +70,7 @@ class NodeConfig:
     measurements: tuple[str, ...] = ()
     min_security_version: int = 0
     minimum_tcb: dict[str, dict[str, int]] = field(default_factory=dict)
+    policy_digest: str | None = None
     guardrails: dict[str, Any] = field(default_factory=dict)
     patience: float = 30.0
     run_patience: float = 10.0
@@ -87,16 +91,19 @@ class NodeConfig:
 
     def trust_policy(self) -> TrustPolicy:
         """Return what this node demands of an enclave; raises ConfigInvalid."""
-        try:
-            guardrails = Guardrails(**self.guardrails)
-        except (TypeError, ValueError) as error:
-            raise ConfigInvalid(Code.CONFIG_INVALID, f"guardrails: {error}") from None
+        if not is_minimum_tcb(self.minimum_tcb):
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID,
+                "minimum_tcb has a table of whole numbers for any of the platforms "
+                f"{', '.join(ROOT_KEYS)}.",
+            )
         return TrustPolicy(
             roots_of_trust=self.roots_of_trust,
             simulated_root_pem=self.simulated_root_pem,
             measurements=self.measurements,
             min_security_version=self.min_security_version,
-            guardrails=guardrails,
+            policy_digest=self.policy_digest,
+            guardrails=Guardrails.from_members(self.guardrails),
             federation=self.federation,
             verifiers=hardware_verifiers(),
             minimum_tcb=self.minimum_tcb,

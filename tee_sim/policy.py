@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from fl_protocol import canonical
@@ -152,6 +153,20 @@ class EnclavePolicy:
         return policy
 
 
+# Whether a bound is a whole number, its least and its largest value.
+_BOUNDS: Mapping[str, tuple[bool, float, float]] = MappingProxyType(
+    {
+        "k_min": (True, 1, math.inf),
+        "max_per_client": (True, 1, math.inf),
+        "max_staleness": (True, 0, math.inf),
+        "max_share": (False, 0.0, 1.0),
+        "max_leverage": (False, 0.0, 1.0),
+        "max_epsilon": (False, 0.0, math.inf),
+        "max_delta": (False, 0.0, 1.0),
+    }
+)
+
+
 @dataclass(frozen=True)
 class Guardrails:
     """The weakest policy a client accepts, whatever was agreed.
@@ -179,6 +194,20 @@ class Guardrails:
     max_leverage: float = 1.0
     max_epsilon: float = math.inf
     max_delta: float = 1.0
+
+    @classmethod
+    def from_members(cls, members: Mapping[str, Any]) -> Guardrails:
+        """Return the bounds that a file has; raises ConfigInvalid naming what does not fit."""
+        for name, value in members.items():
+            whole, least, most = _BOUNDS.get(name, (True, math.inf, -math.inf))
+            kinds = (int,) if whole else (int, float)
+            if type(value) not in kinds or not least <= value <= most:
+                raise ConfigInvalid(
+                    Code.CONFIG_INVALID,
+                    f"guardrails: {name} = {value!r} is not known or not valid; there are "
+                    f"{', '.join(_BOUNDS)}.",
+                )
+        return cls(**members)
 
     def check(self, policy: EnclavePolicy) -> None:
         """Compare a policy with these bounds.

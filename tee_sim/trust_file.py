@@ -15,7 +15,7 @@ from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Disk, LocalDisk
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.policy import Guardrails
-from tee_sim.quotes.verifiers import hardware_verifiers
+from tee_sim.quotes.verifiers import ROOT_KEYS, hardware_verifiers
 
 
 def load_trust(path: Path) -> TrustPolicy:
@@ -34,8 +34,10 @@ def load_trust(path: Path) -> TrustPolicy:
                 raise ValueError(f"{name} is not known or not valid; the settings are {known}")
         for name in ("roots_of_trust", "measurements", "tcb_statuses"):
             members[name] = tuple(members.get(name, ()))
-        guardrails = Guardrails(**members.pop("guardrails", {}))
+        guardrails = Guardrails.from_members(members.pop("guardrails", {}))
         return TrustPolicy(**members, guardrails=guardrails, verifiers=hardware_verifiers())
+    except ConfigInvalid as error:
+        raise ConfigInvalid(error.code, f"{path}: {error.sentence}") from None
     except (OSError, ValueError, TypeError) as error:
         raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error}") from None
 
@@ -70,9 +72,14 @@ def _is_whole(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _is_minimum(value: object) -> bool:
-    return type(value) is dict and all(
-        type(parts) is dict and all(map(_is_whole, parts.values())) for parts in value.values()
+def is_minimum_tcb(value: object) -> bool:
+    """Tell whether a value says least versions of parts, for platforms that there are."""
+    return (
+        type(value) is dict
+        and value.keys() <= ROOT_KEYS.keys()
+        and all(
+            type(parts) is dict and all(map(_is_whole, parts.values())) for parts in value.values()
+        )
     )
 
 
@@ -82,7 +89,7 @@ _RULES: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "simulated_root_pem": _is_text,
         "measurements": _is_texts,
         "min_security_version": _is_whole,
-        "minimum_tcb": _is_minimum,
+        "minimum_tcb": is_minimum_tcb,
         "tcb_statuses": _is_texts,
         "allow_debug": lambda value: type(value) is bool,
         "federation": _is_text,

@@ -197,7 +197,7 @@ class _Draft:
 
     def write(self) -> None:
         self._certify()
-        policy = self._settings.policy(create_keys(self._trusted, self._rng))
+        self._policy = self._settings.policy(create_keys(self._trusted, self._rng))
         platform = self._trusted / "platform"
         platform.mkdir(mode=0o700)
         self._root_pem = create_root(platform).root.read_text()
@@ -205,7 +205,7 @@ class _Draft:
         LauncherConfig(
             state_dir="platform",
             socket="launcher.sock",
-            policy=policy.to_members(),
+            policy=self._policy.to_members(),
             platform_key="platform/platform.key",
             platform_chain="platform/platform.pem",
             hop_key=HOP_KEY,
@@ -265,6 +265,7 @@ class _Draft:
             ticket=ticket,
             root_pem=self._root_pem,
             measurement=self._measurement,
+            policy=self._policy,
         )
 
     def _write_node(self, name: str, bundle: NodeConfig) -> None:

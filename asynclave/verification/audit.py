@@ -103,7 +103,7 @@ def _appraise(folder: Path, links: list[Link], trust: TrustPolicy, found: Audit)
         int(match[1]) for path in folder.iterdir() if (match := _EVIDENCE.fullmatch(path.name))
     )
     for epoch in epochs:
-        evidence = (folder / evidence_name(epoch)).read_bytes()
+        evidence = _read(folder / evidence_name(epoch))
         try:
             found.enclaves[epoch] = appraise_kept(evidence, trust, epoch)
         except EvidenceRejected as error:
@@ -150,9 +150,13 @@ def _check_released(folder: Path, ledger: Ledger, found: Audit) -> Flaw | None:
     if not path.exists():
         missing = Flaw(found.num_records, "model", f"{MODEL} is missing")
         return missing if ledger.releases else None
-    version = ledger.released.get(hashlib.sha256(path.read_bytes()).hexdigest())
+    version = ledger.released.get(hashlib.sha256(_read(path)).hexdigest())
     if version is None:
         return Flaw(found.num_records, "model", f"{MODEL} is no model the enclave released")
+    # A server writes the record first, so one that was cut off in between leaves the one before.
+    if version < ledger.version - 1:
+        sentence = f"{MODEL} is version {version}, but {ledger.version} was released"
+        return Flaw(found.num_records, "model", sentence)
     found.notes.append(f"{MODEL} is version {version}")
     return None
 
@@ -166,7 +170,7 @@ def _check_published(folder: Path, layout: bytes, ledger: Ledger, found: Audit) 
             named = (file.metadata() or {}).get("digest", "")
         arrays, shape = load_file(path), Layout.from_json(layout.decode())
         params = shape.flatten({entry.name: arrays[entry.name] for entry in shape.entries})
-    except (SafetensorError, ManifestMismatch, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, ManifestMismatch, KeyError, ValueError) as error:
         return Flaw(found.num_records, "model", f"{_PUBLISHED} cannot be read: {error}")
     if named not in ledger.released:
         return Flaw(found.num_records, "model", f"{_PUBLISHED} names a model never released")

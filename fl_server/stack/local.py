@@ -223,6 +223,7 @@ class LocalStack:
             ticket=self.ticket(role, name),
             root_pem=self._files.root_pem,
             measurement=self._files.measurement,
+            policy=self._files.policy,
         )
         config.save(path)
         return path

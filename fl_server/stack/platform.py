@@ -31,6 +31,7 @@ class StackPlatform:
     def __init__(self, directory: Path, policy: EnclavePolicy, hop_key: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.measurement = image.measure()
+        self.policy = policy
         self.config_path = directory / "launcher.json"
         self._enclave_pid = directory / "enclave.pid"
         root = kept_root(directory)

@@ -108,8 +108,9 @@ class StackSettings:
         ticket: str,
         root_pem: str,
         measurement: str,
+        policy: EnclavePolicy,
     ) -> NodeConfig:
-        """Return a node's bundle, which trusts this simulated enclave and no weaker policy.
+        """Return a node's bundle, which trusts this simulated enclave and no other policy.
 
         Parameters
         ----------
@@ -119,6 +120,8 @@ class StackSettings:
             The simulated platform's root.
         measurement : str
             The enclave's measurement, SHA-384 in hex.
+        policy : EnclavePolicy
+            What was agreed on.
         """
         return NodeConfig(
             gateway=gateway,
@@ -129,6 +132,7 @@ class StackSettings:
             roots_of_trust=("simulated",),
             simulated_root_pem=root_pem,
             measurements=(measurement,),
+            policy_digest=policy.digest,
             guardrails={
                 "k_min": self.k,
                 "max_per_client": self.max_per_client,

@@ -12,7 +12,8 @@ from strategies.reject import Reject
 class Budget:
     """Counts releases by client and says when one has spent what it may.
 
-    Counts depend on arrivals alone, not on content, so that stopping at a bound is no leak.
+    Counts depend on arrivals, not on content, so that stopping at a bound is no leak; but for
+    updates with NaN, infinite values or a norm above 2**100, which are refused before.
 
     Parameters
     ----------

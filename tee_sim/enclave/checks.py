@@ -83,6 +83,7 @@ def authenticate(sealed: Sealed, header: Header, binding: Binding) -> None:
     policy = binding.policy
     member = _verified_membership(sealed.membership, policy.issuer_public_key())
     _require(member.federation == policy.federation, Code.ENV_MEMBERSHIP)
+    _require(member.role == "client", Code.ENV_MEMBERSHIP)
     _require(member.client_id == header.client_id, Code.ENV_IDENTITY)
     _require(header.federation == policy.federation, Code.ENV_RUN)
     _require(header.run_id == binding.run_id, Code.ENV_RUN)

@@ -12,6 +12,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fl_client.config import ClientConfig
+from fl_client.uploader import SealedUploader
 from fl_protocol.codes import EnvelopeRejected, EvidenceRejected, GatewayUnavailable
 from fl_protocol.encoding import b64url
 from fl_protocol.identity import Identity
@@ -135,6 +137,17 @@ def test_a_bundle_refuses_a_policy_under_which_one_client_may_be_the_whole_relea
     guardrails.check(agreed)
     with pytest.raises(EvidenceRejected, match="max_share"):
         guardrails.check(dataclasses.replace(agreed, max_share=1.0, min_effective=1.0))
+
+
+def test_a_node_accepts_no_policy_but_the_agreed_one(stack: LocalStack) -> None:
+    bundle = ClientConfig.load(stack.client_config("strict"))
+    running = SealedUploader(bundle)._connection.attestor.current().policy
+    assert bundle.policy_digest == running.digest
+    # The enclave's recipe, issuer or bounds are others than those that went into the minutes.
+    agreed = dataclasses.replace(running, max_norm=1.0)
+    stricter = dataclasses.replace(bundle, policy_digest=agreed.digest)
+    with pytest.raises(EvidenceRejected, match="EVIDENCE_POLICY"):
+        SealedUploader(stricter)._connection.attestor.current()
 
 
 def test_a_client_seals_nothing_to_an_enclave_that_believes_another_issuer(

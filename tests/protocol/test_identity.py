@@ -2,7 +2,8 @@ import stat
 
 import pytest
 
-from fl_protocol.codes import EnrolmentRejected
+from fl_protocol.codes import EnrolmentRejected, TokenRejected
+from fl_protocol.encoding import b64url
 from fl_protocol.identity import (
     Enrolment,
     Identity,
@@ -10,6 +11,9 @@ from fl_protocol.identity import (
     verify_enrolment,
     verify_grant,
 )
+from fl_protocol.jws import VerifyingKey
+from fl_protocol.ports import SystemRng
+from fl_protocol.signatures import has_small_order, is_signed_by
 from fl_protocol.token_store import Tokens
 from tests.protocol.support import CountedRng
 from tests.support.clock import NOW
@@ -105,3 +109,44 @@ def test_grant_signature_binds_client_time_nonce_and_proof_key(changes):
     verify_grant(**values)
     with refused():
         verify_grant(**{**values, **changes})
+
+
+def small_order_points() -> list[bytes]:
+    """Encodings of the eight points whose order divides eight, found by doubling."""
+    prime = 2**255 - 19
+    d = -121665 * pow(121666, -1, prime) % prime
+
+    def doubled(y: int) -> int:
+        # Of a point's x only the square matters here: x^2 = (y^2 - 1) / (d y^2 + 1).
+        y2 = y * y % prime
+        x2 = (y2 - 1) * pow(d * y2 + 1, -1, prime) % prime
+        return (y2 + x2) * pow(1 - d * x2 * y2, -1, prime) % prime
+
+    order_8 = int.from_bytes(
+        bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"
+    )
+    found = {order_8, prime - order_8}
+    y = order_8
+    for _ in range(3):
+        y = doubled(y)
+        found |= {y, -y % prime}
+    assert y == 1
+    return [
+        (y + times * prime + (sign << 255)).to_bytes(32, "little")
+        for y in found
+        for times in (0, 1)
+        for sign in (0, 1)
+        if y + times * prime < 2**255
+    ]
+
+
+def test_keys_that_anybody_can_sign_for_are_refused() -> None:
+    points = small_order_points()
+    assert len(points) == 14
+    for point in points:
+        assert has_small_order(point)
+        assert not is_signed_by(b"", b"message", b"\1" + bytes(63), point)
+        with pytest.raises(TokenRejected, match="TOKEN_UNKNOWN_KEY"):
+            VerifyingKey({"kty": "OKP", "crv": "Ed25519", "x": b64url(point)})
+    honest = Identity.generate(SystemRng()).public_identity_key
+    assert not has_small_order(honest)

@@ -105,7 +105,13 @@ def test_reads_a_trust_policy_from_toml(tmp_path: Path) -> None:
         "unknown = 1",
         "tcb_statuses = 'UpToDate'",
         "[guardrails]\nunknown = 1",
+        "[guardrails]\nk_min = 'x'",
+        "[guardrails]\nk_min = 0",
+        "[guardrails]\nmax_epsilon = true",
+        "[guardrails]\nmax_share = 1.5",
+        "[guardrails]\nmax_leverage = nan",
         "[minimum_tcb.intel-tdx]\npce_svn = '13'",
+        "[minimum_tcb.intel_tdx]\npce_svn = 13",
         "=",
     ],
 )

@@ -271,6 +271,29 @@ def test_damaged_or_older_memory_is_refused(damage: str) -> None:
     assert refused.value.code == Code.RUN_MEMORY
 
 
+def test_a_platform_that_ended_before_it_counted_cannot_turn_a_release_back(tmp_path: Path) -> None:
+    vault, key, run_id = state_in(tmp_path), bytes(32), "run"
+    memory = ReleaseMemory(vault, key, SystemRng())
+    memory.recall(run_id)
+    memory.keep(run_id, MEMORY, RECORD, MODEL)
+    counters = {path: path.read_bytes() for path in tmp_path.glob("*.counter")}
+    second = RunMemory(3, 0, {3: "3" * 64}, (), "f" * 64)
+    memory.keep(run_id, second, RECORD, MODEL)
+    # What is remembered was stored, and the platform ended before it counted that.
+    for path, content in counters.items():
+        path.write_bytes(content)
+    uncounted = {path: path.read_bytes() for path in tmp_path.glob("*.sealed")}
+
+    memory = ReleaseMemory(vault, key, SystemRng())
+    assert memory.recall(run_id) == second
+    memory.keep(run_id, RunMemory(4, 0, {4: "4" * 64}, (), "e" * 64), RECORD, MODEL)
+    for path, content in uncounted.items():
+        path.write_bytes(content)
+
+    with pytest.raises(RunRejected, match="RUN_MEMORY"):
+        ReleaseMemory(vault, key, SystemRng()).recall(run_id)
+
+
 def state_in(folder: Path) -> SealedState:
     return SealedState(folder, LocalDisk(), SystemRng())
 

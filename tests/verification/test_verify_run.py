@@ -219,6 +219,21 @@ def test_a_released_model_that_is_none_is_named(run: Path, change: bytes) -> Non
     assert flaw(run) == (LAST + 1, "model")
 
 
+@pytest.mark.parametrize("name", ["released-model.bin", "evidence-2.json", "model.safetensors"])
+def test_a_folder_where_a_file_should_be_is_no_crash(run: Path, name: str) -> None:
+    (run / name).unlink(missing_ok=True)
+    (run / name).mkdir()
+    try:
+        assert flaw(run) is not None
+    except ConfigInvalid as refused:
+        assert name in refused.sentence
+
+
+def test_a_model_that_later_releases_replaced_is_named(run: Path) -> None:
+    (run / "released-model.bin").write_bytes(initial().tobytes())
+    assert flaw(run) == (LAST + 1, "model")
+
+
 def test_another_layout_than_the_releases_name_is_named(run: Path) -> None:
     (run / "layout.json").write_bytes((run / "layout.json").read_bytes() + b" ")
     assert flaw(run) == (0, "opening")

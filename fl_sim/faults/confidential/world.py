@@ -109,7 +109,9 @@ class ConfidentialWorld:
     def _set_up(self, folder: Path) -> None:
         self._config = self._gateway_config(folder)
         issuer = Ed25519PrivateKey.from_private_bytes(Path(self._config.issuer_key).read_bytes())
-        policy = self._settings.policy(b64url(issuer.public_key().public_bytes_raw()))
+        self._policy = policy = self._settings.policy(
+            b64url(issuer.public_key().public_bytes_raw())
+        )
         initial = np.zeros(SIZE, np.float32)
         self._truth = Truth(
             Terms(
@@ -176,6 +178,7 @@ class ConfidentialWorld:
             ticket=ticket,
             root_pem=self._platform.root_pem,
             measurement=MEASUREMENT,
+            policy=self._policy,
         )
         return kind(**{each.name: getattr(bundle, each.name) for each in fields(bundle)})
 
