@@ -164,8 +164,8 @@ def parse_token(token: str) -> Compact:
 def may_verify_as(asked: str, jwk: Mapping[str, Any]) -> bool:
     """Say whether a key that does not name an algorithm exactly still means no other.
 
-    Two cases, neither of which leaves a choice of primitive to the token: an RSA key verifies its
-    own padding with a longer hash (RFC 7520 signs PS384 with the key of its PS256 figures), and
+    Two cases, neither of which leaves a choice of primitive to the token: an RSA key for PSS
+    verifies with a longer hash (RFC 7520 signs PS384 with the key of its PS256 figures), and
     "ES521", the common misspelling of ES512 after its curve, is read as such on a P-521 key, which
     has no other algorithm (RFC 7518, section 3.4).
     """
@@ -174,8 +174,8 @@ def may_verify_as(asked: str, jwk: Mapping[str, Any]) -> bool:
     named = str(jwk.get("alg"))
     if jwk.get("crv") == "P-521":
         return (asked, named) == ("ES512", "ES521")
-    names = [name for name, rule in _ALGORITHMS.items() if rule.key_type == "RSA"]
-    return asked in names and named in names and asked[:2] == named[:2] and asked > named
+    names = [name for name in _ALGORITHMS if name.startswith("PS")]
+    return asked in names and named in names and asked > named
 
 
 def _algorithm_of(jwk: Mapping[str, Any]) -> str:

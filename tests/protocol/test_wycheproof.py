@@ -5,6 +5,8 @@ import hmac
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from joserfc import jws as jose
+from joserfc.jwk import RSAKey
 
 from fl_protocol.codes import TokenRejected
 from fl_protocol.encoding import b64url_decode
@@ -145,3 +147,14 @@ def test_aes_gcm_decrypts_into_a_buffer():
             except Exception:
                 opened = False
             assert opened == (case["result"] == "valid"), case["tcId"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "verified"), [("RS256", True), ("RS384", False), ("RS512", False)]
+)
+def test_a_key_of_pkcs1_verifies_with_its_own_hash_alone(asked, verified):
+    key = RSAKey.generate_key(2048)
+    token = jose.serialize_compact({"alg": asked}, b"payload", key, algorithms=[asked])
+    jwk = {**key.as_dict(private=False), "alg": "RS256"}
+    assert verifies(token, jwk) is verified
+    assert verifies(token, {**jwk, "alg": asked})
