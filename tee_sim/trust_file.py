@@ -38,7 +38,7 @@ def load_trust(path: Path) -> TrustPolicy:
         return TrustPolicy(**members, guardrails=guardrails, verifiers=hardware_verifiers())
     except ConfigInvalid as error:
         raise ConfigInvalid(error.code, f"{path}: {error.sentence}") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error}") from None
 
 

@@ -68,6 +68,11 @@ class Audit:
     flaw: Flaw | None = None
 
 
+# What safetensors raises besides its own: of a folder, of arrays that are not there, and of types
+# that numpy does not have.
+_UNREADABLE_ARRAYS = (OSError, KeyError, ValueError, TypeError, AttributeError)
+
+
 def audit(folder: Path, policy: Path | None = None) -> Audit:
     """Check a run's directory.
 
@@ -170,7 +175,7 @@ def _check_published(folder: Path, layout: bytes, ledger: Ledger, found: Audit) 
             named = (file.metadata() or {}).get("digest", "")
         arrays, shape = load_file(path), Layout.from_json(layout.decode())
         params = shape.flatten({entry.name: arrays[entry.name] for entry in shape.entries})
-    except (OSError, SafetensorError, ManifestMismatch, KeyError, ValueError) as error:
+    except (SafetensorError, ManifestMismatch, *_UNREADABLE_ARRAYS) as error:
         return Flaw(found.num_records, "model", f"{_PUBLISHED} cannot be read: {error}")
     if named not in ledger.released:
         return Flaw(found.num_records, "model", f"{_PUBLISHED} names a model never released")

@@ -112,6 +112,7 @@ def test_reads_a_trust_policy_from_toml(tmp_path: Path) -> None:
         "[guardrails]\nmax_leverage = nan",
         "[minimum_tcb.intel-tdx]\npce_svn = '13'",
         "[minimum_tcb.intel_tdx]\npce_svn = 13",
+        f"a = {'[' * 5000}",
         "=",
     ],
 )

@@ -229,6 +229,13 @@ def test_a_folder_where_a_file_should_be_is_no_crash(run: Path, name: str) -> No
         assert name in refused.sentence
 
 
+def test_a_published_model_of_a_type_without_numbers_here_is_named(run: Path) -> None:
+    header = b'{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+    content = len(header).to_bytes(8, "little") + header + bytes(4)
+    (run / "model.safetensors").write_bytes(content)
+    assert flaw(run) == (LAST + 1, "model")
+
+
 def test_a_model_that_later_releases_replaced_is_named(run: Path) -> None:
     (run / "released-model.bin").write_bytes(initial().tobytes())
     assert flaw(run) == (LAST + 1, "model")
