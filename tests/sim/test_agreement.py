@@ -162,8 +162,9 @@ class Both:
         time, slack = self.recorder.merges[-1].time, late * self.fleet.median_task
         assert run.evaluations[-1].time == pytest.approx(time, abs=slack)
         assert np.abs(expected - self.work.initial).max() > 0.01
-        # Adaptive steps divide by roots of what may be next to nothing.
-        np.testing.assert_allclose(params, expected, atol=1e-5)
+        # FADAS' steps divide by roots of what may be next to nothing.
+        close = 1e-5 if run.engine.recipe.name == "fadas" else 2e-6
+        np.testing.assert_allclose(params, expected, atol=close)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "vmap", "flat"])
