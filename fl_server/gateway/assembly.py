@@ -67,9 +67,13 @@ def admission(
         ProofVerifier(clock, seen=SharedReplayMemory(database, kind, SECONDS_USABLE), nonces=nonces)
         for kind in ("proof", "first-proof")
     )
+    limiter, refusals = (
+        RateLimiter(config.limits.rate, config.limits.burst, clock) for _ in range(2)
+    )
     gatekeeper = Gatekeeper(
         Authenticator(token_keys, proofs, first_proofs, registry),
-        RateLimiter(config.limits.rate, config.limits.burst, clock),
+        limiter,
+        refusals,
         audit,
         config.limits,
         behind_proxy=config.behind_proxy,

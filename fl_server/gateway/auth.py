@@ -1,11 +1,11 @@
 """Admission: every call passes here before its handler runs, and leaves one audit line.
 
-Order: method known -> token -> rate of the address with that token -> proof of possession ->
-revocation -> rate of the client -> request. Every method
-is served as a stream of requests, because gRPC calls those handlers at once: a caller whom the
-metadata does not admit is refused without its request being waited for, and nobody can keep a call
-open by sending none. Refusals leave as a gRPC status with the code in the trailing metadata and a
-constant sentence.
+Order: method known -> refused tokens of the address -> token -> rate of the address with that
+token -> proof of possession -> revocation -> rate of the client -> request. Every method is served
+as a stream of requests, because gRPC calls those handlers at once: a caller whom the metadata does
+not admit is refused without its request being waited for, and nobody can keep a call open by
+sending none. Refusals leave as a gRPC status with the code in the trailing metadata and a constant
+sentence.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from fl_protocol.codes import (
     Code,
     GatewayUnavailable,
     ProofRejected,
+    TokenRejected,
     error_for,
 )
 from fl_protocol.submission import read_message
 from fl_protocol.wire import CODE_METADATA, NONCE_METADATA, RETRY_METADATA, SERVICE
 from fl_server.gateway.audit import CANCELLED, AuditLog
-from fl_server.gateway.authenticator import Authenticator
+from fl_server.gateway.authenticator import Authenticator, Bearer
 from fl_server.gateway.call import Call, begin_call
 from fl_server.gateway.limits import LoadLimits, RateLimiter
 from fl_server.gateway.statuses import status_for
@@ -63,18 +64,37 @@ _RETRY_AFTER = 0.25
 
 
 class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
-    """The interceptor that wraps every handler of the service; see `GatewayConfig`."""
+    """The interceptor that wraps every handler of the service.
+
+    Parameters
+    ----------
+    auth : Authenticator
+        Who makes a call.
+    limiter : RateLimiter
+        Calls of each client, and of each address before it is known whose they are.
+    refusals : RateLimiter
+        Tokens of each address that were refused. Apart from its calls, so that whoever has a bad
+        token can still ask for another.
+    audit : AuditLog
+        Gets a line of each call.
+    limits : LoadLimits
+        Deadlines.
+    behind_proxy : bool
+        See `GatewayConfig`.
+    """
 
     def __init__(
         self,
         auth: Authenticator,
         limiter: RateLimiter,
+        refusals: RateLimiter,
         audit: AuditLog,
         limits: LoadLimits,
         *,
         behind_proxy: bool = False,
     ) -> None:
-        self._auth, self._limiter, self._audit = auth, limiter, audit
+        self._auth, self._limiter, self._refusals = auth, limiter, refusals
+        self._audit = audit
         self._behind_proxy = behind_proxy
         self._request_deadline = limits.request_deadline
         self._write_deadline = limits.write_deadline
@@ -163,15 +183,23 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         if scope is None:
             self._limiter.spend(address)
         else:
+            self._refusals.check(address)
             await asyncio.to_thread(self._authenticate, call, scope, address, metadata)
 
     def _authenticate(self, call: Call, scope: str, address: str, metadata: dict[str, str]) -> None:
-        bearer = self._auth.bearer(scope, metadata)
+        bearer = self._bearer(scope, address, metadata)
         call.client_id = bearer.claims.client_id
         # Whoever has a token without its key uses up what its own address may, not its owner's.
         self._limiter.spend(f"{address} {call.client_id}")
         self._auth.check(SERVICE + call.method, bearer, metadata)
         self._limiter.spend(call.client_id)
+
+    def _bearer(self, scope: str, address: str, metadata: dict[str, str]) -> Bearer:
+        try:
+            return self._auth.bearer(scope, metadata)
+        except TokenRejected:
+            self._refusals.spend(address)
+            raise
 
     async def _request(self, call: Call, requests: Any, metadata: dict[str, str]) -> Any:
         if call.method in _STREAMED:

@@ -31,9 +31,10 @@ class LoadLimits:
     max_transfers_per_client : int
         Of these, how many of either kind one client may have: a slow one must not fill them all.
     rate : float
-        Sustained calls per second for one client (or one address before authentication).
+        Sustained calls per second for one client (or one address before authentication), and,
+        counted apart, of an address whose access tokens are refused.
     burst : int
-        Calls a quiet client may make at once.
+        Calls a quiet client may make at once, and such tokens a quiet address.
     request_deadline : float
         Seconds a caller has to begin its request. Strangers, too, occupy a call for as long, so it
         times the rate has to stay well below the calls the gateway serves at a time.
@@ -68,13 +69,25 @@ class RateLimiter:
         """Take one token of `key`'s bucket; raise OVERLOADED when it is empty."""
         with self._lock:
             now = self._clock.now()
-            tokens, last = self._buckets.pop(key, (float(self._burst), now))
-            tokens = min(float(self._burst), tokens + max(0.0, now - last) * self._rate)
-            allowed = tokens >= 1.0
-            self._buckets[key] = (tokens - 1.0 if allowed else tokens, now)
+            tokens = self._tokens(key, now)
+            self._buckets[key] = (tokens - 1.0 if tokens >= 1.0 else tokens, now)
+            self._buckets.move_to_end(key)
             if len(self._buckets) > self._max_keys:
                 self._buckets.popitem(last=False)
-        if not allowed:
+        self._demand(tokens)
+
+    def check(self, key: str) -> None:
+        """Raise OVERLOADED when `key`'s bucket is empty; takes nothing, remembers nobody new."""
+        with self._lock:
+            tokens = self._tokens(key, self._clock.now())
+        self._demand(tokens)
+
+    def _tokens(self, key: str, now: float) -> float:
+        tokens, last = self._buckets.get(key, (float(self._burst), now))
+        return min(float(self._burst), tokens + max(0.0, now - last) * self._rate)
+
+    def _demand(self, tokens: float) -> None:
+        if tokens < 1.0:
             raise GatewayUnavailable(
                 Code.OVERLOADED,
                 "too many calls; slow down and try again",

@@ -291,7 +291,7 @@ async def test_a_call_whose_caller_hangs_up_leaves_its_line(tmp_path: Path) -> N
     audit, limits = AuditLog(path), LoadLimits()
     limiter = RateLimiter(limits.rate, limits.burst, SystemClock())
     # `GetKeys` is public.
-    gatekeeper = Gatekeeper(cast(Authenticator, None), limiter, audit, limits)
+    gatekeeper = Gatekeeper(cast(Authenticator, None), limiter, limiter, audit, limits)
     begun = asyncio.Event()
 
     async def answer(request: pb.KeysRequest, context: Context) -> None:

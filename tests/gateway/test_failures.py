@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -262,6 +264,50 @@ def test_a_token_without_its_key_uses_up_nothing_of_its_owners(tmp_path: Path) -
         answers = [raw.call("GetEvidence", request, metadata=stolen) for _ in range(12)]
         assert set(answers) == {"PROOF_INVALID", "OVERLOADED"}
         assert raw.call("GetEvidence", request, token).evidence
+        raw.close()
+
+
+def test_an_address_whose_tokens_are_refused_is_refused_before_they_are_verified(
+    tmp_path: Path,
+) -> None:
+    settings = dataclasses.replace(
+        SETTINGS, limits=LoadLimits(rate=0.01, burst=10), behind_proxy=True
+    )
+    with LocalStack(tmp_path, settings) as stack:
+        raw = RawGateway(stack)
+        enrolled = raw.enrol(stack.ticket("client", "neighbour"))
+        token = raw.refresh(enrolled.client_id, enrolled.refresh_token).access_token
+        request = pb.EvidenceRequest(nonce=bytes(32))
+
+        def ask(presented: str, address: str) -> Any:
+            metadata = [
+                ("dpop", raw.proof("GetEvidence", presented)),
+                ("authorization", f"DPoP {presented}"),
+                ("x-forwarded-for", address),
+            ]
+            return raw.call("GetEvidence", request, metadata=metadata)
+
+        forged = token[:-8] + ("AAAAAAAA" if token[-8:] != "AAAAAAAA" else "BBBBBBBB")
+        bad = [forged, "junk"] * 2
+        assert {ask(each, "192.0.2.1") for each in bad} == {"TOKEN_SIGNATURE", "TOKEN_MALFORMED"}
+        assert ask(token, "192.0.2.1").evidence, "a handful costs no neighbour anything"
+        answers = [ask(forged, "192.0.2.1") for _ in range(8)]
+        assert answers == ["TOKEN_SIGNATURE"] * 6 + ["OVERLOADED"] * 2
+        assert ask(token, "192.0.2.1") == "OVERLOADED", "nothing is verified any more"
+        assert ask(token, "192.0.2.2").evidence
+        lines = map(json.loads, audit_lines(stack).splitlines())
+        assert sum((x["event"], x["code"]) == ("GetEvidence", "OVERLOADED") for x in lines) == 3
+        raw.close()
+
+
+def test_an_address_whose_tokens_are_refused_may_ask_for_another(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, limits=LoadLimits(rate=0.01, burst=10))
+    with LocalStack(tmp_path, settings) as stack:
+        raw = RawGateway(stack)
+        enrolled = raw.enrol(stack.ticket("client", "late"))
+        answers = [raw.call("GetEvidence", pb.EvidenceRequest(), "junk") for _ in range(11)]
+        assert answers == ["TOKEN_MALFORMED"] * 10 + ["OVERLOADED"]
+        assert raw.refresh(enrolled.client_id, enrolled.refresh_token).access_token
         raw.close()
 
 

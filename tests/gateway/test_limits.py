@@ -36,6 +36,20 @@ def test_a_burst_is_served_and_the_next_call_is_refused_until_time_passes() -> N
         limiter.spend("a")
 
 
+def test_a_check_takes_nothing_and_refuses_once_the_bucket_is_empty() -> None:
+    clock = SetClock()
+    limiter = RateLimiter(rate=2.0, burst=1, clock=clock, max_keys=1)
+    for _ in range(3):
+        limiter.check("a")
+    limiter.spend("a")
+    limiter.check("b")
+    with pytest.raises(GatewayUnavailable, match="OVERLOADED") as refusal:
+        limiter.check("a")
+    assert refusal.value.retry_after == 0.5
+    clock.sleep(0.5)
+    limiter.check("a")
+
+
 def test_the_number_of_remembered_callers_is_bounded() -> None:
     limiter = RateLimiter(rate=1.0, burst=1, clock=SetClock(), max_keys=10)
     for number in range(11):
