@@ -28,12 +28,15 @@ class Code(StrEnum):
     ENROL_TICKET_USED = "ENROL_TICKET_USED"
     IDENTITY_INVALID = "IDENTITY_INVALID"
     EVIDENCE_MALFORMED = "EVIDENCE_MALFORMED"
+    EVIDENCE_PLATFORM = "EVIDENCE_PLATFORM"
     EVIDENCE_CHAIN = "EVIDENCE_CHAIN"
     EVIDENCE_EXPIRED = "EVIDENCE_EXPIRED"
     EVIDENCE_SIMULATED_REFUSED = "EVIDENCE_SIMULATED_REFUSED"
     EVIDENCE_DEBUG = "EVIDENCE_DEBUG"
     EVIDENCE_MEASUREMENT = "EVIDENCE_MEASUREMENT"
     EVIDENCE_SECURITY_VERSION = "EVIDENCE_SECURITY_VERSION"
+    EVIDENCE_TCB_VERSION = "EVIDENCE_TCB_VERSION"
+    EVIDENCE_TCB_STATUS = "EVIDENCE_TCB_STATUS"
     EVIDENCE_REPORT_DATA = "EVIDENCE_REPORT_DATA"
     EVIDENCE_NONCE = "EVIDENCE_NONCE"
     EVIDENCE_EPOCH = "EVIDENCE_EPOCH"
@@ -114,6 +117,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.IDENTITY_INVALID: "The identity key does not prove this client; "
         "check the identity folder or enrol again.",
         Code.EVIDENCE_MALFORMED: "The enclave's evidence could not be read.",
+        Code.EVIDENCE_PLATFORM: "The platform of the evidence is not named in roots_of_trust.",
         Code.EVIDENCE_CHAIN: "The evidence is not signed by a platform with a trusted root.",
         Code.EVIDENCE_EXPIRED: "The evidence or a certificate of its chain is out of date.",
         Code.EVIDENCE_SIMULATED_REFUSED: "The enclave is simulated; to accept that, name "
@@ -122,6 +126,10 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.EVIDENCE_MEASUREMENT: "The enclave runs code that is not on the list of known "
         "measurements; compare the installed versions.",
         Code.EVIDENCE_SECURITY_VERSION: "The enclave's security version is too old.",
+        Code.EVIDENCE_TCB_VERSION: "A part of the enclave's platform is older than minimum_tcb "
+        "demands; update its firmware.",
+        Code.EVIDENCE_TCB_STATUS: "The vendor's judgement of the enclave's platform is not among "
+        "tcb_statuses, or nobody judged it.",
         Code.EVIDENCE_REPORT_DATA: "The evidence does not vouch for the keys beside it.",
         Code.EVIDENCE_NONCE: "The evidence does not answer this challenge.",
         Code.EVIDENCE_EPOCH: "The evidence is from an older enclave than one already seen.",

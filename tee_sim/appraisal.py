@@ -200,18 +200,19 @@ class TrustPolicy:
         Raises
         ------
         EvidenceRejected
-            ``EVIDENCE_SIMULATED_REFUSED`` or ``EVIDENCE_CHAIN``: nobody named the platform.
+            ``EVIDENCE_SIMULATED_REFUSED`` or ``EVIDENCE_PLATFORM``: nobody named the platform, or
+            nothing here can verify it.
         """
         if platform not in self.roots_of_trust:
             if platform == SIMULATED:
                 raise EvidenceRejected(Code.EVIDENCE_SIMULATED_REFUSED)
-            raise EvidenceRejected(
-                Code.EVIDENCE_CHAIN, "The platform of the evidence is not named in roots_of_trust."
-            )
+            raise EvidenceRejected(Code.EVIDENCE_PLATFORM)
         if platform == SIMULATED:
             return SimulatedVerifier(self.simulated_root_pem)
         if platform not in self.verifiers:
-            raise EvidenceRejected(Code.EVIDENCE_CHAIN)
+            raise EvidenceRejected(
+                Code.EVIDENCE_PLATFORM, "There is no verifier for the platform of the evidence."
+            )
         return self.verifiers[platform]
 
     def platform_checks(self, stated: Stated) -> tuple[Check, ...]:
@@ -225,8 +226,8 @@ class TrustPolicy:
             Check("debug off", Code.EVIDENCE_DEBUG, not stated.debug or self.allow_debug),
             Check("measurement known", Code.EVIDENCE_MEASUREMENT, known),
             Check("security version", Code.EVIDENCE_SECURITY_VERSION, version_holds),
-            Check("TCB versions", Code.EVIDENCE_SECURITY_VERSION, recent),
-            Check("TCB status", Code.EVIDENCE_SECURITY_VERSION, judged),
+            Check("TCB versions", Code.EVIDENCE_TCB_VERSION, recent),
+            Check("TCB status", Code.EVIDENCE_TCB_STATUS, judged),
         )
 
     def policy_checks(self, policy: EnclavePolicy) -> tuple[Check, ...]:

@@ -100,7 +100,18 @@ def test_refuses_every_measurement_by_default(host: Host) -> None:
 
 
 def test_refuses_platform_nobody_named(host: Host) -> None:
-    assert host.refusal(host.forged(platform="mainframe")) == Code.EVIDENCE_CHAIN
+    assert host.refusal(host.forged(platform="mainframe")) == Code.EVIDENCE_PLATFORM
+
+
+def test_refuses_platform_nobody_can_verify(host: Host) -> None:
+    code = host.refusal(host.forged(platform="mainframe"), roots_of_trust=("mainframe",))
+    assert code == Code.EVIDENCE_PLATFORM
+
+
+def test_each_question_about_the_platform_has_a_code_of_its_own(host: Host) -> None:
+    claims = Claims.decode(Evidence.decode(host.evidence()).payload)
+    codes = [check.code for check in host.trust.platform_checks(claims)]
+    assert len(codes) == len(set(codes)) > 4
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "Simulated", "simulated\n", "\x1b[2J", "é"])

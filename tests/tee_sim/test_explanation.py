@@ -56,6 +56,21 @@ def test_names_the_code_that_appraisal_gives(
     assert explain(evidence, host.trust, host.clock.now()).code == code
 
 
+def test_names_each_reason_to_refuse_a_platform_by_its_code() -> None:
+    data = IntelMaker(Vendor()).make()
+    trust = TrustPolicy(
+        min_security_version=4,
+        minimum_tcb={"intel-tdx": {"pce_svn": 18}},
+        tcb_statuses=("UpToDate",),
+    )
+    codes = refused(explain(data, trust, RECORDED_AT))
+    assert codes["platform trusted"] == Code.EVIDENCE_PLATFORM
+    assert codes["signatures"] == Code.EVIDENCE_CHAIN
+    assert codes["security version"] == Code.EVIDENCE_SECURITY_VERSION
+    assert codes["TCB versions"] == Code.EVIDENCE_TCB_VERSION
+    assert codes["TCB status"] == Code.EVIDENCE_TCB_STATUS
+
+
 def test_a_bare_quote_leaves_its_report_data_to_the_reader() -> None:
     vendor = Vendor()
     data = IntelMaker(vendor, 5, "tdx15").make()

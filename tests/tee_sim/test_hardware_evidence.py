@@ -106,8 +106,8 @@ def test_accepts_reports_of_sev_snp(machine: Machine, version: int) -> None:
 
 
 def test_refuses_hardware_nobody_named(machine: Machine) -> None:
-    assert machine.refusal(machine.intel(), roots_of_trust=("simulated",)) == Code.EVIDENCE_CHAIN
-    assert machine.refusal(machine.snp(), roots_of_trust=()) == Code.EVIDENCE_CHAIN
+    assert machine.refusal(machine.intel(), roots_of_trust=("simulated",)) == Code.EVIDENCE_PLATFORM
+    assert machine.refusal(machine.snp(), roots_of_trust=()) == Code.EVIDENCE_PLATFORM
 
 
 def test_refuses_a_quote_under_another_platforms_name(machine: Machine) -> None:
@@ -143,7 +143,7 @@ def test_refuses_hardware_that_intels_collateral_does_not_vouch_for(machine: Mac
 def test_refuses_hardware_nobody_judged_when_a_status_is_demanded(machine: Machine) -> None:
     for evidence in (machine.intel(), machine.snp()):
         code = machine.refusal(evidence, tcb_statuses=("UpToDate",))
-        assert code == Code.EVIDENCE_SECURITY_VERSION
+        assert code == Code.EVIDENCE_TCB_STATUS
 
 
 def test_refuses_debug_enclaves(machine: Machine) -> None:
@@ -243,7 +243,7 @@ def test_refuses_old_security_version_whatever_the_claims_say(machine: Machine) 
 )
 def test_refuses_old_parts_of_the_platform(machine: Machine, least: dict[str, int]) -> None:
     minimum = {"intel-tdx": least}
-    assert machine.refusal(machine.intel(), minimum_tcb=minimum) == Code.EVIDENCE_SECURITY_VERSION
+    assert machine.refusal(machine.intel(), minimum_tcb=minimum) == Code.EVIDENCE_TCB_VERSION
 
 
 def test_accepts_parts_at_their_minimum(machine: Machine) -> None:

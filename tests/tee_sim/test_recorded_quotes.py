@@ -172,11 +172,11 @@ def test_accepts_a_platform_that_intel_calls_up_to_date() -> None:
 def test_refuses_a_platform_that_needs_hardening() -> None:
     explanation = judged("sgx", recorded("sgx_coll.json").decode())
     assert explanation.stated.tcb_status == "ConfigurationAndSWHardeningNeeded"
-    assert explanation.code == Code.EVIDENCE_SECURITY_VERSION
+    assert explanation.code == Code.EVIDENCE_TCB_STATUS
 
 
 def test_refuses_a_platform_nobody_judged_when_a_status_is_demanded() -> None:
-    assert judged("tdx", "").code == Code.EVIDENCE_SECURITY_VERSION
+    assert judged("tdx", "").code == Code.EVIDENCE_TCB_STATUS
 
 
 @pytest.mark.parametrize("now", [1_700_000_000.0, 1_760_000_000.0, 1_800_000_000.0])
