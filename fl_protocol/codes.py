@@ -33,6 +33,7 @@ class Code(StrEnum):
     EVIDENCE_EXPIRED = "EVIDENCE_EXPIRED"
     EVIDENCE_SIMULATED_REFUSED = "EVIDENCE_SIMULATED_REFUSED"
     EVIDENCE_DEBUG = "EVIDENCE_DEBUG"
+    EVIDENCE_ATTRIBUTES = "EVIDENCE_ATTRIBUTES"
     EVIDENCE_MEASUREMENT = "EVIDENCE_MEASUREMENT"
     EVIDENCE_SECURITY_VERSION = "EVIDENCE_SECURITY_VERSION"
     EVIDENCE_TCB_VERSION = "EVIDENCE_TCB_VERSION"
@@ -123,6 +124,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.EVIDENCE_SIMULATED_REFUSED: "The enclave is simulated; to accept that, name "
         "'simulated' in roots_of_trust.",
         Code.EVIDENCE_DEBUG: "The enclave runs with debugging on, so its memory can be read.",
+        Code.EVIDENCE_ATTRIBUTES: "The trust domain has an attribute that is reserved, or lacks "
+        "SEPT_VE_DISABLE, so its host may raise #VE in it.",
         Code.EVIDENCE_MEASUREMENT: "The enclave runs code that is not on the list of known "
         "measurements; compare the installed versions.",
         Code.EVIDENCE_SECURITY_VERSION: "The enclave's security version is too old.",

@@ -21,6 +21,7 @@ from tee_sim.evidence import (
     report_data,
 )
 from tee_sim.policy import EnclavePolicy, Guardrails
+from tee_sim.quotes.facts import SEPT_VE
 
 _MAX_AGE_SECONDS = 600
 
@@ -46,6 +47,11 @@ class Stated(Protocol):
     @property
     def debug(self) -> bool:
         """Whether the memory can be read."""
+        ...
+
+    @property
+    def unsafe_attributes(self) -> tuple[str, ...]:
+        """What else of its attributes is refused unless allowed."""
         ...
 
     @property
@@ -123,6 +129,8 @@ class TrustPolicy:
         The weakest policy to accept.
     allow_debug : bool
         Accept an enclave whose memory can be read.
+    allow_sept_ve : bool
+        Accept a trust domain without SEPT_VE_DISABLE, as some clouds run them.
     federation : str, optional
         Federation the policy must name.
     policy_digest : str, optional
@@ -143,6 +151,7 @@ class TrustPolicy:
     min_security_version: int = 0
     guardrails: Guardrails = field(default_factory=Guardrails)
     allow_debug: bool = False
+    allow_sept_ve: bool = False
     federation: str | None = None
     policy_digest: str | None = None
     verifiers: Mapping[str, EvidenceVerifier] = field(default_factory=dict)
@@ -222,8 +231,10 @@ class TrustPolicy:
         known = stated.measurement in self.measurements
         version_holds = stated.security_version >= self.min_security_version
         judged = not self.tcb_statuses or stated.tcb_status in self.tcb_statuses
+        unsafe = set(stated.unsafe_attributes) - ({SEPT_VE} if self.allow_sept_ve else set())
         return (
             Check("debug off", Code.EVIDENCE_DEBUG, not stated.debug or self.allow_debug),
+            Check("attributes", Code.EVIDENCE_ATTRIBUTES, not unsafe),
             Check("measurement known", Code.EVIDENCE_MEASUREMENT, known),
             Check("security version", Code.EVIDENCE_SECURITY_VERSION, version_holds),
             Check("TCB versions", Code.EVIDENCE_TCB_VERSION, recent),

@@ -96,8 +96,9 @@ class Claims:
 
     Digests and nonce are hexadecimal, keys base64url, ``iat`` Unix seconds; ``isolation`` tells
     for each layer of lockdown whether it is active. ``tcb`` are versions of the platform's parts
-    by name and ``tcb_status`` is its vendor's judgement of them, empty without collateral; both
-    come from a verifier, never from the payload.
+    by name, ``tcb_status`` is its vendor's judgement of them, empty without collateral, and
+    ``unsafe_attributes`` names what of a trust domain's attributes is refused; these come from a
+    verifier, never from the payload.
     """
 
     v: int
@@ -116,6 +117,7 @@ class Claims:
     iat: int
     tcb: Mapping[str, int] = field(default_factory=dict)
     tcb_status: str = ""
+    unsafe_attributes: tuple[str, ...] = ()
 
     def keys(self) -> EnclaveKeys:
         """Return the enclave's raw keys."""

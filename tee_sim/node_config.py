@@ -50,6 +50,8 @@ class NodeConfig:
         Oldest acceptable enclave build.
     minimum_tcb : dict
         By hardware platform: least version of each named part of its trusted computing base.
+    allow_sept_ve : bool
+        Whether a trust domain of Intel may lack SEPT_VE_DISABLE.
     policy_digest : str, optional
         Digest of the enclave policy that was agreed on; no other is accepted.
     guardrails : dict
@@ -70,6 +72,7 @@ class NodeConfig:
     measurements: tuple[str, ...] = ()
     min_security_version: int = 0
     minimum_tcb: dict[str, dict[str, int]] = field(default_factory=dict)
+    allow_sept_ve: bool = False
     policy_digest: str | None = None
     guardrails: dict[str, Any] = field(default_factory=dict)
     patience: float = 30.0
@@ -91,6 +94,8 @@ class NodeConfig:
 
     def trust_policy(self) -> TrustPolicy:
         """Return what this node demands of an enclave; raises ConfigInvalid."""
+        if type(self.allow_sept_ve) is not bool:
+            raise ConfigInvalid(Code.CONFIG_INVALID, "allow_sept_ve is true or false.")
         if not is_minimum_tcb(self.minimum_tcb):
             raise ConfigInvalid(
                 Code.CONFIG_INVALID,
@@ -107,6 +112,7 @@ class NodeConfig:
             federation=self.federation,
             verifiers=hardware_verifiers(),
             minimum_tcb=self.minimum_tcb,
+            allow_sept_ve=self.allow_sept_ve,
         )
 
 

@@ -64,6 +64,10 @@ def _is_text(value: object) -> bool:
     return type(value) is str
 
 
+def _is_truth(value: object) -> bool:
+    return type(value) is bool
+
+
 def _is_texts(value: object) -> bool:
     return type(value) is list and all(map(_is_text, value))
 
@@ -91,7 +95,8 @@ _RULES: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "min_security_version": _is_whole,
         "minimum_tcb": is_minimum_tcb,
         "tcb_statuses": _is_texts,
-        "allow_debug": lambda value: type(value) is bool,
+        "allow_debug": _is_truth,
+        "allow_sept_ve": _is_truth,
         "federation": _is_text,
         "policy_digest": _is_text,
         "guardrails": lambda value: type(value) is dict,

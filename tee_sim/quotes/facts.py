@@ -9,6 +9,7 @@ from typing import Protocol
 from cryptography import x509
 
 INTEL_SGX, INTEL_TDX, AMD_SEV_SNP = "intel-sgx", "intel-tdx", "amd-sev-snp"
+RESERVED_ATTRIBUTE, SEPT_VE = "reserved", "sept-ve"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Facts:
         Further measured values by name, hexadecimal or decimal.
     tcb_status : str
         The vendor's judgement of the platform; empty without collateral.
+    unsafe_attributes : tuple of str
+        Of a trust domain: "reserved" where an attribute is set whose meaning is not known,
+        "sept-ve" where the host may raise #VE by taking a page away (no SEPT_VE_DISABLE).
     """
 
     platform: str
@@ -47,6 +51,7 @@ class Facts:
     report_data: str
     registers: Mapping[str, str]
     tcb_status: str = ""
+    unsafe_attributes: tuple[str, ...] = ()
 
 
 class Quote(Protocol):

@@ -126,6 +126,7 @@ class IntelQuote:
             signer_id=key_digest(self.certificates[0]),
             security_version=self.report.security_version,
             debug=self.report.debug,
+            unsafe_attributes=self.report.unsafe_attributes,
             tcb=self.certified
             | {"qe_svn": self.quoting_enclave.security_version}
             | self.report.tcb(),

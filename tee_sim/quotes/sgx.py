@@ -52,6 +52,11 @@ class SgxReport:
         return bool(self.attributes & _DEBUG)
 
     @property
+    def unsafe_attributes(self) -> tuple[str, ...]:
+        """Nothing: attributes other than debug and initialisation are not judged."""
+        return ()
+
+    @property
     def measurement(self) -> str:
         """MRENCLAVE."""
         return self.mr_enclave

@@ -1,6 +1,7 @@
 """The report of an Intel TDX trust domain.
 
-Source: Intel TDX DCAP Quoting Library API, appendix A, "TD Quote Body" (1.0: 584 bytes; 1.5: 648).
+Sources: Intel TDX DCAP Quoting Library API, appendix A, "TD Quote Body" (1.0: 584 bytes; 1.5: 648);
+Intel TDX Module Base Architecture Specification, "TD Attributes".
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ import hashlib
 from dataclasses import dataclass
 from typing import Self
 
+from tee_sim.quotes.facts import RESERVED_ATTRIBUTE, SEPT_VE
 from tee_sim.quotes.reader import Reader
 
 REPORT_10_BYTES, REPORT_15_BYTES = 584, 648
 
 # Bits 0 to 7 of TDATTRIBUTES are the group "TD under debug", 29 is MIGRATABLE.
 _UNDER_DEBUG, _MIGRATABLE = 0xFF, 1 << 29
+_SEPT_VE_DISABLE = 1 << 28
+# LASS, PKS, KL and PERFMON are features of the processor for the workload itself. Of the others,
+# some have a meaning for special trust domains (16 ICSSD, 62 TPA) and the rest none yet.
+_FEATURES = 1 << 27 | 1 << 30 | 1 << 31 | 1 << 63
 _ZERO = "00" * 48
 
 
@@ -78,6 +84,16 @@ class TdReport:
         return bool(self.attributes & (_UNDER_DEBUG | _MIGRATABLE)) or self.mr_service_td != _ZERO
 
     @property
+    def unsafe_attributes(self) -> tuple[str, ...]:
+        """What of the attributes is refused unless a policy allows it, see `Facts`."""
+        judged = _UNDER_DEBUG | _SEPT_VE_DISABLE | _MIGRATABLE | _FEATURES
+        found = {
+            RESERVED_ATTRIBUTE: self.attributes & ~judged,
+            SEPT_VE: not self.attributes & _SEPT_VE_DISABLE,
+        }
+        return tuple(name for name, holds in found.items() if holds)
+
+    @property
     def of_intel_module(self) -> bool:
         """Whether Intel's own module, not under debug itself, made the report."""
         return self.mr_signer_seam == _ZERO and self.seam_attributes == 0
@@ -99,6 +115,7 @@ class TdReport:
     def registers(self) -> dict[str, str]:
         """Return the measured values by name."""
         return {
+            "td_attributes": f"{self.attributes:016x}",
             "mr_td": self.mr_td,
             **{f"rtmr{n}": value for n, value in enumerate(self.rtmr)},
             "mr_config_id": self.mr_config_id,

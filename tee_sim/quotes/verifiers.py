@@ -36,9 +36,9 @@ _BEGIN = "-----BEGIN CERTIFICATE-----"
 class HardwareVerifier:
     """Verifies evidence of one kind of hardware.
 
-    The quote's word replaces the payload's for measurement, debug status, signer, security
-    version and report data. The rest of the payload is signed with the receipt key, and appraisal
-    goes on to check that the report data vouches for that key.
+    The quote's word replaces the payload's for measurement, debug status, attributes, signer,
+    security version and report data. The rest of the payload is signed with the receipt key, and
+    appraisal goes on to check that the report data vouches for that key.
 
     Parameters
     ----------
@@ -100,6 +100,7 @@ def read_evidence(evidence: Evidence) -> tuple[Claims, Quote]:
         security_version=facts.security_version,
         report_data=facts.report_data,
         tcb=facts.tcb,
+        unsafe_attributes=facts.unsafe_attributes,
     )
     return stated, quote
 

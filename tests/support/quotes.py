@@ -22,6 +22,7 @@ QE_SIGNERS = {
     "sgx": bytes.fromhex("8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff"),
     "tdx": bytes.fromhex("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5"),
 }
+SEPT_VE_DISABLE = 1 << 28
 _SGX_EXTENSION = "1.2.840.113741.1.13.1"
 _SGX_OID = bytes.fromhex("2a864886f84d010d01")
 
@@ -129,7 +130,7 @@ class IntelMaker:
             + bytes(48)
             + self.mr_signer_seam
             + bytes(8)
-            + _u(self.attributes or 0, 8)
+            + _u(SEPT_VE_DISABLE if self.attributes is None else self.attributes, 8)
             + bytes(8)
             + b"t" * 48
             + bytes(144)

@@ -57,7 +57,7 @@ def test_names_the_code_that_appraisal_gives(
 
 
 def test_names_each_reason_to_refuse_a_platform_by_its_code() -> None:
-    data = IntelMaker(Vendor()).make()
+    data = IntelMaker(Vendor(), attributes=0).make()
     trust = TrustPolicy(
         min_security_version=4,
         minimum_tcb={"intel-tdx": {"pce_svn": 18}},
@@ -66,6 +66,7 @@ def test_names_each_reason_to_refuse_a_platform_by_its_code() -> None:
     codes = refused(explain(data, trust, RECORDED_AT))
     assert codes["platform trusted"] == Code.EVIDENCE_PLATFORM
     assert codes["signatures"] == Code.EVIDENCE_CHAIN
+    assert codes["attributes"] == Code.EVIDENCE_ATTRIBUTES
     assert codes["security version"] == Code.EVIDENCE_SECURITY_VERSION
     assert codes["TCB versions"] == Code.EVIDENCE_TCB_VERSION
     assert codes["TCB status"] == Code.EVIDENCE_TCB_STATUS
@@ -116,6 +117,7 @@ def test_reads_a_trust_policy_from_toml(tmp_path: Path) -> None:
     [
         "roots_of_trust = 'intel-tdx'",
         "allow_debug = 1",
+        "allow_sept_ve = 1",
         "min_security_version = true",
         "unknown = 1",
         "tcb_statuses = 'UpToDate'",

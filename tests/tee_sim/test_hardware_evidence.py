@@ -18,7 +18,14 @@ from tee_sim.policy import Guardrails
 from tee_sim.quotes.verifiers import HardwareVerifier, read_quote
 from tests.support.clock import SetClock
 from tests.support.enclave import EPOCH, flipped, policy_for
-from tests.support.quotes import RECORDED_AT, IntelMaker, SnpMaker, Vendor, recorded
+from tests.support.quotes import (
+    RECORDED_AT,
+    SEPT_VE_DISABLE,
+    IntelMaker,
+    SnpMaker,
+    Vendor,
+    recorded,
+)
 
 NONCE = bytes(range(32))
 KINDS = [(3, "sgx"), (4, "sgx"), (4, "tdx"), (5, "sgx"), (5, "tdx"), (5, "tdx15")]
@@ -154,6 +161,29 @@ def test_refuses_debug_enclaves(machine: Machine) -> None:
         machine.snp(policy=0xB0000),
     ):
         assert machine.refusal(evidence) == Code.EVIDENCE_DEBUG
+
+
+@pytest.mark.parametrize(
+    "bit", [bit for bit in range(8, 64) if bit not in {27, 28, 29, 30, 31, 63}]
+)
+def test_refuses_a_trust_domain_with_a_reserved_attribute(machine: Machine, bit: int) -> None:
+    evidence = machine.intel(4, "tdx", attributes=SEPT_VE_DISABLE | 1 << bit)
+    assert machine.refusal(evidence) == Code.EVIDENCE_ATTRIBUTES
+    assert machine.refusal(evidence, allow_sept_ve=True) == Code.EVIDENCE_ATTRIBUTES
+
+
+def test_refuses_a_trust_domain_without_sept_ve_disable_unless_allowed(machine: Machine) -> None:
+    for kind in ("tdx", "tdx15"):
+        evidence = machine.intel(5, kind, attributes=0)
+        assert machine.refusal(evidence) == Code.EVIDENCE_ATTRIBUTES
+        trust = machine.trust(evidence, allow_sept_ve=True)
+        assert trust.appraise(evidence, NONCE, 0, machine.clock).epoch == EPOCH
+
+
+def test_accepts_features_of_the_processor_in_a_trust_domain(machine: Machine) -> None:
+    features = 1 << 27 | 1 << 30 | 1 << 31 | 1 << 63
+    evidence = machine.intel(4, "tdx", attributes=SEPT_VE_DISABLE | features)
+    assert machine.trust(evidence).appraise(evidence, NONCE, 0, machine.clock).epoch == EPOCH
 
 
 def test_refuses_enclaves_that_may_be_moved_elsewhere(machine: Machine) -> None:

@@ -64,6 +64,7 @@ def test_reads_what_the_hardware_stated() -> None:
     assert sgx.measurement.startswith("33d8736d") and not sgx.debug
     assert sgx.tcb["pce_svn"] == 13 and sgx.tcb["qe_svn"] == 10
     assert tdx.registers["mr_td"].startswith("91eb2b44") and not tdx.debug
+    assert tdx.registers["td_attributes"] == "0000000010000000" and not tdx.unsafe_attributes
     assert tdx.security_version == tdx.tcb["tdx_svn_01"] == 6
     assert snp.measurement.startswith("b07af962") and snp.debug
     assert snp.tcb == {"bootloader": 2, "tee": 0, "snp": 5, "microcode": 68}
