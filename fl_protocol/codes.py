@@ -35,6 +35,7 @@ class Code(StrEnum):
     EVIDENCE_DEBUG = "EVIDENCE_DEBUG"
     EVIDENCE_ATTRIBUTES = "EVIDENCE_ATTRIBUTES"
     EVIDENCE_MEASUREMENT = "EVIDENCE_MEASUREMENT"
+    EVIDENCE_SIGNER = "EVIDENCE_SIGNER"
     EVIDENCE_SECURITY_VERSION = "EVIDENCE_SECURITY_VERSION"
     EVIDENCE_TCB_VERSION = "EVIDENCE_TCB_VERSION"
     EVIDENCE_TCB_STATUS = "EVIDENCE_TCB_STATUS"
@@ -128,6 +129,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "SEPT_VE_DISABLE, so its host may raise #VE in it.",
         Code.EVIDENCE_MEASUREMENT: "The enclave runs code that is not on the list of known "
         "measurements; compare the installed versions.",
+        Code.EVIDENCE_SIGNER: "The enclave's code is signed by nobody on the list of signers.",
         Code.EVIDENCE_SECURITY_VERSION: "The enclave's security version is too old.",
         Code.EVIDENCE_TCB_VERSION: "A part of the enclave's platform is older than minimum_tcb "
         "demands; update its firmware.",

@@ -55,6 +55,11 @@ class Stated(Protocol):
         ...
 
     @property
+    def code_signers(self) -> tuple[str, ...]:
+        """Hexadecimal digests of the keys that signed the code."""
+        ...
+
+    @property
     def tcb(self) -> Mapping[str, int]:
         """Versions of the platform's parts by name."""
         ...
@@ -123,6 +128,9 @@ class TrustPolicy:
     measurements : tuple of str
         Allowed images, hexadecimal: SHA-384 on the simulated platform, on hardware what the
         facts of its quotes call measurement.
+    signers : Mapping of str to tuple of str
+        By platform: digests of the keys one of which must have signed the code; nobody is asked
+        for on a platform without a list. Whoever signs the code states its security version.
     min_security_version : int
         Oldest platform to accept.
     guardrails : Guardrails
@@ -148,6 +156,7 @@ class TrustPolicy:
     roots_of_trust: tuple[str, ...] = ()
     simulated_root_pem: str = ""
     measurements: tuple[str, ...] = ()
+    signers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     min_security_version: int = 0
     guardrails: Guardrails = field(default_factory=Guardrails)
     allow_debug: bool = False
@@ -229,6 +238,8 @@ class TrustPolicy:
         minimum = self.minimum_tcb.get(stated.platform, {})
         recent = all(stated.tcb.get(part, -1) >= least for part, least in minimum.items())
         known = stated.measurement in self.measurements
+        signers = self.signers.get(stated.platform)
+        signed = signers is None or not set(signers).isdisjoint(stated.code_signers)
         version_holds = stated.security_version >= self.min_security_version
         judged = not self.tcb_statuses or stated.tcb_status in self.tcb_statuses
         unsafe = set(stated.unsafe_attributes) - ({SEPT_VE} if self.allow_sept_ve else set())
@@ -236,6 +247,7 @@ class TrustPolicy:
             Check("debug off", Code.EVIDENCE_DEBUG, not stated.debug or self.allow_debug),
             Check("attributes", Code.EVIDENCE_ATTRIBUTES, not unsafe),
             Check("measurement known", Code.EVIDENCE_MEASUREMENT, known),
+            Check("signer known", Code.EVIDENCE_SIGNER, signed),
             Check("security version", Code.EVIDENCE_SECURITY_VERSION, version_holds),
             Check("TCB versions", Code.EVIDENCE_TCB_VERSION, recent),
             Check("TCB status", Code.EVIDENCE_TCB_STATUS, judged),

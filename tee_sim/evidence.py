@@ -97,8 +97,9 @@ class Claims:
     Digests and nonce are hexadecimal, keys base64url, ``iat`` Unix seconds; ``isolation`` tells
     for each layer of lockdown whether it is active. ``tcb`` are versions of the platform's parts
     by name, ``tcb_status`` is its vendor's judgement of them, empty without collateral, and
-    ``unsafe_attributes`` names what of a trust domain's attributes is refused; these come from a
-    verifier, never from the payload.
+    ``unsafe_attributes`` names what of a trust domain's attributes is refused, and
+    ``code_signers`` has digests of the keys that signed the code (``signer_id`` is the platform's);
+    these come from a verifier, never from the payload.
     """
 
     v: int
@@ -118,6 +119,7 @@ class Claims:
     tcb: Mapping[str, int] = field(default_factory=dict)
     tcb_status: str = ""
     unsafe_attributes: tuple[str, ...] = ()
+    code_signers: tuple[str, ...] = ()
 
     def keys(self) -> EnclaveKeys:
         """Return the enclave's raw keys."""

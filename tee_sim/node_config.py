@@ -18,7 +18,7 @@ from tee_sim.attestation import Attestor, EpochWitness
 from tee_sim.policy import Guardrails
 from tee_sim.quotes.verifiers import ROOT_KEYS, hardware_verifiers
 from tee_sim.settings import load_settings
-from tee_sim.trust_file import is_minimum_tcb
+from tee_sim.trust_file import is_minimum_tcb, is_signers, listed_signers
 
 Carrier: TypeAlias = Callable[[Identity], Transport]
 
@@ -46,6 +46,9 @@ class NodeConfig:
         Certificate the simulated platform's chain must end at.
     measurements : tuple of str
         Known enclave measurements, SHA-384 in hex.
+    signers : dict
+        By platform: digests of the keys one of which must have signed the enclave's code; any
+        where there is no list.
     min_security_version : int
         Oldest acceptable enclave build.
     minimum_tcb : dict
@@ -70,6 +73,7 @@ class NodeConfig:
     roots_of_trust: tuple[str, ...] = ()
     simulated_root_pem: str = ""
     measurements: tuple[str, ...] = ()
+    signers: dict[str, list[str]] = field(default_factory=dict)
     min_security_version: int = 0
     minimum_tcb: dict[str, dict[str, int]] = field(default_factory=dict)
     allow_sept_ve: bool = False
@@ -96,6 +100,12 @@ class NodeConfig:
         """Return what this node demands of an enclave; raises ConfigInvalid."""
         if type(self.allow_sept_ve) is not bool:
             raise ConfigInvalid(Code.CONFIG_INVALID, "allow_sept_ve is true or false.")
+        if not is_signers(self.signers):
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID,
+                "signers has lists of digests: 64 hexadecimal digits for intel-sgx, 96 for "
+                "amd-sev-snp.",
+            )
         if not is_minimum_tcb(self.minimum_tcb):
             raise ConfigInvalid(
                 Code.CONFIG_INVALID,
@@ -106,6 +116,7 @@ class NodeConfig:
             roots_of_trust=self.roots_of_trust,
             simulated_root_pem=self.simulated_root_pem,
             measurements=self.measurements,
+            signers=listed_signers(self.signers),
             min_security_version=self.min_security_version,
             policy_digest=self.policy_digest,
             guardrails=Guardrails.from_members(self.guardrails),

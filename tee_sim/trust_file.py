@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +16,11 @@ from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Disk, LocalDisk
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.policy import Guardrails
+from tee_sim.quotes.facts import AMD_SEV_SNP, INTEL_SGX
 from tee_sim.quotes.verifiers import ROOT_KEYS, hardware_verifiers
+
+# Of MRSIGNER (SHA-256), and of an ID key or its author's (SHA-384).
+_SIGNER_BYTES = {INTEL_SGX: 32, AMD_SEV_SNP: 48}
 
 
 def load_trust(path: Path) -> TrustPolicy:
@@ -34,6 +39,7 @@ def load_trust(path: Path) -> TrustPolicy:
                 raise ValueError(f"{name} is not known or not valid; the settings are {known}")
         for name in ("roots_of_trust", "measurements", "tcb_statuses"):
             members[name] = tuple(members.get(name, ()))
+        members["signers"] = listed_signers(members.get("signers", {}))
         guardrails = Guardrails.from_members(members.pop("guardrails", {}))
         return TrustPolicy(**members, guardrails=guardrails, verifiers=hardware_verifiers())
     except ConfigInvalid as error:
@@ -47,12 +53,18 @@ def write_trust(path: Path, trust: TrustPolicy, disk: Disk | None = None) -> Non
     members = {name: getattr(trust, name) for name in _RULES if name != "guardrails"}
     tables = {
         "guardrails": asdict(trust.guardrails),
+        "signers": members.pop("signers"),
         **{f"minimum_tcb.{name}": parts for name, parts in members.pop("minimum_tcb").items()},
     }
     lines = [_assignment(name, value) for name, value in members.items() if value is not None]
     for name, table in tables.items():
         lines += [f"[{name}]", *(_assignment(*item) for item in table.items())]
     (disk or LocalDisk()).write_atomic(path, "\n".join([*lines, ""]).encode(), 0o644)
+
+
+def listed_signers(lists: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    """Return lists as a file has them in the form of `TrustPolicy`."""
+    return {platform: tuple(digests) for platform, digests in lists.items()}
 
 
 def _assignment(name: str, value: object) -> str:
@@ -76,6 +88,23 @@ def _is_whole(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
+def is_signers(value: object) -> bool:
+    """Tell whether a value lists digests of signers, for platforms whose code is signed."""
+    return (
+        type(value) is dict
+        and value.keys() <= _SIGNER_BYTES.keys()
+        and all(
+            _is_texts(digests) and all(_is_digest(each, _SIGNER_BYTES[name]) for each in digests)
+            for name, digests in value.items()
+        )
+    )
+
+
+def _is_digest(text: str, length: int) -> bool:
+    # Zeros stand for nobody.
+    return re.fullmatch(rf"[0-9a-f]{{{2 * length}}}", text) is not None and bool(text.strip("0"))
+
+
 def is_minimum_tcb(value: object) -> bool:
     """Tell whether a value says least versions of parts, for platforms that there are."""
     return (
@@ -92,6 +121,7 @@ _RULES: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "roots_of_trust": _is_texts,
         "simulated_root_pem": _is_text,
         "measurements": _is_texts,
+        "signers": is_signers,
         "min_security_version": _is_whole,
         "minimum_tcb": is_minimum_tcb,
         "tcb_statuses": _is_texts,

@@ -40,6 +40,9 @@ class Facts:
     unsafe_attributes : tuple of str
         Of a trust domain: "reserved" where an attribute is set whose meaning is not known,
         "sept-ve" where the host may raise #VE by taking a page away (no SEPT_VE_DISABLE).
+    code_signers : tuple of str
+        Hexadecimal digests of the keys that signed the code: MRSIGNER of SGX; of SNP those of the
+        ID key and of the author's key, where there are any; none of TDX.
     """
 
     platform: str
@@ -52,6 +55,7 @@ class Facts:
     registers: Mapping[str, str]
     tcb_status: str = ""
     unsafe_attributes: tuple[str, ...] = ()
+    code_signers: tuple[str, ...] = ()
 
 
 class Quote(Protocol):

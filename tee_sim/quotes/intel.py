@@ -127,6 +127,7 @@ class IntelQuote:
             security_version=self.report.security_version,
             debug=self.report.debug,
             unsafe_attributes=self.report.unsafe_attributes,
+            code_signers=self.report.code_signers,
             tcb=self.certified
             | {"qe_svn": self.quoting_enclave.security_version}
             | self.report.tcb(),

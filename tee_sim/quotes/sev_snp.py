@@ -124,6 +124,12 @@ class SnpReport:
             debug=bool(self.policy & (_DEBUG | _MIGRATION_AGENT)),
             tcb={"bootloader": tcb[0], "tee": tcb[1], "snp": tcb[6], "microcode": tcb[7]},
             report_data=self.report_data,
+            code_signers=tuple(
+                # Zeros where the guest was launched without an ID block, or without an author.
+                digest
+                for digest in (self.id_key_digest, self.author_key_digest)
+                if digest.strip("0")
+            ),
             registers={
                 "policy": f"{self.policy:016x}",
                 "vmpl": str(self.vmpl),

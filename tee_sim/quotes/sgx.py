@@ -61,6 +61,11 @@ class SgxReport:
         """MRENCLAVE."""
         return self.mr_enclave
 
+    @property
+    def code_signers(self) -> tuple[str, ...]:
+        """MRSIGNER."""
+        return (self.mr_signer,)
+
     def tcb(self) -> dict[str, int]:
         """Return versions of parts that only this kind of report names."""
         return {}

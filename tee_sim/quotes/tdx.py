@@ -108,6 +108,11 @@ class TdReport:
         """Security version of the TDX module."""
         return self.tee_tcb_svn[0]
 
+    @property
+    def code_signers(self) -> tuple[str, ...]:
+        """Nobody: a trust domain is measured and not signed."""
+        return ()
+
     def tcb(self) -> dict[str, int]:
         """Return the sixteen components of TEE_TCB_SVN."""
         return {f"tdx_svn_{n:02}": svn for n, svn in enumerate(self.tee_tcb_svn, 1)}

@@ -36,7 +36,7 @@ _BEGIN = "-----BEGIN CERTIFICATE-----"
 class HardwareVerifier:
     """Verifies evidence of one kind of hardware.
 
-    The quote's word replaces the payload's for measurement, debug status, attributes, signer,
+    The quote's word replaces the payload's for measurement, debug status, attributes, signers,
     security version and report data. The rest of the payload is signed with the receipt key, and
     appraisal goes on to check that the report data vouches for that key.
 
@@ -101,6 +101,7 @@ def read_evidence(evidence: Evidence) -> tuple[Claims, Quote]:
         report_data=facts.report_data,
         tcb=facts.tcb,
         unsafe_attributes=facts.unsafe_attributes,
+        code_signers=facts.code_signers,
     )
     return stated, quote
 

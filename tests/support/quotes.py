@@ -157,6 +157,8 @@ class SnpMaker:
     tcb: bytes = bytes([4, 0, 0, 0, 0, 0, 24, 219])
     certified_chip: bytes = b"c" * 64
     certified_microcode: int = 219
+    id_key_digest: bytes = bytes(48)
+    author_key_digest: bytes = bytes(48)
     version: int = 2
 
     def make(self) -> tuple[bytes, tuple[str, ...]]:
@@ -172,6 +174,8 @@ class SnpMaker:
             0x48: _u(self.flags, 4),
             0x50: self.report_data,
             0x90: b"m" * 48,
+            0xE0: self.id_key_digest,
+            0x110: self.author_key_digest,
             0x180: self.tcb,
             0x1A0: self.chip_id,
         }

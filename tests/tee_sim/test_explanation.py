@@ -10,7 +10,9 @@ import pytest
 from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.explanation import Explanation, Outcome, explain
-from tee_sim.trust_file import load_trust
+from tee_sim.node_config import NodeConfig
+from tee_sim.quotes.verifiers import hardware_verifiers
+from tee_sim.trust_file import load_trust, write_trust
 from tests.support.quotes import RECORDED_AT, IntelMaker, SnpMaker, Vendor
 from tests.tee_sim.test_evidence import NONCE, Host
 
@@ -112,12 +114,54 @@ def test_reads_a_trust_policy_from_toml(tmp_path: Path) -> None:
     assert replace(trust, verifiers={}) != trust
 
 
+def test_reads_what_it_wrote(tmp_path: Path) -> None:
+    trust = TrustPolicy(
+        roots_of_trust=("intel-sgx",),
+        signers={"intel-sgx": ("ab" * 32,), "amd-sev-snp": ("cd" * 48,)},
+        minimum_tcb={"intel-tdx": {"pce_svn": 13}},
+        allow_sept_ve=True,
+        verifiers=hardware_verifiers(),
+    )
+    write_trust(tmp_path / "trust.toml", trust)
+    assert load_trust(tmp_path / "trust.toml") == trust
+
+
+def test_a_bundle_demands_what_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "bundle.json"
+    named = {"signers": {"intel-sgx": ["ab" * 32]}, "allow_sept_ve": True}
+    NodeConfig("host:1", "", "demo", "identity", **named).save(path)
+    trust = NodeConfig.load(path).trust_policy()
+    assert trust.signers == {"intel-sgx": ("ab" * 32,)} and trust.allow_sept_ve
+    assert not NodeConfig("host:1", "", "demo", "identity").trust_policy().allow_sept_ve
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("signers", {"intel-sgx": "ab" * 32}),
+        ("signers", {"intel-tdx": ["ab" * 32]}),
+        ("signers", ["ab" * 32]),
+        ("allow_sept_ve", "false"),
+    ],
+)
+def test_a_bundle_with_a_setting_of_another_form_is_refused(setting: str, value: object) -> None:
+    bundle = NodeConfig("host:1", "", "demo", "identity", **{setting: value})
+    with pytest.raises(ConfigInvalid, match=setting):
+        bundle.trust_policy()
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "roots_of_trust = 'intel-tdx'",
         "allow_debug = 1",
         "allow_sept_ve = 1",
+        "signers = ['ab']",
+        "[signers]\nintel-sgx = 'ab'",
+        "[signers]\nintel-sgx = ['ab']",
+        f"[signers]\nintel-tdx = ['{'ab' * 32}']",
+        f"[signers]\namd-sev-snp = ['{'AB' * 48}']",
+        f"[signers]\namd-sev-snp = ['{'00' * 48}']",
         "min_security_version = true",
         "unknown = 1",
         "tcb_statuses = 'UpToDate'",

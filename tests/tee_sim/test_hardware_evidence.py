@@ -259,6 +259,29 @@ def test_refuses_unknown_measurement(machine: Machine) -> None:
     assert machine.refusal(machine.intel(), measurements=()) == Code.EVIDENCE_MEASUREMENT
 
 
+def test_refuses_code_of_a_signer_nobody_listed(machine: Machine) -> None:
+    other = {"intel-sgx": ("ab" * 32,), "amd-sev-snp": ("ab" * 48,)}
+    for evidence in (
+        machine.intel(4, "sgx"),
+        machine.snp(),
+        machine.snp(id_key_digest=b"i" * 48, author_key_digest=b"a" * 48),
+    ):
+        assert machine.refusal(evidence, signers=other) == Code.EVIDENCE_SIGNER
+        assert machine.refusal(evidence, signers=dict.fromkeys(other, ())) == Code.EVIDENCE_SIGNER
+
+
+@pytest.mark.parametrize("signer", ["i", "a"], ids=["ID key", "its author"])
+def test_accepts_code_of_a_listed_signer(machine: Machine, signer: str) -> None:
+    listed = {"intel-sgx": ((b"s" * 32).hex(),), "amd-sev-snp": ((signer.encode() * 48).hex(),)}
+    for evidence in (
+        machine.intel(4, "sgx"),
+        machine.snp(id_key_digest=b"i" * 48, author_key_digest=b"a" * 48),
+        machine.intel(4, "tdx"),
+    ):
+        trust = machine.trust(evidence, signers=listed)
+        assert trust.appraise(evidence, NONCE, 0, machine.clock).epoch == EPOCH
+
+
 def test_refuses_old_security_version_whatever_the_claims_say(machine: Machine) -> None:
     for evidence in (
         machine.intel(4, "sgx", svn=2),

@@ -62,6 +62,7 @@ def test_reads_what_the_hardware_stated() -> None:
     snp = read_quote(recorded("attestation.bin"), recorded_snp_chain()).facts()
     assert bytes.fromhex(sgx.report_data).rstrip(b"\0") == b"Hello, world!"
     assert sgx.measurement.startswith("33d8736d") and not sgx.debug
+    assert sgx.code_signers == (sgx.registers["mr_signer"],) and not snp.code_signers
     assert sgx.tcb["pce_svn"] == 13 and sgx.tcb["qe_svn"] == 10
     assert tdx.registers["mr_td"].startswith("91eb2b44") and not tdx.debug
     assert tdx.registers["td_attributes"] == "0000000010000000" and not tdx.unsafe_attributes
