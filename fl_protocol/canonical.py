@@ -106,7 +106,7 @@ def check_nesting(text: str) -> None:
     depth = 0
     for token in _NESTING.finditer(text):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
-        if depth > _MAX_DEPTH + 1:
+        if depth > _MAX_DEPTH:
             raise CanonicalError(f"nested deeper than {_MAX_DEPTH}")
 
 
@@ -126,24 +126,30 @@ def _parse(data: bytes, max_bytes: int) -> Json:
 
 def _check(value: object, depth: int) -> None:
     # A record is a flat object of strings and integers: most members end in the first two cases.
-    if depth > _MAX_DEPTH:
-        raise CanonicalError(f"nested deeper than {_MAX_DEPTH}")
     if type(value) is str:
         _check_text(value)
     elif type(value) is int:
         if not -_INT_LIMIT <= value < _INT_LIMIT:
             raise CanonicalError("integer outside 64 bits")
     elif isinstance(value, dict):
+        _check_depth(depth)
         for name, item in value.items():
             if not isinstance(name, str):
                 raise CanonicalError("member name is not a string")
             _check_text(name)
             _check(item, depth + 1)
     elif isinstance(value, list):
+        _check_depth(depth)
         for item in value:
             _check(item, depth + 1)
     elif type(value) is not bool:
         _check_odd(value)
+
+
+def _check_depth(around: int) -> None:
+    """Check the number of objects and arrays around one more."""
+    if around >= _MAX_DEPTH:
+        raise CanonicalError(f"nested deeper than {_MAX_DEPTH}")
 
 
 def _check_text(text: str) -> None:

@@ -84,10 +84,40 @@ def test_parse_object_allows_spacing_but_not_duplicates():
         parse_object(b'{"a": 1, "a": 2}', 100)
 
 
-@pytest.mark.parametrize("text", ["[" * 18, '{"a":' * 18, '["\\"",' * 18, '["]",' * 18])
+@pytest.mark.parametrize("text", ["[" * 17, '{"a":' * 17, '["\\"",' * 17, '["]",' * 17])
 def test_refuses_deep_nesting_before_parsing(text):
     with pytest.raises(CanonicalError, match="deeper"):
         check_nesting(text)
+
+
+@pytest.mark.parametrize(
+    "deepest",
+    [
+        b"[" * 16 + b"]" * 16,
+        b"[" * 16 + b"1" + b"]" * 16,
+        b'{"a":' * 15 + b"{}" + b"}" * 15,
+        b'{"a":' * 16 + b"1" + b"}" * 16,
+    ],
+)
+def test_sixteen_levels_are_read_and_written_and_seventeen_are_not(deepest):
+    value = decode_strict(deepest, 1000)
+    assert encode(value) == deepest
+    with pytest.raises(CanonicalError, match="deeper"):
+        decode_strict(b"[" + deepest + b"]", 1000)
+    with pytest.raises(CanonicalError, match="deeper"):
+        encode([value])
+
+
+def test_escapes_are_the_short_ones_and_otherwise_four_digits():
+    text = "".join(map(chr, range(0x20))) + '"\/\x7fé😀'
+    short = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    control = "".join(short.get(chr(n), f"\\u{n:04x}") for n in range(0x20))
+    spelt = f'"{control}\\"\\\\/\\u007f\\u00e9\\ud83d\\ude00"'.encode()
+    assert encode(text) == spelt
+    assert decode_strict(spelt, 1000) == text
+    for other in (b'"\\u000a"', b'"\\/"', b'"\\u0022"', b'"\\u00E9"', b'"\x7f"', b'"\n"'):
+        with pytest.raises(CanonicalError):
+            decode_strict(other, 1000)
 
 
 def test_brackets_inside_strings_do_not_nest():
