@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -99,6 +100,7 @@ def audit(folder: Path, policy: Path | None = None) -> Audit:
     if found.flaw is None:
         found.flaw = _check_chain(folder, links, found)
     if found.flaw is None:
+        found.notes += _silent_epochs(links, found)
         _check_rules(folder, links, layout, found)
     return found
 
@@ -135,6 +137,26 @@ def _head(folder: Path, epoch: int, key: bytes) -> Head | None:
     except (OSError, ValueError, ReceiptRejected):
         return None
     return head if head.epoch == epoch else None
+
+
+def _silent_epochs(links: list[Link], found: Audit) -> list[str]:
+    """Tell of enclaves without a record, which an honest server leaves as well.
+
+    Evidence is kept before the run is opened, and an enclave may end before a run is opened in it.
+    """
+    recorded = sorted({link.record.epoch for link in links if link.record})
+    notes = [
+        f"evidence-{epoch}.json: there is no record of that enclave; the run was not opened in it, "
+        "or its records were left out"
+        for epoch in sorted(found.enclaves.keys() - set(recorded))
+    ]
+    for before, after in pairwise(recorded):
+        if any(epoch not in found.enclaves for epoch in range(before + 1, after)):
+            notes.append(
+                f"between epochs {before} and {after} there were enclaves of which nothing is "
+                "here; the run was not opened in them, or all of it was left out"
+            )
+    return notes
 
 
 def _check_rules(folder: Path, links: list[Link], layout: bytes, found: Audit) -> None:
@@ -212,8 +234,11 @@ def _link(line: bytes) -> Link:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
+    except IsADirectoryError:
         raise ConfigInvalid(
-            Code.CONFIG_INVALID,
-            f"{path}: {error.strerror}; only confidential runs leave records to verify.",
+            Code.CONFIG_INVALID, f"{path} is a folder, and a file of the records has that name."
         ) from None
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        hint = "; only confidential runs leave records to verify" if missing else ""
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error.strerror}{hint}.") from None

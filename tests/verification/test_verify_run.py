@@ -145,6 +145,32 @@ def test_an_epoch_removed_as_a_whole_is_named(run: Path) -> None:
     assert flaw(run) == (0, "removed")
 
 
+def test_evidence_without_a_record_is_noted(run: Path) -> None:
+    edit(run, lambda lines: lines.__delitem__(slice(SECOND_OPENING, None)))
+    (run / "head-2.json").unlink()
+    (run / "released-model.bin").write_bytes((initial() + 1).tobytes())
+    found = audit(run)
+    assert found.flaw is None and found.version == 1
+    assert found.notes[0].startswith("evidence-2.json: there is no record of that enclave")
+    assert found.notes[1:] == ["released-model.bin is version 1"]
+
+
+def test_a_gap_between_epochs_is_noted(tmp_path: Path) -> None:
+    with LocalStack(tmp_path / "stack", StackSettings(recipe=RECIPE, k=K)) as stack:
+        config = stack.server_config(records=tmp_path / "records")
+        intake = SealedIntake(config, RECIPE, watch_interval=3600)
+        intake.open(RUN, LAYOUT, initial())
+        kill(stack.enclave_pid)
+        # This enclave is attested by a node and ends before the run is opened in it.
+        assert client(stack, "early")._connection.attestor.current().epoch == 2
+        kill(stack.enclave_pid)
+        intake.follow_enclave()
+        intake.close()
+    found = audit(tmp_path / "records" / RUN)
+    assert found.flaw is None and sorted(found.enclaves) == [1, 3]
+    assert found.notes[0].startswith("between epochs 1 and 3 there were enclaves")
+
+
 def test_a_cut_last_line_is_named(run: Path) -> None:
     edit(run, lambda lines: lines.append(lines.pop()[:-9]))
     assert flaw(run) == (LAST, "edited")
@@ -226,7 +252,8 @@ def test_a_folder_where_a_file_should_be_is_no_crash(run: Path, name: str) -> No
     try:
         assert flaw(run) is not None
     except ConfigInvalid as refused:
-        assert name in refused.sentence
+        assert f"{name} is a folder" in refused.sentence
+        assert "only confidential runs" not in refused.sentence
 
 
 def test_a_published_model_of_a_type_without_numbers_here_is_named(run: Path) -> None:
