@@ -1,6 +1,7 @@
 """The audit log: one JSON line per call, for operators.
 
-A line names the method, outcome code, client and trace id. It never holds a token, a key, a
+A line names the method, outcome code, client and trace id. Who the caller said it was and did not
+prove stands under ``claimed_client``: anybody can say it. A line never holds a token, a key, a
 ticket or a sample count, so the log may be kept and shipped.
 
 The outcome is "OK", the code of the refusal, or "CANCELLED": the caller hung up, its deadline
@@ -41,7 +42,14 @@ class AuditLog:
         )
 
     def record(
-        self, method: str, code: str, *, client: str = "", trace_id: str = "", detail: str = ""
+        self,
+        method: str,
+        code: str,
+        *,
+        client: str = "",
+        claimed_client: str = "",
+        trace_id: str = "",
+        detail: str = "",
     ) -> None:
         """Write one line.
 
@@ -51,10 +59,15 @@ class AuditLog:
             RPC name.
         code : str
             The outcome.
-        client, trace_id, detail : str
-            Who, which trace, and the refusal's sentence; empty when unknown.
+        client, claimed_client, trace_id, detail : str
+            Who, who without proof, which trace, and the refusal's sentence; empty when unknown.
         """
-        fields = {"client": client, "trace_id": trace_id, "detail": detail}
+        fields = {
+            "client": client,
+            "claimed_client": claimed_client,
+            "trace_id": trace_id,
+            "detail": detail,
+        }
         self._log.msg(method, code=code, **{k: v for k, v in fields.items() if v})
 
     def close(self) -> None:

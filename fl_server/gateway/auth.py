@@ -32,7 +32,7 @@ from fl_protocol.submission import read_message
 from fl_protocol.wire import CODE_METADATA, NONCE_METADATA, RETRY_METADATA, SERVICE
 from fl_server.gateway.audit import CANCELLED, AuditLog
 from fl_server.gateway.authenticator import Authenticator, Bearer
-from fl_server.gateway.call import Call, begin_call
+from fl_server.gateway.call import Call, await_hang_up, begin_call
 from fl_server.gateway.limits import LoadLimits, RateLimiter
 from fl_server.gateway.statuses import status_for
 
@@ -188,11 +188,15 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
 
     def _authenticate(self, call: Call, scope: str, address: str, metadata: dict[str, str]) -> None:
         bearer = self._bearer(scope, address, metadata)
-        call.client_id = bearer.claims.client_id
+        client_id = bearer.claims.client_id
+        call.claim(client_id)
         # Whoever has a token without its key uses up what its own address may, not its owner's.
-        self._limiter.spend(f"{address} {call.client_id}")
-        self._auth.check(SERVICE + call.method, bearer, metadata)
-        self._limiter.spend(call.client_id)
+        self._limiter.spend(f"{address} {client_id}")
+        self._auth.check_proof(SERVICE + call.method, bearer, metadata)
+        call.prove(client_id)
+        if bearer.revoked:
+            raise TokenRejected(Code.TOKEN_REVOKED)
+        self._limiter.spend(client_id)
 
     def _bearer(self, scope: str, address: str, metadata: dict[str, str]) -> Bearer:
         try:
@@ -238,7 +242,12 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
 
     def _record(self, call: Call, code: str, detail: str = "") -> None:
         self._audit.record(
-            call.method, code, client=call.client_id, trace_id=call.trace_id, detail=detail
+            call.method,
+            code,
+            client=call.client_id,
+            claimed_client=call.claimed_client,
+            trace_id=call.trace_id,
+            detail=detail,
         )
 
 
@@ -246,6 +255,7 @@ async def _only(requests: AsyncIterator[Any]) -> Any:
     """Return the request of a method that takes one."""
     async for request in requests:
         return request
+    await await_hang_up()
     raise error_for(Code.CONFIG_INVALID, "the call came without its request")
 
 

@@ -1,4 +1,4 @@
-"""Who makes a call: token, proof of possession and revocation."""
+"""Who makes a call: token, revocation and proof of possession."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from fl_server.gateway.token_keys import TokenKeys
 
 @dataclass(frozen=True)
 class Bearer:
-    """Whoever presents a token that verifies, and whether it was revoked nevertheless."""
+    """Whoever presents a token that verifies, and whether it was revoked nevertheless.
+
+    The latter is for those to know who have proved that the token is theirs.
+    """
 
     token: str
     claims: Claims
@@ -77,8 +80,8 @@ class Authenticator:
             raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
         return Bearer(token, claims, bool(revoked))
 
-    def check(self, method: str, bearer: Bearer, metadata: dict[str, str]) -> None:
-        """Verify the proof, then refuse a bearer who was revoked.
+    def check_proof(self, method: str, bearer: Bearer, metadata: dict[str, str]) -> None:
+        """Verify that whoever presents a token holds its key.
 
         Parameters
         ----------
@@ -91,11 +94,9 @@ class Authenticator:
 
         Raises
         ------
-        TokenRejected, ProofRejected
+        ProofRejected
         """
         self._proofs.verify(_proof_in(metadata), method, bearer.token, bearer.claims.jkt)
-        if bearer.revoked:
-            raise TokenRejected(Code.TOKEN_REVOKED)
 
     def check_key(self, method: str, proof_key: bytes, metadata: dict[str, str]) -> None:
         """Verify that a caller without a token holds the proof key it wants bound to one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Mapping
@@ -14,17 +15,36 @@ from tee_sim.hop import Origin, origin
 # W3C Trace Context, version 00; an id of zeros is none.
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
+# Above any name that is a client's.
+_MAX_CLAIM = 128
+# gRPC ends the messages of a caller that hung up before it cancels the call, by less than a
+# millisecond on an idle machine.
+_HANG_UP_SECONDS = 0.1
+
 _current: ContextVar[Call] = ContextVar("asynclave_call")
 
 
 @dataclass
 class Call:
-    """What is known of the call being served; handlers fill in what the audit line should say."""
+    """What is known of the call being served; handlers fill in what the audit line should say.
+
+    ``client_id`` is who makes it, ``claimed_client`` who the caller says it is as long as that is
+    not proved.
+    """
 
     method: str
     client_id: str = ""
+    claimed_client: str = ""
     trace_id: str = ""
     outcome: str = "OK"
+
+    def claim(self, client_id: str) -> None:
+        """Note what the caller says."""
+        self.claimed_client = client_id[:_MAX_CLAIM]
+
+    def prove(self, client_id: str) -> None:
+        """Note who the caller is."""
+        self.client_id, self.claimed_client = client_id, ""
 
     def follow(self, trace_id: str) -> None:
         """Adopt the trace that audit, enclave and receipt shall name."""
@@ -39,6 +59,11 @@ def begin_call(method: str, metadata: Mapping[str, str]) -> Call:
     call.follow(found[1] if found else secrets.token_hex(16))
     _current.set(call)
     return call
+
+
+async def await_hang_up() -> None:
+    """Let the call be cancelled if its messages ended early because the caller hung up."""
+    await asyncio.sleep(_HANG_UP_SECONDS)
 
 
 def current_call() -> Call:

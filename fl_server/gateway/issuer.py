@@ -123,13 +123,14 @@ class Issuer:
         client = self._registry.client(request.client_id) if known else None
         if client is None:
             raise EnrolmentRejected(Code.IDENTITY_INVALID)
-        if self._registry.revoked(client=client.client_id):
-            raise TokenRejected(Code.TOKEN_REVOKED)
         jkt = thumbprint(request.proof_key)
+        # Whether a client was revoked is told to whoever has proved to be it.
         if request.WhichOneof("grant") == "refresh_token":
             family, refresh_token = self._rotate(client, request.refresh_token, jkt)
         else:
             self._check_identity(client, request)
+            if self._registry.revoked(client=client.client_id):
+                raise TokenRejected(Code.TOKEN_REVOKED)
             family, refresh_token = self._start_family(client, jkt)
         signer = self._token_keys.signer(lambda kid: bool(self._registry.revoked(kid=kid)))
         token = signer.issue(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from fl_protocol.codes import Code, GatewayUnavailable, error_for
 from fl_protocol.ports import Chunk, Clock
+from fl_server.gateway.call import await_hang_up
 
 
 @dataclass(frozen=True)
@@ -160,5 +161,6 @@ async def read_body(chunks: AsyncIterator[Chunk], length: int, limits: LoadLimit
             Code.DEADLINE, f"the body did not arrive within {limits.read_deadline:g} s"
         ) from None
     if received != length:
+        await await_hang_up()
         raise error_for(Code.ENV_LENGTH, "the body is shorter than announced")
     return parts

@@ -164,12 +164,12 @@ class Registry:
             reused = bool(row.used) and not repeated
             if reused:
                 connection.execute(self._revocation("family", family.family))
+            elif family.jkt != jkt:
+                raise TokenRejected(Code.PROOF_INVALID, "the refresh token is bound to another key")
             elif _revoked(connection, family=family.family, client=family.client_id):
                 raise TokenRejected(Code.TOKEN_REVOKED)
             elif row.expires_at < now:
                 raise TokenRejected(Code.TOKEN_EXPIRED)
-            elif family.jkt != jkt:
-                raise TokenRejected(Code.PROOF_INVALID, "the refresh token is bound to another key")
             elif not repeated:
                 connection.execute(
                     sql.update(REFRESH_TOKENS)

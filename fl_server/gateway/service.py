@@ -11,7 +11,7 @@ from fl_protocol.envelope import Header
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.proto.gateway_pb2_grpc import GatewayServicer
 from fl_protocol.submission import SubmitMessage
-from fl_server.gateway.call import current_call
+from fl_server.gateway.call import await_hang_up, current_call
 from fl_server.gateway.enclave_link import EnclaveLink
 from fl_server.gateway.issuer import Issuer
 from fl_server.gateway.limits import LoadLimits, TransferSlots, read_body
@@ -35,13 +35,16 @@ class GatewayService(GatewayServicer):
     async def Enrol(self, request: pb.EnrolRequest, context: Any) -> pb.EnrolReply:
         """Redeem a ticket for a membership and a refresh token."""
         reply = await asyncio.to_thread(self._issuer.enrol, request)
-        current_call().client_id = reply.client_id
+        current_call().prove(reply.client_id)
         return reply
 
     async def IssueToken(self, request: pb.TokenRequest, context: Any) -> pb.TokenReply:
         """Exchange a refresh token or an identity proof for an access token."""
-        current_call().client_id = request.client_id[:128]
-        return await asyncio.to_thread(self._issuer.issue, request)
+        call = current_call()
+        call.claim(request.client_id)
+        reply = await asyncio.to_thread(self._issuer.issue, request)
+        call.prove(request.client_id)
+        return reply
 
     async def GetKeys(self, request: pb.KeysRequest, context: Any) -> pb.KeysReply:
         """Return the token-signing keys."""
@@ -65,6 +68,8 @@ class GatewayService(GatewayServicer):
     ) -> pb.SubmitReply:
         """Relay a sealed update; its sender must be the token's bearer."""
         first = await anext(messages, None)
+        if first is None:
+            await await_hang_up()
         if first is None or first.header is None:
             raise EnvelopeRejected(Code.ENV_MALFORMED)
         envelope = first.header
@@ -105,6 +110,8 @@ async def _first(requests: AsyncIterator[pb.OpenRunRequest]) -> pb.OpenRunHeader
         if request.WhichOneof("part") == "header":
             return request.header
         break
+    else:
+        await await_hang_up()
     raise RunRejected(Code.RUN_MANIFEST)
 
 

@@ -215,7 +215,22 @@ def test_a_revoked_client_is_refused_at_once(stack: LocalStack, raw: RawGateway)
     stack.revoke("client", enrolled.client_id)
     assert raw.enrol(ticket) == "TOKEN_REVOKED"
     assert raw.call("GetEvidence", evidence(), reply.access_token) == "TOKEN_REVOKED"
-    assert raw.by_identity(enrolled.client_id, bytes(16)) == "TOKEN_REVOKED"
+    assert raw.by_identity(enrolled.client_id, b"r" * 16) == "TOKEN_REVOKED"
+
+
+def test_that_a_client_was_revoked_is_told_to_nobody_else(
+    stack: LocalStack, raw: RawGateway
+) -> None:
+    enrolled = raw.enrol(stack.ticket("client", "private"))
+    reply = raw.refresh(enrolled.client_id, enrolled.refresh_token)
+    stack.revoke("client", enrolled.client_id)
+    stranger = RawGateway(stack)
+    assert stranger.by_identity(enrolled.client_id, bytes(16)) == "IDENTITY_INVALID"
+    assert stranger.refresh(enrolled.client_id, "made-up") == "TOKEN_MALFORMED"
+    assert stranger.refresh(enrolled.client_id, reply.refresh_token) == "PROOF_INVALID"
+    assert stranger.call("GetEvidence", evidence(), reply.access_token) == "PROOF_INVALID"
+    assert raw.refresh(enrolled.client_id, reply.refresh_token) == "TOKEN_REVOKED"
+    stranger.close()
 
 
 def kids_of(raw: RawGateway) -> list[str]:
