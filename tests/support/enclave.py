@@ -134,10 +134,11 @@ class Lab:
     changes: dict[str, Any] = field(default_factory=dict)
     epoch: int = EPOCH
     run_id: str = field(default_factory=fresh_run)
+    options: BootOptions = OPTIONS
 
     def __post_init__(self) -> None:
         self.policy = policy_for(self.issuer, **self.changes)
-        self.process = self.image.start(self.policy, self.epoch)
+        self.process = self.image.start(self.policy, self.epoch, self.options)
         self.keys = self.process.facts.keys
         self._stream = self.process.hand_over()
         self.channel = Channel(self._stream)
