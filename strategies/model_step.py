@@ -6,6 +6,7 @@ import numpy as np
 
 from strategies.aggregators import Aggregator
 from strategies.batch import Batch
+from strategies.gain_tuner import tuner_for
 from strategies.published import fold
 from strategies.recipe import Parts
 from strategies.update import Vector, frozen
@@ -31,12 +32,15 @@ class ModelStep:
         What the server optimiser remembers.
     mean : Vector or None
         Running mean of the versions, if the recipe publishes one.
+    tuner : GainTuner or None
+        What tunes the gain, if the recipe's gain tunes itself.
     """
 
     def __init__(self, parts: Parts, params: Vector) -> None:
         self._parts = parts
         self.moments = parts.server.initial(params.size)
         self.mean = params.copy() if parts.published else None
+        self.tuner = tuner_for(parts, params)
         self._published: Vector | None = None
         self._scratch = np.empty((2, min(params.size, COLUMNS)), np.float32)
 
@@ -71,7 +75,9 @@ class ModelStep:
         size = server.size(merges, oldest, self.moments)
         if parts.gain is not None:
             share = parts.gain.share(len(batch.updates), batch.round_uploads)
-            size = size._replace(rate=size.rate * share)
+            factor = 1.0 if self.tuner is None else self.tuner.factor
+            # The least step is a share of the aggregate that stays stable, whatever the gain.
+            size = size._replace(rate=size.rate * share * factor, ceiling=size.ceiling * factor)
         mean_rate = 0.0
         if parts.published is not None:
             mean_rate = parts.published.rate(merges, batch.clients, parts.uploads_per_merge)
@@ -79,9 +85,13 @@ class ModelStep:
             columns = slice(start, min(start + COLUMNS, merged.size))
             width = columns.stop - start
             aggregate, scratch = self._scratch[0, :width], self._scratch[1, :width]
+            if self.tuner is not None:
+                self.tuner.hear(batch.rows[0, columns], columns)
             aggregator.direction(batch, columns, aggregate, scratch)
             moments = None if self.moments is None else self.moments[..., columns]
             server.step(batch.params[columns], aggregate, moments, merged[columns], size)
             if self.mean is not None:
                 fold(self.mean[columns], merged[columns], mean_rate, scratch)
+        if self.tuner is not None:
+            self.tuner.merged(merged, len(batch.updates), batch.round_uploads)
         self._published = None

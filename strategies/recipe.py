@@ -59,7 +59,8 @@ class Parts:
     server : ServerOptimiser
         Step of the model.
     gain : RoundGain, optional
-        Divide the server's step by the number of uploads in a round.
+        Divide the server's step by the number of uploads in a round. One that tunes itself needs a
+        sliding window: the models that buffers release are to be functions of their means alone.
     published : RunningMean, optional
         Average the versions for publishing.
     num_clients : int, optional
@@ -94,6 +95,8 @@ class Parts:
             raise BadOption("A rule for single uploads needs a window of exactly one update.")
         if self.robust is not None and isinstance(self.window, Sliding):
             raise BadOption("A filter needs disjoint buffers: there is no choice among one update.")
+        if self.gain is not None and self.gain.tuning and not isinstance(self.window, Sliding):
+            raise BadOption("A gain that tunes itself needs a sliding window.")
         if self.normalise not in ("sum", "count"):
             raise BadOption('normalise must be "sum" or "count".')
         if self.num_clients is not None and (

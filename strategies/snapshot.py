@@ -12,6 +12,7 @@ import numpy as np
 from strategies.aggregators import Arrays, Shapes
 from strategies.batch import Pending
 from strategies.errors import BadState
+from strategies.gain_tuner import tuner_for
 from strategies.guard import guard_for
 from strategies.privacy.budget import Budget
 from strategies.update import frozen
@@ -53,6 +54,9 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
         arrays["momentum"] = engine.step.moments.copy()
     if engine.step.mean is not None:
         arrays["mean"] = engine.step.mean.copy()
+    if engine.step.tuner is not None:
+        meta["gain"], own = engine.step.tuner.state()
+        arrays |= own
     meta["aggregator"], own = engine.aggregator.state()
     arrays |= own
     if engine.cache is not None:
@@ -91,9 +95,12 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
         # Copies, so that data that turn out to be damaged leave the engine's own as they are.
         population, ledger = copy(engine.population), copy(engine.ledger)
         guard = guard_for(engine.rule, engine.parts, engine.cache)
+        tuner = tuner_for(engine.parts, engine.params)
         population.restore(**meta["population"])
         if guard is not None:
             guard.restore(**meta["guard"])
+        if tuner is not None:
+            tuner.restore(meta["gain"], arrays)
         ledger.restore(meta["first_version"], meta["ledger"])
         budget = None
         if engine.privacy is not None:
@@ -112,6 +119,7 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
     )
     engine.waiting = waiting
     engine.version, engine.merges, engine.opened_at = version, merges, opened_at
+    engine.step.tuner = tuner
     _assign_arrays(engine, versions, arrays)
 
 
@@ -144,6 +152,8 @@ def _checked_arrays(engine: Engine, meta: dict[str, Any], state: dict[str, Any])
         shapes["momentum"] = engine.step.moments.shape
     if engine.step.mean is not None:
         shapes["mean"] = (size,)
+    if engine.step.tuner is not None:
+        shapes |= engine.step.tuner.shapes()
     shapes |= engine.aggregator.shapes(meta["aggregator"], size)
     if engine.cache is not None:
         shapes |= engine.cache.shapes(meta["cache"])

@@ -39,6 +39,9 @@ class AsyncWA(AsyncStrategy):
         set; otherwise a factor of the direction, 1 unless set.
     adaptive : bool (default: True)
         False takes the direction as it is instead of normalising it and its gain.
+    self_tuning : bool (default: True)
+        Sliding windows only: lengthen the step while clients' deltas keep pointing the way the
+        model goes, shorten it when they turn. False keeps it.
     drift_correction : bool (default: True)
         False merges raw deltas: the plain window of the last K updates.
     num_clients : int, optional
@@ -68,6 +71,7 @@ class AsyncWA(AsyncStrategy):
         staleness_exponent: float = 0.5,
         server_lr: float | None = None,
         adaptive: bool = True,
+        self_tuning: bool = True,
         drift_correction: bool = True,
         num_clients: int | None = None,
         published_rounds: float = 30.0,
@@ -89,6 +93,7 @@ class AsyncWA(AsyncStrategy):
                 staleness_exponent=staleness_exponent,
                 server_lr=server_lr,
                 adaptive=adaptive,
+                self_tuning=self_tuning,
                 drift_correction=drift_correction,
                 num_clients=num_clients,
                 published_rounds=published_rounds,

@@ -21,7 +21,7 @@ from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.simulation.trace import trace_digest
 
 # Raised when the results of a valid configuration change.
-_REVISION = 3
+_REVISION = 4
 _MILLION = 1_000_000
 _MOST_CLIENTS = 10_000_000
 # Where the general default does not fit: a spread of 1.2 is too wide for a uniform law, and a trace

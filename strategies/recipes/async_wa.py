@@ -1,9 +1,10 @@
 """Async-WA: weighted averaging of what is new, on top of everyone's last word.
 
 The cached-delta correction is CA2FL's (Wang et al., ICLR 2024, algorithm 1) and the adaptive step
-RMSProp's; weights by data volume and freshness, the gain per round and the published mean are this
-project's. With x the model, t its version, h_i the last delta of client i, q_i = n_i ** b,
-H = sum q_j h_j, P = sum q_j and T the uploads in which the median client uploads once:
+RMSProp's; weights by data volume and freshness, the gain per round, how it tunes itself and the
+published mean are this project's. With x the model, t its version, h_i the last delta of client i,
+q_i = n_i ** b, H = sum q_j h_j, P = sum q_j, T the uploads in which the median client uploads once
+and s the gain, 1 at first:
 
 sliding (one version per upload of delta D from client i)
 
@@ -11,25 +12,28 @@ sliding (one version per upload of delta D from client i)
     window.push(r, q_i (1 + tau / n) ** -a)
     u = H / P + weighted mean of the window's last K innovations
     v' = decay * v + (1 - decay) * u * u
-    g = max(lr * sqrt(1 - decay ** t) / (sqrt(v') + 0.1 rms(v)), 2)
+    g = max(s * lr * sqrt(1 - decay ** t) / (sqrt(v') + 0.1 rms(v)), 2)
     x += g / max(T, 12 K) * u;   v = v'
 
 disjoint (one version per buffer of K)
 
     u = H / P + weighted mean of r_i = D_i - h_i over the buffer;   then H, h_i as above
-    v, x as above, with K times the step per version
+    v, x as above, with K times the step per version and s = 1
 
 The second moment remembers about 10 K uploads: decay is 0.9 per buffer, 0.9 ** (1 / K) per upload.
-``adaptive=False`` leaves v and T out: x += lr / K * u sliding, x += lr * u disjoint.
+After every max(T, 6 K) uploads s grows if the deltas still point the way the model went, and
+shrinks again if they do not, within [1, 8]: :class:`~strategies.gain.SelfTuning`. It hears of raw
+deltas, about which disjoint buffers must tell nothing but their means. ``adaptive=False`` leaves v,
+T and s out: x += lr / K * u sliding, x += lr * u disjoint.
 
 Freshness acts on innovations only: discounting stale deltas themselves silences the slow
 clients, often the ones with rare data. tau / n is the staleness in uploads per client (tau K / n
 for disjoint buffers). Overlapping windows can be differenced, so only the disjoint form is
 accepted under a release rule.
 
-Memory beside the model: (K + clients + 5) P floats sliding, (K + clients + 4) P disjoint; one P
-less without the published mean and without the adaptive step, no cache without drift correction,
-less of it with another ``cache``.
+Memory beside the model: (K + clients + 8) P floats sliding, (K + clients + 4) P disjoint; one P
+less without the published mean and without the adaptive step, three less without the gain that
+tunes itself, no cache without drift correction, less of it with another ``cache``.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ from strategies.cached_rows import CacheKind
 from strategies.drift import CachedDeltas
 from strategies.errors import BadOption
 from strategies.freshness import Polynomial
-from strategies.gain import RoundGain
+from strategies.gain import RoundGain, SelfTuning
 from strategies.published import RunningMean
 from strategies.recipe import Parts, options_of
 from strategies.robust.robustness import RobustFilter, robustness_of
@@ -58,6 +62,7 @@ from strategies.window import Buffer, Sliding, Window
 _PER_ROUND = 0.06
 _LEAST = 2.0
 _SHORTEST = 12.0
+_SHORTEST_TO_TUNE = 6.0
 _DECAY = 0.9
 _SHARE = 0.2
 
@@ -82,6 +87,9 @@ class AsyncWA:
         unless set.
     adaptive : bool
         False takes the direction as it is, scaled by 1 / K for sliding windows.
+    self_tuning : bool
+        False keeps the gain as it is; it does so without the adaptive step, and in disjoint
+        buffers.
     drift_correction : bool
         False merges raw deltas: the plain window of the last K updates.
     num_clients : int, optional
@@ -116,6 +124,7 @@ class AsyncWA:
     staleness_exponent: float = 0.5
     server_lr: float | None = None
     adaptive: bool = True
+    self_tuning: bool = True
     drift_correction: bool = True
     num_clients: int | None = None
     published_rounds: float = 30.0
@@ -129,9 +138,11 @@ class AsyncWA:
     trusted_client: str | None = None
 
     def __post_init__(self) -> None:
-        flags = (self.disjoint, self.adaptive, self.drift_correction)
+        flags = (self.disjoint, self.adaptive, self.self_tuning, self.drift_correction)
         if any(type(flag) is not bool for flag in flags):
-            raise BadOption("disjoint, adaptive and drift_correction are true or false.")
+            raise BadOption(
+                "disjoint, adaptive, self_tuning and drift_correction are true or false."
+            )
         if self.max_wait is not None and not self.disjoint:
             raise BadOption("max_wait needs disjoint buffers; a sliding window never waits.")
         self.parts()
@@ -148,7 +159,7 @@ class AsyncWA:
             drift=drift if self.drift_correction else None,
             robust=robustness_of(self),
             server=self._server(),
-            gain=RoundGain(_SHORTEST * self.buffer_size) if self.adaptive else None,
+            gain=self._gain(),
             published=published,
             num_clients=self.num_clients,
         )
@@ -164,6 +175,15 @@ class AsyncWA:
         decay = _DECAY if self.disjoint else _DECAY ** (1.0 / self.buffer_size)
         lr = _PER_ROUND if self.server_lr is None else self.server_lr
         return ServerRms(lr, decay, least=_LEAST)
+
+    def _gain(self) -> RoundGain | None:
+        if not self.adaptive:
+            return None
+        tunes = self.self_tuning and not self.disjoint
+        return RoundGain(
+            _SHORTEST * self.buffer_size,
+            SelfTuning(_SHORTEST_TO_TUNE * self.buffer_size) if tunes else None,
+        )
 
     def _window(self) -> Window:
         if self.disjoint:
