@@ -1,19 +1,22 @@
 """What a smaller cache of clients' last deltas costs in accuracy.
 
 ``python -m experiments.cache_cost`` simulates what is missing, then writes
-``docs/experiments/cache-cost.md``. An interrupted run goes on where it was; results are found by
-configuration, so delete the results folder after a change to a recipe.
+``docs/experiments/cache-cost.md`` and ``.png``. An interrupted run goes on where it was; results
+are found by configuration, so delete the results folder after a change to a recipe.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from experiments.common import DOCS, HERE, paired_points, spread, table_row
+from matplotlib.figure import Figure
+
+from experiments.common import HERE, paired_points, publish, spread, subplots, table_row
 from fl_sim.simulation.config import load_config
 from fl_sim.simulation.result import SimulationResult
 from fl_sim.simulation.sweep import simulate
@@ -38,6 +41,10 @@ The test set has 1,000 images, so a point is ten of them.
 `cache = "sketch"` stands for 4 bits per value and one scale per group of 64;
 `strategies/rounded_rows.py` says why. `disk` keeps float32 in files, so it trains the very models
 of float32.
+
+![Final accuracy by kind of cache](cache-cost.png)
+
+A dot is the mean over the seeds, a bar reaches from the worst to the best.
 """
 
 # A row's share of rounding up to whole groups vanishes.
@@ -53,15 +60,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("runs/cache-cost"))
     arguments = parser.parse_args()
     run = {"first_seed": arguments.first_seed, "seeds": arguments.seeds}
-    sections = []
-    for regime in REGIMES:
+    found = {
+        regime: {recipe: _results(regime, recipe, arguments.results, run) for recipe in RECIPES}
+        for regime in REGIMES
+    }
+    sections = [_INTRODUCTION.format(**run)]
+    for regime, results in found.items():
         sections += [f"## {regime}", ""]
-        for recipe in RECIPES:
-            results = _results(regime, recipe, arguments.results, run)
-            sections += _table(recipe, results)
-    DOCS.mkdir(parents=True, exist_ok=True)
-    page = "\n".join([_INTRODUCTION.format(**run), *sections])
-    (DOCS / "cache-cost.md").write_text(page, encoding="utf-8")
+        for recipe, by_kind in results.items():
+            sections += _table(recipe, by_kind)
+    publish("cache-cost", "\n".join(sections), figure_of(found))
 
 
 def _results(regime: str, recipe: str, folder: Path, run: dict[str, int]) -> Results:
@@ -108,6 +116,26 @@ def _against(result: SimulationResult, exact: SimulationResult) -> str:
         for point, reference in zip(one.accuracies, other.accuracies, strict=True)
     )
     return f"{spread(paired_points(result, exact))} | {largest:.1f} |"
+
+
+def figure_of(found: Mapping[str, Mapping[str, Results]]) -> Figure:
+    """Draw final accuracies, by regime, recipe and kind of cache."""
+    figure, grid = subplots(1, len(found))
+    for axes, (regime, results) in zip(grid[0], found.items(), strict=True):
+        for shift, (recipe, by_kind) in enumerate(results.items()):
+            runs = [[run.final_accuracy for run in result.runs] for result in by_kind.values()]
+            means = [statistics.fmean(each) for each in runs]
+            ends = list(zip(means, runs, strict=True))
+            below = [mean - min(each) for mean, each in ends]
+            above = [max(each) - mean for mean, each in ends]
+            places = [place + 0.12 * (shift - 1) for place in range(len(by_kind))]
+            axes.errorbar(places, means, (below, above), fmt="o", capsize=3, label=recipe)
+        labels = [f"{kind}\n{_bytes(kind):.2f} bytes" for kind in KINDS]
+        axes.set_xticks(range(len(KINDS)), labels)
+        axes.set(title=regime, ylabel="final accuracy", ylim=(0, 1))
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, loc="lower left")
+    return figure
 
 
 if __name__ == "__main__":

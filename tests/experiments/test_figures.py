@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import concurrency, scaling, staleness, tuning, utilisation
+from experiments import cache_cost, concurrency, scaling, staleness, tuning, utilisation
 from experiments.common import HERE, Results, Sections, median_time, simulate_cases
 from fl_sim.simulation.config import load_config
 from fl_sim.simulation.result import SimulationResult
@@ -158,3 +158,23 @@ def test_scaling_measures_what_is_missing_once_and_tabulates_medians(tmp_path: P
     table = list(scaling.table_of(series))
     assert columns(table) == {8}
     assert "| 20 |" in table[0] and "| 1.00 |" in table[0]
+
+
+def test_cache_cost_draws_every_kind_of_cache_from_its_worst_to_its_best_seed(tiny: Path) -> None:
+    by_kind = run(
+        tiny,
+        {
+            kind: {"strategy": {"name": "ca2fl", "options": {"ca2fl": {"cache": kind}}}}
+            for kind in cache_cost.KINDS
+        },
+    )
+    axes = cache_cost.figure_of({"tiny": {"ca2fl": by_kind}}).axes[0]
+
+    finals = [[each.final_accuracy for each in result.runs] for result in by_kind.values()]
+    (dots, _, (bars,)) = axes.containers[0]
+    assert list(dots.get_ydata()) == pytest.approx([sum(pair) / 2 for pair in finals])
+    for segment, pair in zip(bars.get_segments(), finals, strict=True):
+        assert sorted(segment[:, 1]) == pytest.approx(sorted(pair))
+    assert [text.get_text().split("\n")[0] for text in axes.get_xticklabels()] == list(
+        cache_cost.KINDS
+    )
