@@ -57,6 +57,8 @@ class _Node:
     num_tasks: Counter[bool] = field(default_factory=Counter)
     """Training tasks and evaluations so far, by whether they evaluate."""
     busy_until: float = 0.0
+    leaves: float = -math.inf
+    """When it leaves, losing its tasks, as far as it has any."""
 
 
 class VirtualGrid(Grid):
@@ -69,8 +71,7 @@ class VirtualGrid(Grid):
 
     A node that is offline is not connected: it is not listed and takes no messages. Its task
     pauses and is answered once the node has come back and finished it. A task that breaks off is
-    answered with an error at that moment, and so is one whose node dies; the node is not seen
-    again.
+    answered with an error at that moment, and so are all tasks of a node that leaves or dies.
 
     Parameters
     ----------
@@ -239,7 +240,12 @@ class VirtualGrid(Grid):
         number, now = node.num_tasks[evaluate], self.clock.now()
         node.num_tasks[evaluate] += 1
         start = max(now, node.busy_until)
-        due, fate = self._devices.course(client, number, start, evaluate=evaluate)
+        if now < node.leaves:
+            due, fate = node.leaves, Fate.LEAVES
+        else:
+            due, fate = self._devices.course(client, number, start, evaluate=evaluate)
+        if fate is Fate.LEAVES:
+            node.leaves = due
         if fate is Fate.COMPLETES:
             fate, share = self._failures.fate(client, number, evaluate=evaluate)
             due = due if share == 1.0 else start + share * (due - start)

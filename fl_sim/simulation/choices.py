@@ -8,6 +8,7 @@ from typing import Any
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.simulation.config import DispatchSection, SimulationConfig, StrategySection
+from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.own_recipes import recipe_kind
 from strategies.catalog import RECIPES
 from strategies.errors import BadOption
@@ -40,21 +41,48 @@ def recipe_of(config: SimulationConfig) -> Recipe:
     return recipes[section.name]
 
 
+def check_lasting(config: SimulationConfig, recipe: Recipe, fleet: Fleet, seed: int) -> None:
+    """Refuse a buffer for which windows leave too few clients.
+
+    Raises
+    ------
+    ConfigInvalid
+        If fewer clients than the buffer holds come during the run and last until its end.
+    """
+    run, size = config.run, _filling(recipe)
+    left = fleet.lasting(run.virtual_time * fleet.median_task)
+    if size > left:
+        raise _never_fills(
+            config,
+            config.strategy.name,
+            size,
+            f"the {left} of {len(fleet)} clients that devices.windows leave at the end of the run "
+            f"(seed {seed}); choose a smaller one, another run.virtual_time or a windows_period.",
+        )
+
+
 def _check_fills(config: SimulationConfig, name: str, recipe: Recipe) -> None:
-    """Refuse a buffer for which there are too few clients, from the start or in the end."""
-    window, devices = recipe.parts().window, config.devices
+    """Refuse a buffer for which there are too few clients, from the start or after deaths."""
+    devices, size = config.devices, _filling(recipe)
     left = devices.clients - round(devices.death_rate * devices.clients)
-    if not isinstance(window, Buffer) or window.max_wait is not None or window.size <= left:
+    if size <= left:
         return
-    own = "buffer_size" in config.strategy.options.get(name, {})
-    key = f"strategy.options.{name}.buffer_size" if own else "strategy.buffer_size"
     few = f"devices.clients = {devices.clients}"
     if left < devices.clients:
         few += f", of which devices.death_rate = {devices.death_rate} leaves {left}"
-    raise ConfigInvalid(
-        Code.CONFIG_INVALID,
-        f"{key}: a buffer of {window.size} never fills with {few}; choose a smaller one.",
-    )
+    raise _never_fills(config, name, size, f"{few}; choose a smaller one.")
+
+
+def _filling(recipe: Recipe) -> int:
+    """Return how many clients must contribute before anything is merged; 0 if time merges too."""
+    window = recipe.parts().window
+    return window.size if isinstance(window, Buffer) and window.max_wait is None else 0
+
+
+def _never_fills(config: SimulationConfig, name: str, size: int, few: str) -> ConfigInvalid:
+    own = "buffer_size" in config.strategy.options.get(name, {})
+    key = f"strategy.options.{name}.buffer_size" if own else "strategy.buffer_size"
+    return ConfigInvalid(Code.CONFIG_INVALID, f"{key}: a buffer of {size} never fills with {few}")
 
 
 def selector_of(config: SimulationConfig, seed: int) -> Selector | None:

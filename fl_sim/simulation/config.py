@@ -19,11 +19,20 @@ from pydantic_core import ErrorDetails
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.simulation.trace import trace_digest
+from fl_sim.simulation.windows_file import windows_digest
 
 # Raised when the results of a valid configuration change.
 _REVISION = 4
 _MILLION = 1_000_000
 _MOST_CLIENTS = 10_000_000
+# Younger than results on disk, whose keys stay the same as long as these have their defaults.
+_UNSET = {
+    "windows": None,
+    "windows_period": None,
+    "session": None,
+    "absence": None,
+    "join_rate": 0.0,
+}
 # Where the general default does not fit: a spread of 1.2 is too wide for a uniform law, and a trace
 # says itself which device is whose.
 _DEFAULTS_BY_SPEED: dict[str, dict[str, Any]] = {
@@ -65,6 +74,11 @@ class DevicesSection(_Section):
     With `bandwidth_mbps`, the median of a lognormal law, a task takes the time to download and
     upload the model too. `duty_cycle` is the share of each `period` (in median tasks) in which a
     client is online.
+
+    In place of a duty cycle, the file `windows` says when each client is online, in seconds, and
+    `windows_period` after how long that comes again; see `fl_sim.simulation.windows_file`.
+    `session` and `absence` are the mean lengths, in median tasks, of the times for which clients
+    stay and are gone; `join_rate` is the share of the clients that join during the run.
     """
 
     clients: int = Field(default=60, ge=1, le=_MOST_CLIENTS)
@@ -80,6 +94,11 @@ class DevicesSection(_Section):
     bandwidth_sigma: float = Field(default=0.5, ge=0, le=10)
     duty_cycle: float | None = Field(default=None, ge=1e-9, le=1)
     period: float = Field(default=10.0, ge=1e-6, le=1e9)
+    windows: _Path | None = None
+    windows_period: float | None = Field(default=None, ge=1e-6, le=1e9)
+    session: float | None = Field(default=None, ge=0.01, le=1e9)
+    absence: float | None = Field(default=None, ge=0.01, le=1e9)
+    join_rate: float = Field(default=0.0, ge=0, le=1)
     trace: _Path | None = None
 
     @model_validator(mode="before")
@@ -99,7 +118,20 @@ class DevicesSection(_Section):
             raise ValueError("in_flight is a whole number of clients or a share of at most 1.0")
         if self.num_in_flight > self.clients:
             raise ValueError(f"in_flight exceeds the {self.clients} clients")
+        self._check_presence()
         return self
+
+    def _check_presence(self) -> None:
+        if (self.session is None) != (self.absence is None):
+            raise ValueError("session and absence go together")
+        if self.windows is None and self.windows_period is not None:
+            raise ValueError("windows_period is for windows: name their file")
+        if self.windows is not None and self.duty_cycle is not None:
+            raise ValueError(
+                "windows and duty_cycle both say when clients are online; leave one out"
+            )
+        if self.windows is not None and self.join_rate:
+            raise ValueError("windows say already who joins later; leave join_rate out")
 
     @property
     def num_in_flight(self) -> int:
@@ -199,17 +231,22 @@ class SimulationConfig(_Section):
     def key(self) -> str:
         """Return a digest of everything that results depend on, but for strategy and seed.
 
-        Of a trace it covers what the file holds now, not where it lies.
+        Of a trace and of windows it covers what the file holds now, not where it lies.
 
         Raises
         ------
         ConfigInvalid
-            If the trace cannot be read.
+            If one of them cannot be read.
         """
         content = self.model_dump(mode="json", exclude={"strategy": {"name"}, "run": _NO_RESULT})
         content["revision"] = _REVISION
         if self.devices.trace is not None:
             content["devices"]["trace"] = trace_digest(self.devices.trace)
+        if self.devices.windows is not None:
+            content["devices"]["windows"] = windows_digest(self.devices.windows)
+        for name, value in _UNSET.items():
+            if content["devices"][name] == value:
+                del content["devices"][name]
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 

@@ -29,7 +29,8 @@ class TaskTimes(Protocol):
     def begin(self, task: TaskDraw, now: float, work: float) -> tuple[float, bool] | None:
         """Return when a task begun at `now` ends and if it delivers.
 
-        `work` is its share of a full task. None if the client is offline; inf if it is dead.
+        `work` is its share of a full task. None if the client is offline or
+        away; inf if it is dead.
         """
         ...
 

@@ -1,8 +1,7 @@
 """Simulated devices: speed, network, availability, failures.
 
 Everything a task draws at random is a pure function of (seed, client, task number), so results
-do not depend on the order of asking. Draws are looked up in a table instead of a generator per
-task: a scheduler of half a million events per second can afford nothing dearer.
+do not depend on the order of asking.
 """
 
 from __future__ import annotations
@@ -17,13 +16,8 @@ import numpy.typing as npt
 
 from fl_sim.devices import EVALUATE_SHARE, Course
 from fl_sim.failures import Fate
+from fl_sim.simulation.draws import TABLE, place_of
 
-# Every client walks through one table of draws from a place of its own; the stride is odd, so it
-# comes back to where it began only after the whole table. Where more clients than places make some
-# begin at the same one, their strides differ.
-_TABLE = 1 << 14
-_STRIDE = 0x1E35
-_SPREAD = 0x9E3779B1
 # Below this many tasks a loop is faster than numpy.
 _BY_NUMPY = 8
 
@@ -74,8 +68,8 @@ class Fleet:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng((self.seed, 5))
-        factors = np.exp(self.jitter * rng.normal(size=_TABLE))
-        breaks = np.where(rng.random(_TABLE) < self.dropout, rng.random(_TABLE), 2.0)
+        factors = np.exp(self.jitter * rng.normal(size=TABLE))
+        breaks = np.where(rng.random(TABLE) < self.dropout, rng.random(TABLE), 2.0)
         object.__setattr__(self, "_factors", factors)
         object.__setattr__(self, "_breaks", breaks)
         count = len(self.compute)
@@ -103,6 +97,10 @@ class Fleet:
     def lifetime(self, until: float) -> float:
         """Return the time until `until`, or death if sooner, summed over the clients."""
         return float(np.minimum(self._devices[:, 2], until).sum())
+
+    def lasting(self, until: float) -> int:
+        """Return how many clients come before `until` and are not gone for good by then."""
+        return int(np.count_nonzero(self._devices[:, 2] >= until))
 
     def tasks(self, clients: Sequence[int], numbers: Sequence[int]) -> list[TaskDraw]:
         """Draw all that is random about tasks.
@@ -134,7 +132,7 @@ class Fleet:
         ndarray of float64, shape (6, n)
             The fields of `TaskDraw` after the client.
         """
-        draws = (clients * _SPREAD + numbers * (_STRIDE + clients // _TABLE * 2)) % _TABLE
+        draws = place_of(clients, numbers)
         columns = np.empty((6, len(clients)))
         columns[[0, 1, 3, 4, 5]] = self._devices[clients].T
         columns[0] *= self._factors[draws]
@@ -234,8 +232,8 @@ class Fleet:
         """
         # Evaluations count backwards, away from the draws of training tasks.
         task = self._task(client, -1 - number if evaluate else number)
-        _, compute, transfer, broken, dies_at, window, phase = task
         if evaluate:
+            _, compute, transfer, broken, dies_at, window, phase = task
             compute, transfer = EVALUATE_SHARE * compute, transfer / 2
             task = (client, compute, transfer, broken, dies_at, window, phase)
         while (begun := self.begin(task, start)) is None:
@@ -243,7 +241,8 @@ class Fleet:
         end, delivers = begun
         if delivers:
             return Course(end, Fate.COMPLETES)
-        return Course(end, Fate.DROPS_OUT) if end < dies_at else Course(dies_at, Fate.LEAVES)
+        leaves = self._leaves_at(client, start)
+        return Course(end, Fate.DROPS_OUT) if end < leaves else Course(leaves, Fate.LEAVES)
 
     def ready(self, clients: Sequence[int] | Clients, now: float) -> Times:
         """Return when, from `now` on, each of the clients can begin a task; inf for never."""
@@ -255,8 +254,12 @@ class Fleet:
         ready = np.where(offline, later, now)
         return np.where(ready < dies_at, ready, math.inf)
 
+    def _leaves_at(self, client: int, now: float) -> float:
+        """Return when a client that is there at `now` leaves, losing its task."""
+        return self._devices.item(client, 2)
+
     def _task(self, client: int, number: int) -> TaskDraw:
-        draw = (client * _SPREAD + number * (_STRIDE + client // _TABLE * 2)) % _TABLE
+        draw = place_of(client, number)
         compute, transfer, *device = self._devices[client].tolist()
         factor, broken = self._factors[draw].item(), self._breaks[draw].item()
         return (client, compute * factor, transfer, broken, *device)

@@ -1,18 +1,22 @@
-"""Fleets from a configuration: laws of speed, deaths, traces, who gets the slow devices."""
+"""Fleets from a configuration: laws of speed, deaths, churn, files, who gets the slow devices."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_sim.simulation.availability import Windows
+from fl_sim.simulation.churn import Sessions, late_joins, stationary
 from fl_sim.simulation.config import DevicesSection
 from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.intermittent import IntermittentFleet
 from fl_sim.simulation.trace import Trace, read_trace
+from fl_sim.simulation.windows_file import read_windows
 
 
 def slowest_last(fleet: Fleet, scores: Sequence[float]) -> Fleet:
@@ -93,6 +97,7 @@ def trace_of(config: DevicesSection) -> Trace | None:
         return None
     trace = read_trace(config.trace, config.clients)
     for key, given, column in (
+        ("windows", config.windows, trace.duty_cycle),
         ("duty_cycle", config.duty_cycle, trace.duty_cycle),
         ("bandwidth_mbps", config.bandwidth_mbps, trace.network),
     ):
@@ -101,6 +106,43 @@ def trace_of(config: DevicesSection) -> Trace | None:
                 Code.CONFIG_INVALID, f"devices.{key}: the trace says it already; leave one out."
             )
     return trace
+
+
+def windows_of(config: DevicesSection) -> Windows | None:
+    """Read the windows of a configuration, if it names a file of them.
+
+    Raises
+    ------
+    ConfigInvalid
+        If the file does not fit.
+    """
+    if config.windows is None:
+        return None
+    return read_windows(config.windows, config.clients, config.windows_period)
+
+
+def sessions_of(config: DevicesSection, unit: float, horizon: float, seed: int) -> Sessions | None:
+    """Draw who joins, leaves and comes back when; None if all clients are there from the start.
+
+    Parameters
+    ----------
+    config : DevicesSection
+        The section ``[devices]``.
+    unit : float
+        Duration of a median task in seconds.
+    horizon : float
+        Seconds over which late joins are spread.
+    seed : int
+        Seed.
+    """
+    count, joins = config.clients, np.zeros(config.clients)
+    if config.session is None or config.absence is None:
+        if not config.join_rate:
+            return None
+        return Sessions(late_joins(joins, config.join_rate, horizon, seed), seed=seed)
+    session, absence = config.session * unit, config.absence * unit
+    joins = stationary(count, session, absence, seed)
+    return Sessions(late_joins(joins, config.join_rate, horizon, seed), session, absence, seed)
 
 
 def fleet_from(
@@ -120,16 +162,16 @@ def fleet_from(
     model_bytes : int
         Size of one download, and of one upload.
     virtual_time : float
-        Length of the run in median task durations; deaths are spread over it.
+        Length of the run in median task durations; deaths and late joins are spread over it.
     seed : int
-        Seed of speeds, bandwidths, jitter, failures and deaths.
+        Seed of speeds, bandwidths, jitter, failures, deaths and churn.
     scores : sequence of float, optional
         One score per client: the higher, the slower its device.
 
     Raises
     ------
     ConfigInvalid
-        If the trace does not fit.
+        If the trace or the windows do not fit.
     """
     count = config.clients
     if (trace := trace_of(config)) is not None:
@@ -155,5 +197,11 @@ def fleet_from(
     if scores is not None:
         fleet = slowest_last(fleet, scores)
     unit = fleet.median_task
-    dies_at = deaths(count, config.death_rate, virtual_time * unit, seed)
-    return replace(fleet, period=config.period * unit, dies_at=dies_at)
+    horizon = virtual_time * unit
+    dies_at = deaths(count, config.death_rate, horizon, seed)
+    fleet = replace(fleet, period=config.period * unit, dies_at=dies_at)
+    windows, sessions = windows_of(config), sessions_of(config, unit, horizon, seed)
+    if windows is None and sessions is None:
+        return fleet
+    given = {field.name: getattr(fleet, field.name) for field in fields(fleet) if field.init}
+    return IntermittentFleet(**given, windows=windows, sessions=sessions)

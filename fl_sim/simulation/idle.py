@@ -51,6 +51,11 @@ class IdleClients:
         """Take this client."""
         self._clients.remove(client)
 
+    def keep(self, clients: Clients) -> None:
+        """Let these be all idle clients, in this order."""
+        del self._clients[:]
+        self.add_many(clients)
+
     def draw_from(self, places: Sequence[int]) -> int:
         """Take one of the clients at these places of `all()`."""
         return self._clients.pop(places[int(self._random() * len(places))])

@@ -45,7 +45,7 @@ class SeedResult:
     accuracies : list of (time, accuracy)
         The learning curve.
     utilisation : float or None
-        Share of the clients' time, each until it dies, in which they had a task; None in results
+        Share of the clients' time, see `Fleet.lifetime`, in which they had a task; None in results
         of earlier versions, which did not count it.
     source : str
         SHA-256 of the file of a recipe of one's own; empty for those of the catalogue.

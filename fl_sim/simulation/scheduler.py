@@ -14,7 +14,7 @@ import numpy as np
 
 from fl_sim.simulation.event_queue import EventQueue
 from fl_sim.simulation.events import NOBODY, Choice, Event, Hand, Queue, TaskTimes
-from fl_sim.simulation.fleet import Clients
+from fl_sim.simulation.fleet import Clients, Times
 from fl_sim.simulation.idle import IdleClients
 
 # Clients found offline before all idle ones are looked through.
@@ -95,10 +95,7 @@ class Scheduler:
         int
             Number of tasks begun that will deliver an update.
         """
-        most = self._in_flight
-        if self._rounds:
-            # Whoever has delivered keeps their place, and rests; late ones take none.
-            most += self._late - len(self._resting)
+        most = self._most()
         begun, tries, work = 0, 0, 1.0
         while self._busy < most and (self._hand or self._deal()):
             task = self._hand.pop()
@@ -185,6 +182,12 @@ class Scheduler:
         """Ask for an event at the time `at`."""
         self._queue.push(at, NOBODY)
 
+    def _most(self) -> int:
+        if not self._rounds:
+            return self._in_flight
+        # Whoever has delivered keeps their place, and rests; late ones take none.
+        return self._in_flight + self._late - len(self._resting)
+
     def _make_queue(self) -> Queue:
         return EventQueue(_PER_BUCKET * self._fleet.median_task / self._in_flight)
 
@@ -203,12 +206,16 @@ class Scheduler:
         clients = self._idle.draw_many(count)
         # Turning offline clients away one by one costs more.
         ready = self._fleet.ready(clients, self.now)
-        self._idle.add_many(clients[(ready > self.now) & (ready < math.inf)])
+        self._put_back(clients, ready)
         clients = clients[ready <= self.now]
         if not len(clients):
             return self._search()
         self._take_many(clients)
         return True
+
+    def _put_back(self, clients: Clients, ready: Times) -> None:
+        """Put those back that cannot begin now, but will be able to."""
+        self._idle.add_many(clients[(ready > self.now) & (ready < math.inf)])
 
     def _take_many(self, clients: Clients) -> None:
         self._take(clients.tolist())
@@ -239,8 +246,11 @@ class Scheduler:
         if online:
             self._take([self._idle.draw_from(online)])
             return True
-        first = float(ready.min(initial=math.inf))
+        self._set_alarm(float(ready.min(initial=math.inf)))
+        return False
+
+    def _set_alarm(self, first: float) -> None:
+        """Ask to be woken at the time `first`, or sooner."""
         if first < self._alarm:
             self._alarm = first
             self.wake(first)
-        return False

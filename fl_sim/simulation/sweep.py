@@ -11,12 +11,12 @@ import torch
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.intake.spill import SpillFiles
 from fl_sim.cohort.choice import trainer_for
-from fl_sim.simulation.choices import recipe_of, selector_of
+from fl_sim.simulation.choices import check_lasting, recipe_of, selector_of
 from fl_sim.simulation.client_task import ClientTask, check_task
 from fl_sim.simulation.config import SimulationConfig
 from fl_sim.simulation.evaluations import Evaluation
 from fl_sim.simulation.fleet import Fleet
-from fl_sim.simulation.fleet_builder import fleet_from, trace_of
+from fl_sim.simulation.fleet_builder import fleet_from, trace_of, windows_of
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.own_recipes import source_digest
 from fl_sim.simulation.parallel import in_processes
@@ -128,6 +128,7 @@ def finished(config: SimulationConfig, results: Path | None) -> dict[int, SeedRe
 
 def _check_files(config: SimulationConfig, recipe: Recipe) -> None:
     trace_of(config.devices)
+    windows_of(config.devices)
     folder = _cache_folder(config, recipe)
     if folder is not None and not folder.is_dir():
         raise ConfigInvalid(
@@ -152,6 +153,7 @@ def _runs(
     """Yield the runs of seeds as they finish, all trained by one backend."""
     if not seeds:
         return
+    _check_windows(config, recipe, seeds, task)
     if backend is None:
         backend = _backend_of(config, seeds[0], task)
     calls = [(config, recipe, seed, backend, task) for seed in seeds]
@@ -160,6 +162,18 @@ def _runs(
         yield from (run_seed(*call, on_progress) for call in calls)
     else:
         yield from in_processes(run_seed, calls, workers, on_progress or (lambda *_: None))
+
+
+def _check_windows(
+    config: SimulationConfig, recipe: Recipe, seeds: list[int], task: ClientTask | None
+) -> None:
+    """Refuse windows that do not suit a seed: how long a run takes depends on its devices."""
+    if config.devices.windows is None:
+        return
+    model_bytes, time = _workload(config, seeds[0], task).initial.nbytes, config.run.virtual_time
+    for seed in seeds:
+        fleet = fleet_from(config.devices, model_bytes=model_bytes, virtual_time=time, seed=seed)
+        check_lasting(config, recipe, fleet, seed)
 
 
 def _workload(config: SimulationConfig, seed: int, task: ClientTask | None) -> Workload:
@@ -222,6 +236,7 @@ def run_seed(
     started = time.perf_counter()
     digest = run.run()
     unit = fleet.median_task
+    lifetime = fleet.lifetime(run.evaluations[-1].time)
     curve = [(point.time / unit, point.accuracy) for point in run.evaluations]
     return SeedResult(
         strategy=config.strategy.name,
@@ -238,7 +253,7 @@ def run_seed(
         wall_seconds=time.perf_counter() - started,
         digest=digest,
         accuracies=curve,
-        utilisation=run.busy_time / fleet.lifetime(run.evaluations[-1].time),
+        utilisation=run.busy_time / lifetime if lifetime else 0.0,
     )
 
 

@@ -19,7 +19,9 @@ import numpy as np
 from fl_sim.simulation.array_queue import ArrayQueue
 from fl_sim.simulation.events import Choice, Event, TaskTimes
 from fl_sim.simulation.fleet import Clients, Flags, Fleet, TaskDraw, Times
+from fl_sim.simulation.intermittent import IntermittentFleet
 from fl_sim.simulation.scheduler import TRIES, Scheduler
+from fl_sim.simulation.waiting import WaitingScheduler
 
 # With fewer tasks under way, or fewer idle clients to draw a hand from, windows are shorter than
 # the 70 events or so from which on they are worth the calls of numpy.
@@ -39,9 +41,11 @@ def scheduler_for(
     work: Callable[[int, float], float] | None = None,
     selector: Choice | None = None,
 ) -> Scheduler:
-    """Return the faster scheduler for the parameters of `Scheduler`; both yield the same events."""
+    """Return the scheduler that is fast for such a fleet and these parameters of `Scheduler`."""
     plain = not rounds and work is None and selector is None
     large = in_flight >= _MANY and len(fleet) - in_flight >= _MANY_IDLE
+    if isinstance(fleet, IntermittentFleet):
+        return WaitingScheduler(fleet, in_flight, seed, rounds=rounds, work=work, selector=selector)
     if plain and large and isinstance(fleet, Fleet):
         return WindowedScheduler(fleet, in_flight, seed)
     return Scheduler(fleet, in_flight, seed, rounds=rounds, work=work, selector=selector)

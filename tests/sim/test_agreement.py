@@ -47,6 +47,19 @@ DEVICES: dict[str, dict[str, Any]] = {
     "drop-outs": {"dropout": 0.2},
     "deaths": {"death_rate": 0.4},
     "trace": {"speed": "trace", **FAILURES},
+    "windows": {},
+    "windows that repeat": {"windows_period": 4 * SECONDS},
+    "churn": {"session": 4.0, "absence": 1.5},
+    "late joiners": {"join_rate": 0.6},
+    "churn beside windows": {"windows_period": 4 * SECONDS, "session": 6.0, "absence": 1.0},
+    "churn beside a duty cycle": {
+        "duty_cycle": 0.8,
+        "period": 3.0,
+        "session": 8.0,
+        "absence": 1.0,
+        "join_rate": 0.3,
+        "death_rate": 0.2,
+    },
     "everything": {
         "speed": "pareto",
         "sigma": 0.6,
@@ -66,6 +79,21 @@ client,compute,network,duty_cycle
 5,8000,5e-5,0.75
 6,4500,3e-4,0.5
 7,16500,1e-4,0.85
+"""
+# Some windows are shorter than a task; client 5 joins late, and client 6 leaves soon.
+WINDOWS = """\
+client,start,end
+0,0,{end}
+1,0,7000
+1,9000,{end}
+2,3000,{end}
+3,0,12000
+3,14000,{end}
+4,0,15000
+4,17000,{end}
+5,12000,{end}
+6,0,6000
+7,1000,{end}
 """
 
 
@@ -184,11 +212,15 @@ def test_every_recipe_gives_the_same_models_in_both(name: str) -> None:
 def test_devices_of_every_kind_give_the_same_models_in_both(kind: str, tmp_path: Path) -> None:
     trace = tmp_path / "devices.csv"
     trace.write_text(TRACE)
-    given = {"trace": trace} if kind == "trace" else {"task_seconds": SECONDS}
+    windows = tmp_path / "windows.csv"
+    windows.write_text(WINDOWS.format(end=20_000 if "windows_period" in DEVICES[kind] else 1e6))
+    given: dict[str, Any] = {"trace": trace} if kind == "trace" else {"task_seconds": SECONDS}
+    if "windows" in kind:
+        given["windows"] = windows
     both = Both(configured(devices={**given, **DEVICES[kind]}))
     strategy = AsyncStrategy(recipe_of(both.config), fraction_evaluate=0.0, min_available_nodes=1)
     both.require_agreement(strategy, late=0.01)
-    fails = {"dropout", "death_rate"} & DEVICES[kind].keys()
+    fails = {"dropout", "death_rate", "session"} & DEVICES[kind].keys() or kind == "windows"
     assert bool(both.outcomes()["failed"]) == bool(fails)
 
 

@@ -11,10 +11,13 @@ from flwr.app import Message, MessageType, RecordDict
 
 from fl_sim.devices import EVALUATE_SHARE
 from fl_sim.grid import FIRST_NODE_ID, Presence, VirtualGrid
+from fl_sim.simulation.churn import Sessions
 from fl_sim.simulation.config import DevicesSection
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import fleet_from
+from fl_sim.simulation.intermittent import IntermittentFleet
 from tests.support.federation import echo_app
+from tests.support.simulation import windows
 
 NODE = FIRST_NODE_ID
 ALL = DevicesSection(
@@ -46,8 +49,14 @@ def part_time_grid(seconds: float) -> tuple[VirtualGrid, Callable[[], float]]:
     return grid, lambda: round(grid.clock.now() - came, 9)
 
 
-def test_every_task_of_every_client_ends_when_and_as_in_the_fast_path() -> None:
-    fleet = fleet_from(ALL, model_bytes=100_000, virtual_time=40.0, seed=3)
+CHURN = ALL.model_copy(update={"session": 8.0, "absence": 2.0, "join_rate": 0.5})
+
+
+@pytest.mark.parametrize("section", [ALL, CHURN], ids=["all there", "churn"])
+def test_every_task_of_every_client_ends_when_and_as_in_the_fast_path(
+    section: DevicesSection,
+) -> None:
+    fleet = fleet_from(section, model_bytes=100_000, virtual_time=40.0, seed=3)
     fates = set()
     for client in range(len(fleet)):
         grid, node = VirtualGrid(echo_app(), len(fleet), fleet), FIRST_NODE_ID + client
@@ -105,6 +114,43 @@ def test_a_node_that_dies_takes_all_its_messages_along() -> None:
     assert not one.has_error()
     assert two.error.reason == three.error.reason == "The node has left."
     assert grid.clock.now() == 6.0 and grid.get_node_ids() == []
+
+
+def leaving_grid() -> tuple[VirtualGrid, IntermittentFleet]:
+    """A node with tasks of 2 s that joins at 1 s, and leaves before it has done the second one."""
+    for seed in range(100):
+        sessions = Sessions([1.0], 3.0, 3.0, seed)
+        _, closes = sessions.at(0, 1.0)
+        if 3.0 < closes < 5.0:
+            break
+    fleet = IntermittentFleet((2.0,), (0.0,), jitter=0.0, sessions=sessions)
+    return VirtualGrid(echo_app(), 1, fleet), fleet
+
+
+def test_a_node_that_leaves_loses_its_tasks_and_is_listed_when_it_is_back() -> None:
+    grid, fleet = leaving_grid()
+    assert grid.get_node_ids() == [] and grid.push_messages([task(NODE)]) == [""]
+    grid.clock.advance_to(1.0)
+    one, two, three = grid.send_and_receive([task(NODE) for _ in range(3)])
+    assert not one.has_error()
+    assert two.error.reason == three.error.reason == "The node has left."
+    left = grid.clock.now()
+    assert 3.0 < left < 5.0 and grid.get_node_ids() == []
+    back = fleet.ready([0], left).item()
+    grid.clock.advance_to(back)
+    assert grid.get_node_ids() == [NODE]
+    grid.send_and_receive([task(NODE)])
+    assert grid.clock.now() == fleet.course(0, 3, back).end
+
+
+def test_a_node_with_windows_pauses_between_them_and_leaves_with_the_last() -> None:
+    shifts = windows([(1.0, 3.0), (6.0, 8.0)])
+    grid = VirtualGrid(echo_app(), 1, IntermittentFleet((3.0,), (0.0,), jitter=0.0, windows=shifts))
+    assert grid.get_node_ids() == []
+    grid.clock.advance_to(1.0)
+    one, two = grid.send_and_receive([task(NODE), task(NODE)])
+    assert not one.has_error() and two.error.reason == "The node has left."
+    assert grid.clock.now() == 8.0 and grid.get_node_ids() == []
 
 
 def test_clients_of_a_fleet_may_join_later() -> None:

@@ -199,6 +199,14 @@ def test_options_of_a_policy_come_from_their_own_table() -> None:
         ({"devices": {"jitter": math.nan}}, "devices.jitter: "),
         ({"devices": {"bandwidth_mbps": math.inf}}, "devices.bandwidth_mbps: "),
         ({"devices": {"speed": "trace", "trace": "a\0b"}}, "devices.trace: "),
+        ({"devices": {"session": 5.0}}, "devices: session and absence go together"),
+        ({"devices": {"session": 0.0, "absence": 1.0}}, "devices.session: "),
+        ({"devices": {"absence": math.inf, "session": 1.0}}, "devices.absence: "),
+        ({"devices": {"join_rate": 1.5}}, "devices.join_rate: "),
+        ({"devices": {"windows_period": 5.0}}, "windows_period is for windows"),
+        ({"devices": {"windows": "x.csv", "duty_cycle": 0.5}}, "windows and duty_cycle both say"),
+        ({"devices": {"windows": "x.csv", "join_rate": 0.5}}, "leave join_rate out"),
+        ({"devices": {"windows": "none.csv"}}, "devices.windows: none.csv cannot be read"),
         ({"strategy": {"options": {"fedbuff": {"server_lr": math.nan}}}}, "strategy.options."),
         ({"train": {"lr": "fast"}}, "train.lr: "),
         ({"train": {"lr": math.inf}}, "train.lr: "),
@@ -268,6 +276,92 @@ def test_what_a_trace_says_is_not_said_twice(tmp_path: Path, key: str) -> None:
         simulate(small(devices=devices))
 
 
+def test_windows_and_a_trace_do_not_both_say_who_is_online(tmp_path: Path) -> None:
+    trace, windows = tmp_path / "devices.csv", tmp_path / "windows.csv"
+    rows = [f"{client},1.0,0.5" for client in range(6)]
+    trace.write_text("\n".join(["client,compute,duty_cycle", *rows]))
+    windows.write_text(shifts({}))
+    devices = {"speed": "trace", "trace": trace, "windows": windows}
+    with pytest.raises(ConfigInvalid, match=r"devices\.windows: the trace says it already"):
+        simulate(small(devices=devices))
+
+
+def shifts(ends: dict[int, float], start: float = 0.0) -> str:
+    """Windows of six clients; until 100 s unless said otherwise."""
+    rows = [f"{client},{start:g},{ends.get(client, 100.0):g}" for client in range(6)]
+    return "\n".join(["client,start,end", *rows])
+
+
+@pytest.mark.parametrize(
+    ("text", "period", "left"),
+    [
+        (shifts({0: 1.0, 3: 2.0}), None, 4),
+        (shifts({0: 1.0, 3: 2.0}), 100.0, None),
+        (shifts({}, start=50.0), 100.0, 0),
+    ],
+)
+def test_windows_that_leave_too_few_for_a_buffer_are_refused_before_any_training(
+    tmp_path: Path, text: str, period: float | None, left: int | None
+) -> None:
+    file = tmp_path / "windows.csv"
+    file.write_text(text)
+    devices = {"windows": file, "windows_period": period}
+    config = small(devices=devices, strategy={"name": "fedbuff", "buffer_size": 5})
+    if left is None:
+        assert all(run.versions for run in simulate(config).runs)
+        return
+    with pytest.raises(ConfigInvalid) as refusal:
+        simulate(config, on_progress=lambda *_: pytest.fail("trained"))
+    assert "strategy.buffer_size: a buffer of 5 never fills with" in refusal.value.sentence
+    assert f"the {left} of 6 clients that devices.windows leave" in refusal.value.sentence
+
+
+def test_a_run_in_which_nobody_is_there_ends() -> None:
+    churn = {"session": 0.01, "absence": 1e9}
+    run = simulate(small(devices=churn, run={"seeds": 1})).runs[0]
+    assert (run.updates, run.utilisation) == (0, 0.0)
+
+
+CHURN: dict[str, Any] = {"session": 2.0, "absence": 1.0, "join_rate": 0.3}
+
+
+@pytest.mark.parametrize("more", [{}, {"duty_cycle": 0.7, "period": 2.0, "death_rate": 0.3}])
+@pytest.mark.parametrize("strategy", ["async-wa", "fedavg"])
+def test_churn_gives_the_same_digests_whoever_is_trained_together(
+    more: dict[str, Any], strategy: str
+) -> None:
+    runs = [
+        simulate(
+            small(
+                devices={**CHURN, **more, "in_flight": 4},
+                strategy={"name": strategy, "buffer_size": 2},
+                train={"cohort_size": size},
+                run={"virtual_time": 8.0},
+            )
+        ).runs
+        for size in (1, 3, 16)
+    ]
+    assert len({tuple(run.digest for run in some) for some in runs}) == 1
+    assert all(run.outcomes["failed"] and run.versions for run in runs[0])
+    assert all(run.utilisation is not None and 0 < run.utilisation < 1.001 for run in runs[0])
+
+
+@pytest.mark.parametrize("policy", ["uniform", "speed", "load-aware", "auction"])
+def test_every_policy_chooses_among_clients_that_come_and_go(policy: str) -> None:
+    devices = {**CHURN, "in_flight": 3}
+    one, other = (simulate(small(devices=devices, dispatch={"policy": policy})) for _ in "12")
+    assert one.summary()["digest"] == other.summary()["digest"]
+    assert all(run.updates for run in one.runs)
+
+
+def test_clients_that_are_always_there_are_always_at_work_until_they_leave() -> None:
+    # One at work at a time, and no version to wait for: time away does not count.
+    devices = {**CHURN, "in_flight": 1.0}
+    strategy = {"name": "fedasync"}
+    for run in simulate(small(devices=devices, strategy=strategy)).runs:
+        assert run.utilisation == pytest.approx(1.0, abs=1e-9)
+
+
 def test_a_cache_folder_that_nobody_uses_need_not_exist() -> None:
     run = {"seeds": 1, "virtual_time": 1.0, "cache_folder": "/nowhere"}
     assert simulate(small(run=run)).runs
@@ -323,10 +417,20 @@ def test_a_uniform_speed_has_a_spread_of_its_own() -> None:
     assert small(devices={"speed": "uniform", "sigma": 0.25}).devices.sigma == 0.25
 
 
-def test_the_key_of_a_configuration_covers_what_its_trace_holds(tmp_path: Path) -> None:
-    traces = tmp_path / "one.csv", tmp_path / "other.csv"
+@pytest.mark.parametrize("key", ["trace", "windows"])
+def test_the_key_of_a_configuration_covers_what_its_files_hold(tmp_path: Path, key: str) -> None:
+    files = tmp_path / "one.csv", tmp_path / "other.csv"
+    speed = {"speed": "trace"} if key == "trace" else {}
     keys = []
-    for path, text in zip((*traces, traces[0]), ("a", "a", "b"), strict=True):
+    for path, text in zip((*files, files[0]), ("a", "a", "b"), strict=True):
         path.write_text(text)
-        keys.append(small(devices={"speed": "trace", "trace": path}).key())
+        keys.append(small(devices={**speed, key: path}).key())
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_keys_of_configurations_without_churn_are_those_of_earlier_versions() -> None:
+    # The key changes with the revision and nothing else.
+    keys = {small(devices=some).key() for some in ({}, {"join_rate": 0.0}, {"windows": None})}
+    assert keys == {"10c4e32f61d5e302"}
+    for some in ({"session": 1.0, "absence": 1.0}, {"join_rate": 0.5}):
+        assert small(devices=some).key() not in keys

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from fl_client.trainer import TrainSettings
 from fl_sim.cohort.base import ClientData
 from fl_sim.cohort.choice import Problem
+from fl_sim.simulation.availability import Windows
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import speeds
 from fl_sim.simulation.models import build, seeded
@@ -43,6 +47,13 @@ def initial(model: str = "mlp", seed: int = 0) -> Vector:
 def fleet(num_clients: int = 8, **options: object) -> Fleet:
     compute = tuple(speeds("lognormal", num_clients, 0.8, 3).tolist())
     return Fleet(compute, (0.0,) * num_clients, **options)
+
+
+def windows(*clients: Sequence[tuple[float, float]], period: float = math.inf) -> Windows:
+    """Windows of availability: for each client those in which it is online."""
+    flat = [window for client in clients for window in client]
+    opens, closes = zip(*flat, strict=True)
+    return Windows([len(client) for client in clients], opens, closes, period)
 
 
 def dropout_model() -> nn.Module:
