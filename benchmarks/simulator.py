@@ -29,9 +29,12 @@ from fl_client.trainer import Batch, TrainSettings, task_seed, train
 from fl_sim.cohort.base import ClientData, Task
 from fl_sim.cohort.choice import Problem, trainer_for
 from fl_sim.simulation import models
+from fl_sim.simulation.availability import windows_of_duty
+from fl_sim.simulation.churn import Sessions, stationary
 from fl_sim.simulation.config import load_config
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import deaths, speeds
+from fl_sim.simulation.intermittent import IntermittentFleet
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.parallel import in_processes
 from fl_sim.simulation.sweep import simulate
@@ -54,10 +57,15 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--large", action="store_true", help="only the run of a million updates")
+    parser.add_argument(
+        "--availability", action="store_true", help="only the scheduler, by when clients are there"
+    )
     parser.add_argument("--jobs", nargs="+", choices=_JOBS, help="only these, against the loop")
     arguments = parser.parse_args()
     if arguments.large:
         measured: dict[str, Any] = logistic_run(100_000, 1000, 1_000_000)
+    elif arguments.availability:
+        measured = _by_availability(10_000)
     elif arguments.jobs:
         torch.set_num_threads(1)
         measured = {name: _job(*_JOBS[name]) for name in arguments.jobs}
@@ -102,6 +110,7 @@ def _figures() -> dict[str, Any]:
         "ms_at_100000_clients_times_100": round(clients[100_000] / clients[100], 2),
         "two_workers_times_one": _workers(),
         "bare_heap_events_per_second": heap,
+        "scheduler_by_availability": _by_availability(10_000),
         "scheduler": schedulers,
         "jobs": jobs,
         "logistic_ms_by_number_of_clients": clients,
@@ -261,7 +270,6 @@ def _fleet(clients: int, **options: Any) -> Fleet:
 
 def _scheduler(clients: int, full: bool, tell: object = None) -> dict[str, Any]:
     """Events per second with a quarter of the clients at work; `full` adds all device features."""
-    count = 500_000
     options: dict[str, Any] = {}
     if full:
         options = {
@@ -270,7 +278,43 @@ def _scheduler(clients: int, full: bool, tell: object = None) -> dict[str, Any]:
             "period": 10.0,
             "dies_at": deaths(clients, 0.2, 100.0, 1),
         }
-    scheduler = scheduler_for(_fleet(clients, **options), clients // 4, 1)
+    return {
+        "clients": clients,
+        "every_feature": full,
+        "events_per_second": _events_per_second(_fleet(clients, **options), clients // 4),
+        "peak_mib": _peak_mib(),
+    }
+
+
+def _by_availability(clients: int) -> dict[str, dict[str, int]]:
+    """Events per second with a quarter, or all, of the clients at work, as far as they are there.
+
+    Clients are there 70% of the time, save those that always are, on cycles of ten median tasks
+    that are spread evenly, or sessions as long on average.
+    """
+    windows = windows_of_duty(
+        (0.7,) * clients, 10.0 * np.random.default_rng(1).random(clients), 10.0
+    )
+    sessions = Sessions(stationary(clients, 7.0, 3.0, 1), 7.0, 3.0, 1)
+    common = vars(_fleet(clients, dropout=0.05))
+    given = {name: value for name, value in common.items() if not name.startswith("_")}
+    fleets = {
+        "always": Fleet(**given),
+        "windows": IntermittentFleet(**given, windows=windows),
+        "churn": IntermittentFleet(**given, sessions=sessions),
+        "both": IntermittentFleet(**given, windows=windows, sessions=sessions),
+    }
+    return {
+        name: {
+            "a_quarter": _events_per_second(fleet, clients // 4, 200_000),
+            "all": _events_per_second(fleet, clients, 200_000),
+        }
+        for name, fleet in fleets.items()
+    }
+
+
+def _events_per_second(fleet: Fleet, in_flight: int, count: int = 500_000) -> int:
+    scheduler = scheduler_for(fleet, in_flight, 1)
     scheduler.fill()
     started = time.process_time()
     for number in range(count):
@@ -278,13 +322,7 @@ def _scheduler(clients: int, full: bool, tell: object = None) -> dict[str, Any]:
         if number % 10 == 0:
             scheduler.advance(scheduler.version + 1)
         scheduler.fill()
-    seconds = time.process_time() - started
-    return {
-        "clients": clients,
-        "every_feature": full,
-        "events_per_second": round(count / seconds),
-        "peak_mib": _peak_mib(),
-    }
+    return round(count / (time.process_time() - started))
 
 
 def _bare_heap(in_flight: int, count: int = 500_000) -> int:
