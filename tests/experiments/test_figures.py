@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cache_cost, concurrency, scaling, staleness, tuning, utilisation
+from experiments import ablation, cache_cost, concurrency, scaling, staleness, tuning, utilisation
 from experiments.common import HERE, Results, Sections, median_time, simulate_cases
 from fl_sim.simulation.config import load_config
 from fl_sim.simulation.result import SimulationResult
@@ -178,3 +178,17 @@ def test_cache_cost_draws_every_kind_of_cache_from_its_worst_to_its_best_seed(ti
     assert [text.get_text().split("\n")[0] for text in axes.get_xticklabels()] == list(
         cache_cost.KINDS
     )
+
+
+def test_ablation_compares_every_variant_with_the_whole(tiny: Path) -> None:
+    results = run(tiny, ablation.cases())
+    rows = list(ablation.table_of({"tiny": results}))
+
+    assert list(results) == list(ablation.VARIANTS)
+    assert ablation.over_run(results, ablation.WHOLE) == 0
+    for label in list(results)[1:]:
+        (summary,) = (row for row in rows if row.startswith(f"| {label} ") and "tiny" in row)
+        assert f"{ablation.over_run(results, label):+.1f}" in summary
+    table = rows[rows.index("## tiny") :]
+    assert len(columns(table)) == 1
+    assert len(table) == 2 + 2 + len(results) + 1
