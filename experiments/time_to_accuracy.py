@@ -109,6 +109,10 @@ def _page(regimes: Mapping[str, Results], seeds: int) -> str:
         "## Async-WA against the others, tuned",
         "",
         *_comparison(_among(regimes, _tuned())),
+        "",
+        "## Async-WA against the others, whichever of both is better in a regime",
+        "",
+        *_comparison(regimes),
     ]
     for regime, results in regimes.items():
         lines += ["", f"## {regime}", "", *_description(regime), ""]
