@@ -19,8 +19,8 @@ class SelfTuning:
 
     within [least, most]: rho is what is left of the deltas' slope along the way, 1 where the step
     was too short to matter, 0 where it led to the bottom, negative where it led beyond. This is
-    the secant quotient of Barzilai and Borwein (IMA J. Numer. Anal. 8, 1988, equation 5) put to
-    the test that hypergradient descent makes at every step (Baydin et al., ICLR 2018,
+    the secant quotient of Barzilai and Borwein (*Two-Point Step Size Gradient Methods*, 1988) put
+    to the test that hypergradient descent makes at every step (Baydin et al., ICLR 2018,
     1703.04782, section 2); cached deltas do not count, because they point where they did.
 
     Parameters
