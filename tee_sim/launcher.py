@@ -11,9 +11,10 @@ is handed to the successor.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fl_protocol.codes import AsynclaveError, Code, StorageFailed
@@ -115,27 +116,32 @@ async def serve(config: LauncherConfig) -> None:
     Raises
     ------
     StorageFailed
-        ``STATE_IN_USE``: another launcher has the folder for its state.
+        ``STATE_IN_USE``: another launcher has the folder for its state, or the socket.
     """
     stopping = stop_event(config.parent_pid)
-    disk, state = LocalDisk(), Path(config.state_dir)
+    disk, state, socket = LocalDisk(), Path(config.state_dir), Path(config.socket)
     # Held to the end: a second one would take the first one's socket, epochs and sealed state.
-    with disk.lock(state / "lock", wait=False) as alone:
-        if not alone:
-            raise StorageFailed(
-                Code.STATE_IN_USE, f"Another launcher uses the saved state in {state}."
-            )
+    with (
+        _alone(disk, state / "lock", f"the saved state in {state}"),
+        _alone(disk, socket.with_name(f"{socket.name}.lock"), f"the socket {socket}"),
+    ):
         hop_key = load_key(Path(config.hop_key))
         launcher = _launcher(config, state, hop_key, disk)
         try:
             # Started before the socket exists, so that a socket means an enclave is ready.
             launcher.attach()
-            async with ControlServer(
-                Path(config.socket), launcher, HopVerifier(hop_key, SystemClock())
-            ):
+            async with ControlServer(socket, launcher, HopVerifier(hop_key, SystemClock())):
                 await stopping.wait()
         finally:
             launcher.end_enclave()
+
+
+@contextlib.contextmanager
+def _alone(disk: Disk, lock: Path, what: str) -> Iterator[None]:
+    with disk.lock(lock, wait=False) as alone:
+        if not alone:
+            raise StorageFailed(Code.STATE_IN_USE, f"Another launcher uses {what}.")
+        yield
 
 
 def _launcher(config: LauncherConfig, state: Path, hop_key: bytes, disk: Disk) -> Launcher:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,26 @@ async def test_attached_enclave_is_the_attested_one(platform: Platform) -> None:
     opened = await open_run(attachment)
     assert (opened.epoch, opened.version) == (1, 0)
     assert attachment.pid == platform.enclave_pid
+    launcher.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "taken"),
+    [("socket", "other.sock", "the saved state in"), ("state_dir", "other", "the socket")],
+)
+async def test_a_second_launcher_takes_neither_state_nor_socket_of_the_first(
+    platform: Platform, tmp_path: Path, key: str, other: str, taken: str
+) -> None:
+    path = tmp_path / "second.json"
+    replace(platform.config, **{key: str(tmp_path / other)}).save(path)
+
+    command = [sys.executable, "-m", "tee_sim.launcher", str(path)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert second.returncode == 1
+    assert f"STATE_IN_USE: Another launcher uses {taken}" in second.stderr
+    launcher = LauncherClient(platform.socket, SIGNER)
+    assert (await launcher.attach()).pid == platform.enclave_pid
     launcher.close()
 
 
