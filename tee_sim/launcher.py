@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -166,6 +167,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m tee_sim.launcher CONFIG.json", file=sys.stderr)
         return 2
+    # A core would hold keys.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         asyncio.run(serve(LauncherConfig.load(Path(arguments[0]))))
     except (AsynclaveError, OSError) as error:

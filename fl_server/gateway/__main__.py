@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m fl_server.gateway CONFIG.json", file=sys.stderr)
         return 2
+    # A core would hold keys.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         run(Path(arguments[0]))
     except AsynclaveError as error:

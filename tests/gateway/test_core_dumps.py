@@ -119,9 +119,7 @@ def test_an_enclave_that_crashes_leaves_no_core(
     lab.close()
 
 
-def test_no_process_of_a_stack_that_crashes_leaves_the_update_in_a_core(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_no_process_of_a_stack_that_crashes_leaves_a_core(tmp_path: Path, folder: Path) -> None:
     assert len(PLANTED) == STACK_LAYOUT.num_params
     with LocalStack(tmp_path / "stack", StackSettings(recipe=RECIPE, k=K)) as stack:
         intake = open_run(stack, "crash")
@@ -134,9 +132,6 @@ def test_no_process_of_a_stack_that_crashes_leaves_the_update_in_a_core(
         assert set(place.glob("core*")) == before
         for pid in (stack.gateway_pid, stack.launcher_pid):
             crashed(pid)
-            (core,) = folder.iterdir()
-            assert core.stat().st_size > 1 << 20
-            assert search_files(folder, NEEDLES) == []
-            core.unlink()
+            assert list(folder.iterdir()) == []
         intake.close()
     assert search_files(tmp_path, NEEDLES) == []
