@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ NO_BODY = hashlib.sha256().digest()
 
 _DOMAIN = b"asynclave/hop/v1\0"
 _NONCE_BYTES = 16
+# Nonces are remembered: longer ones would fill the memory with fewer requests.
+_NONCE = re.compile(rf"[0-9a-f]{{{2 * _NONCE_BYTES}}}")
 _MEMBERS = {"path", "time", "nonce", "traceparent", "body"}
 
 
@@ -115,13 +118,17 @@ class HopVerifier:
             mac.encode(), _mac(self._key, members).encode()
         ):
             raise HopRejected(Code.HOP_SIGNATURE)
-        if type(hop) is not dict or hop.keys() != _MEMBERS:
+        if type(hop) is not dict or hop.keys() != _MEMBERS or not _is_nonce(hop["nonce"]):
             raise HopRejected(Code.HOP_SIGNATURE)
         now = self._clock.now()
         if type(hop["time"]) is not int or abs(now - hop["time"]) > WINDOW:
             raise HopRejected(Code.HOP_STALE)
-        if not self._used.use(str(hop["nonce"]), now):
+        if not self._used.use(hop["nonce"], now):
             raise HopRejected(Code.HOP_REPLAYED)
+
+
+def _is_nonce(value: Any) -> bool:
+    return type(value) is str and _NONCE.fullmatch(value) is not None
 
 
 def check_body(request: dict[str, Any], digest: str) -> None:

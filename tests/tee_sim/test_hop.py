@@ -12,6 +12,7 @@ import pytest
 from fl_protocol import canonical
 from fl_protocol.codes import Code, ConfigInvalid, HopRejected
 from fl_protocol.ports import SystemClock, SystemRng
+from tee_sim import hop
 from tee_sim.control import LauncherClient
 from tee_sim.hop import WINDOW, HopSigner, HopVerifier, Origin, origin
 from tee_sim.settings import load_key
@@ -100,6 +101,17 @@ def test_anything_changed_added_or_left_out_is_refused(
 
 def test_another_key_is_refused() -> None:
     assert refusal(signed(key=b"x" * 32)) == Code.HOP_SIGNATURE
+
+
+@pytest.mark.parametrize("nonce", ["", "ab" * 17, "ab" * 15 + "a", "AB" * 16, "\n" * 32, 7])
+def test_a_nonce_of_another_form_is_refused_though_it_is_signed(
+    monkeypatch: pytest.MonkeyPatch, nonce: object
+) -> None:
+    mac = hop._mac
+    monkeypatch.setattr(hop, "_mac", lambda key, request: mac(key, with_hop(request, nonce=nonce)))
+    request = with_hop(signed(), nonce=nonce)
+    monkeypatch.undo()
+    assert refusal(request) == Code.HOP_SIGNATURE
 
 
 @pytest.mark.parametrize("seconds", [-WINDOW - 1, WINDOW + 1])
