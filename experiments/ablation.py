@@ -7,10 +7,8 @@ run goes on where it was. The regime fashion needs its data first: ``make data``
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -21,6 +19,7 @@ from experiments.common import (
     mean_curve,
     outcome_cells,
     paired_points,
+    parser_of,
     publish,
     simulate_cases,
     spread,
@@ -58,10 +57,7 @@ itself.
 
 def main() -> None:
     """Simulate, tabulate, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=Path("runs/ablation"))
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, "ablation", seeds=5).parse_args()
     found = {
         path.stem: simulate_cases(
             path, cases(), arguments.results / f"{path.stem}.jsonl", arguments.seeds

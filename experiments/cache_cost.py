@@ -7,7 +7,6 @@ are found by configuration, so delete the results folder after a change to a rec
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import get_args
 
 from matplotlib.figure import Figure
 
-from experiments.common import HERE, paired_points, publish, spread, subplots, table_row
+from experiments.common import HERE, paired_points, parser_of, publish, spread, subplots, table_row
 from fl_sim.simulation.config import load_config
 from fl_sim.simulation.result import SimulationResult
 from fl_sim.simulation.sweep import simulate
@@ -53,11 +52,9 @@ _MANY = 1 << 20
 
 def main() -> None:
     """Simulate and tabulate."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = parser_of(__doc__, "cache-cost", seeds=5)
     # Seed 4 leaves a client of always-on without data.
     parser.add_argument("--first-seed", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=Path("runs/cache-cost"))
     arguments = parser.parse_args()
     run = {"first_seed": arguments.first_seed, "seeds": arguments.seeds}
     found = {

@@ -23,12 +23,16 @@ Sections = Mapping[str, dict[str, Any]]
 """Sections of a configuration that a case changes."""
 
 
-def arguments_of(name: str, about: str | None, seeds: int) -> argparse.Namespace:
-    """Read the options that the experiments have in common: ``--seeds`` and ``--results``."""
+def parser_of(about: str | None, results: str, seeds: int) -> argparse.ArgumentParser:
+    """Return a parser of the options that experiments have in common.
+
+    ``--seeds`` says how many, ``--results`` where in ``runs/`` what was simulated is found again: a
+    file, or a folder with one per regime.
+    """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--seeds", type=int, default=seeds)
-    parser.add_argument("--results", type=Path, default=Path("runs") / f"{name}.jsonl")
-    return parser.parse_args()
+    parser.add_argument("--results", type=Path, default=Path("runs") / results)
+    return parser
 
 
 def simulate_cases(

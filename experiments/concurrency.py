@@ -17,10 +17,10 @@ from experiments.common import (
     HERE,
     Results,
     Sections,
-    arguments_of,
     finite,
     median_time,
     outcome_cells,
+    parser_of,
     publish,
     simulate_cases,
     subplots,
@@ -55,7 +55,7 @@ the soonest FedAvg at the same concurrency over the recipe's.
 
 def main() -> None:
     """Simulate, tabulate, draw."""
-    arguments = arguments_of("concurrency", __doc__, seeds=3)
+    arguments = parser_of(__doc__, "concurrency.jsonl", seeds=3).parse_args()
     config = HERE / "concurrency.toml"
     found = {
         concurrency_of(size): simulate_cases(

@@ -7,7 +7,6 @@ interrupted run goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from experiments.common import (
     median_time,
     outcome_cells,
     paired_points,
+    parser_of,
 )
 from fl_sim.simulation.config import load_config
 from fl_sim.simulation.result import SimulationResult
@@ -58,10 +58,7 @@ differ is explained on their page.
 
 def main() -> None:
     """Simulate, tabulate, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=Path("runs/dispatch"))
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, "dispatch", seeds=5).parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     regimes = {
         path.stem: _regime(path, arguments.results / f"{path.stem}.jsonl", arguments.seeds)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.common import parser_of
 from fl_sim.attacks import ATTACKS, Attack, AttackedTrainer, flipped_labels, hostile_clients
 from fl_sim.cohort.base import ClientData, CohortTrainer, Task
 from fl_sim.cohort.choice import Problem, trainer_for
@@ -284,10 +284,7 @@ Under a release rule only `clip` and `krum` are allowed ([threat model](../threa
 
 def main() -> None:
     """Simulate, tabulate, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=Path("runs/poisoning.jsonl"))
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, "poisoning.jsonl", seeds=3).parse_args()
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     found = simulated(range(1, arguments.seeds + 1), arguments.results)
     (DOCS / "poisoning.md").write_text("\n".join(_page(found, arguments.seeds)), encoding="utf-8")

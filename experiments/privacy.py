@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from experiments.common import arguments_of, publish, subplots
+from experiments.common import parser_of, publish, subplots
 from experiments.poisoning import typical_length
 from fl_sim.cohort.choice import trainer_for
 from fl_sim.simulation.config import load_config
@@ -94,7 +94,7 @@ def simulated(case: Case) -> Curve:
 
 def main() -> None:
     """Simulate, tabulate, draw."""
-    arguments = arguments_of("privacy", __doc__, seeds=3)
+    arguments = parser_of(__doc__, "privacy.jsonl", seeds=3).parse_args()
     torch.set_num_threads(1)
     path = arguments.results
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,11 +14,11 @@ from experiments.common import (
     HERE,
     Results,
     Sections,
-    arguments_of,
     mean_accuracy,
     mean_curve,
     outcome_cells,
     paired_points,
+    parser_of,
     publish,
     simulate_cases,
     spread,
@@ -51,7 +51,7 @@ the a that suits it best: chosen on the seeds shown, from the same values for al
 
 def main() -> None:
     """Simulate, tabulate, draw."""
-    arguments = arguments_of("staleness", __doc__, seeds=3)
+    arguments = parser_of(__doc__, "staleness.jsonl", seeds=3).parse_args()
     found = {
         fleet: {
             mixing: simulate_cases(

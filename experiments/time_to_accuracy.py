@@ -9,7 +9,6 @@ The regime fashion needs its data first: ``make data``. The recipes' settings ar
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from experiments.common import (
     mean_curve,
     median_time,
     paired_points,
+    parser_of,
     spread,
     table_row,
 )
@@ -43,9 +43,7 @@ CLEARLY = 1.15
 
 def main() -> None:
     """Simulate, tabulate, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=Path("runs/time-to-accuracy"))
+    parser = parser_of(__doc__, "time-to-accuracy", seeds=5)
     parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)

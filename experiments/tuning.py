@@ -8,7 +8,6 @@ it counts how soon and how far. An interrupted run goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from experiments.common import HERE
+from experiments.common import HERE, parser_of
 from fl_sim.simulation.config import load_config
 from fl_sim.simulation.result import SimulationResult
 from fl_sim.simulation.sweep import simulate
@@ -51,10 +50,7 @@ _MEAN = {"published_rounds": 2.0}
 
 def main() -> None:
     """Try, choose, write down."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("runs/tuning"))
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, "tuning", seeds=2).parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     chosen = {
         name: best_of(name, REGIMES, arguments.results, arguments.seeds)

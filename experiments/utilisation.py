@@ -19,10 +19,10 @@ from experiments.common import (
     HERE,
     Results,
     Sections,
-    arguments_of,
     finite,
     median_time,
     outcome_cells,
+    parser_of,
     publish,
     simulate_cases,
     subplots,
@@ -104,7 +104,7 @@ class Success(NamedTuple):
 
 def main() -> None:
     """Simulate, tabulate, draw."""
-    arguments = arguments_of("utilisation", __doc__, seeds=3)
+    arguments = parser_of(__doc__, "utilisation.jsonl", seeds=3).parse_args()
     config = HERE / "utilisation.toml"
 
     def simulated(devices: dict[str, float]) -> Results:
