@@ -38,7 +38,8 @@ class AsyncWA(AsyncStrategy):
         Server learning rate. Adaptive: how far a coordinate moves per round, about, 0.06 unless
         set; otherwise a factor of the direction, 1 unless set.
     adaptive : bool (default: True)
-        False takes the direction as it is instead of normalising it and its gain.
+        False takes the direction as it is instead of normalising it and its gain; not for models
+        with running statistics, such as those of batch normalisation, which may then diverge.
     self_tuning : bool (default: True)
         Sliding windows only: lengthen the step while clients' deltas keep pointing the way the
         model goes, shorten it when they turn. False keeps it.

@@ -57,8 +57,10 @@ from strategies.window import Buffer, Sliding, Window
 # those of docs/experiments/time-to-accuracy.md. Rates from 0.04 to 0.12
 # differ little where speeds are moderate; higher ones are quicker with few tasks in flight and
 # less steady where speeds are extreme. An epsilon of 0.1 to 0.3 and windows of 4 to 20 innovations
-# differ little. Twice the direction per round is far below what was stable without the adaptive
-# step.
+# differ little. Running statistics of normalisation layers, which clients move by up to nine tenths
+# of what is missing, stay where they should at twice the direction per round; at six times they
+# diverge among clients that are equally fast. How the gain tunes itself was chosen on seeds 30 to
+# 35 of the regimes there were, all but plays.
 _PER_ROUND = 0.06
 _LEAST = 2.0
 _SHORTEST = 12.0
@@ -86,7 +88,8 @@ class AsyncWA:
         set, and at least by twice its direction; otherwise a factor of the direction, 1
         unless set.
     adaptive : bool
-        False takes the direction as it is, scaled by 1 / K for sliding windows.
+        False takes the direction as it is, scaled by 1 / K for sliding windows; not for models
+        with running statistics, which may then diverge.
     self_tuning : bool
         False keeps the gain as it is; it does so without the adaptive step, and in disjoint
         buffers.

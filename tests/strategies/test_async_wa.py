@@ -1,6 +1,7 @@
 """Async-WA in both forms, worked out by hand and against a plain float64 transcription."""
 
 from functools import partial
+from heapq import heapify, heapreplace
 
 import numpy as np
 import pytest
@@ -76,6 +77,39 @@ def test_round_is_the_uploads_in_which_the_median_client_uploads_once():
         steps.append(float(engine.params[0]) - before)
     # a round is taken to last at least 12 K uploads
     assert steps[0] / steps[1] == pytest.approx(60 / 12, rel=0.1)
+
+
+@pytest.mark.parametrize("disjoint", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.41, 0.9])
+@pytest.mark.parametrize("spread", [0.2, 1.2])
+def test_running_statistics_settle_where_the_clients_have_them(spread, share, disjoint):
+    # Clients move the first coordinate by a share of what is missing, as a layer of batch
+    # normalisation does, and the others by little. Adding cached deltas again and again overshoots.
+    rng = np.random.default_rng(1)
+    size, clients = 8, 60
+    rates = np.full(size, 0.002)
+    rates[0] = share
+    target = rng.normal(size=size)
+    target[0] = 5.0
+    limits = Limits(max_staleness=10_000)
+    engine = Engine(AsyncWA(disjoint=disjoint), np.zeros(size, np.float32), limits=limits)
+    seconds = np.exp(spread * rng.normal(size=clients))
+    due = [(seconds[c] * rng.random(), c, 0, engine.params) for c in range(clients)]
+    heapify(due)
+    last = []
+    while due[0][0] < 40:
+        now, client, base, model = due[0]
+        delta = rates * (target - model) + 1e-3 * rng.normal(size=size)
+        # Whoever is back before the next version has nothing new to say.
+        engine.offer(update(delta, client=f"c{client}", base=base), now)
+        if engine.ready(now):
+            engine.merge(now)
+        heapreplace(due, (now + seconds[client], client, engine.version, engine.params))
+        if now > 30:
+            last.append(engine.params[0])
+
+    assert abs(np.array(last) - 5.0).max() < 1.0
+    assert engine.published[0] == pytest.approx(5.0, abs=0.2)
 
 
 @pytest.mark.parametrize("recipe", SCALE_FREE, ids=repr)
