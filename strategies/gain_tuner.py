@@ -72,8 +72,11 @@ class GainTuner:
 
     def restore(self, meta: Any, arrays: Mapping[str, Vector]) -> None:
         """Continue from a saved state, or change nothing and raise."""
-        factor, uploads = float(meta["factor"]), int(meta["uploads"])
-        self.factor, self._uploads, self._slope = factor, uploads, float(meta["slope"])
+        factor, uploads, slope = float(meta["factor"]), int(meta["uploads"]), float(meta["slope"])
+        in_bounds = self._tuning.least <= factor <= self._tuning.most
+        if not in_bounds or uploads < 0 or not math.isfinite(slope):
+            raise ValueError("a gain out of its bounds")
+        self.factor, self._uploads, self._slope = factor, uploads, slope
         for name, array in self._arrays().items():
             np.copyto(array, arrays[name])
 

@@ -1,12 +1,13 @@
 """The gain that tunes itself, round by round."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from strategies import AsyncWA
-from strategies.errors import BadOption
+from strategies.errors import BadOption, BadState
 from strategies.gain import RoundGain, SelfTuning
 from strategies.gain_tuner import GainTuner
 from strategies.recipe import Parts
@@ -135,6 +136,26 @@ def test_run_continues_bit_by_bit_from_the_middle_of_a_round():
 
     np.testing.assert_array_equal(first.params, second.params)
     assert first.step.tuner.factor == second.step.tuner.factor
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"factor": 9.0}, {"factor": math.nan}, {"uploads": -1}, {"slope": math.inf}, {"slope": "x"}],
+)
+def test_a_damaged_gain_is_refused_and_changes_nothing(damage):
+    engine = engine_of(AsyncWA(1), *np.zeros(3))
+    accept(engine, update([1, 2, 3]))
+    state, other = engine.state(), engine_of(AsyncWA(1), *np.ones(3))
+    meta = json.loads(state["meta"])
+    meta["gain"] |= damage
+
+    with pytest.raises(BadState):
+        other.restore({**state, "meta": json.dumps(meta)})
+
+    np.testing.assert_array_equal(other.params, np.ones(3))
+    assert other.step.tuner.factor == 1.0
+    other.restore(state)
+    np.testing.assert_array_equal(other.params, engine.params)
 
 
 def test_buffers_take_no_gain_that_hears_of_single_deltas():
