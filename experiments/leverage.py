@@ -1,229 +1,69 @@
 """Leverage of single updates: how well releases give them away, recipe by recipe.
 
-``python -m experiments.leverage`` runs the engine on unit vectors, so that the differences of its
-models *are* the public coefficients, and writes ``docs/experiments/leverage.md``.
+``python -m experiments.leverage`` runs the engine on unit vectors (`experiments/observer.py`) and
+writes ``docs/experiments/leverage.md`` and ``.png``.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from matplotlib.figure import Figure
 
-from strategies.catalog import RECIPES, recipe_from
-from strategies.engine import Engine, Limits
+from experiments.common import publish, subplots
+from experiments.observer import Aggregates, Observed, confidential_recipes, observe
 from strategies.guard import HORIZON
-from strategies.leverage import Coefficients, leverage, worst_leverage
-from strategies.recipe import Parts, Recipe
+from strategies.leverage import Coefficients, worst_leverage
 from strategies.release import ReleaseRule
-from strategies.server_optimiser import ServerSgd
-from strategies.update import Accepted, ClientUpdate
 
-PAGE = Path(__file__).parents[1] / "docs" / "experiments" / "leverage.md"
 FLEETS = ((20, 5), (60, 10))
-BOUNDS = (None, 0.9, 0.7, 0.5)
 _USUAL = 0.7
-# Lognormal speeds of sigma 1.2: the fastest of 20 devices uploads some 100 times as often as the
-# slowest.
-_SIGMA = 1.2
-Floats = npt.NDArray[np.float64]
+BOUNDS = (None, 0.9, _USUAL, 0.5)
 
 
-@dataclass(frozen=True)
-class Aggregates:
-    """A recipe whose released model is the sum of the aggregates, whatever its server step.
+class Measured(NamedTuple):
+    """Runs of a recipe under a bound, with the worst leverage found of each update of each run."""
 
-    The released models are a function of the aggregates, so who sees the aggregates sees no less.
-    """
+    runs: list[Observed]
+    worst: list[dict[tuple[str, int], float]]
 
-    recipe: Recipe
+    def stands_still(self, releases: int) -> bool:
+        """Return whether a run ended before that many releases."""
+        return any(len(run.sizes) < releases for run in self.runs)
 
-    @property
-    def name(self) -> str:
-        """Name of the recipe."""
-        return self.recipe.name
-
-    @property
-    def disjoint(self) -> bool:
-        """As of the recipe."""
-        return self.recipe.disjoint
-
-    def parts(self) -> Parts:
-        """Return the recipe's parts with a plain server step."""
-        return replace(self.recipe.parts(), server=ServerSgd(), gain=None)
-
-    def options(self) -> dict[str, str]:
-        """Return the recipe's options."""
-        return self.recipe.options()
+    def sorted(self) -> list[float]:
+        """Return the worst leverage of every update, in ascending order."""
+        return sorted(value for found in self.worst for value in found.values())
 
 
-@dataclass(frozen=True)
-class Observed:
-    """What an observer knows of a run.
-
-    Parameters
-    ----------
-    coefficients : ndarray, float64, shape (releases, updates)
-        Coefficient of each released update in each difference of successive models.
-    published : ndarray, float64, shape (releases, updates)
-        The same of the published models.
-    senders : ndarray, int, shape (updates,)
-        Client of each update.
-    fastest : ndarray, int, shape (clients,)
-        Clients from the fastest to the slowest.
-    sizes : list of int
-        Updates in each release.
-    discarded : int
-        Buffers that were given up.
-    """
-
-    coefficients: Floats
-    published: Floats
-    senders: npt.NDArray[np.intp]
-    fastest: npt.NDArray[np.intp]
-    sizes: list[int]
-    discarded: int
-
-    def leverage(self, coalition: Sequence[int] = ()) -> Floats:
-        """Return the leverage of the updates of all others when a coalition shares its own."""
-        return leverage(self.coefficients[:, ~np.isin(self.senders, coalition)])
-
-    def releases(self) -> list[Coefficients]:
-        """Return the coefficients by client and update."""
-        keys = [(str(client), update) for update, client in enumerate(self.senders)]
-        return [
-            {keys[update]: float(row[update]) for update in np.flatnonzero(row)}
-            for row in self.coefficients
-        ]
-
-    def worst(self, colluders: int) -> float:
-        """Return the largest leverage of an update under the coalition found to be worst."""
-        return max(worst_leverage(self.releases(), colluders).values())
-
-
-def observe(
-    recipe: Recipe,
-    clients: int,
-    releases: int,
-    *,
-    rule: ReleaseRule | None = None,
-    seed: int = 0,
-    most_updates: int | None = None,
-) -> Observed:
-    """Run a recipe on a fleet of unequal devices that are always at work.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        The aggregation rule.
-    clients : int
-        Number of devices.
-    releases : int
-        Releases to observe; fewer when `most_updates` were accepted before.
-    rule : ReleaseRule, optional
-        The release rule in force.
-    seed : int
-        Of speeds and arrivals.
-    most_updates : int, optional
-        Four times as many as fit into the releases by default.
-
-    Returns
-    -------
-    Observed
-    """
-    most = most_updates or 4 * releases * recipe.parts().uploads_per_merge
-    rng = np.random.default_rng(seed)
-    speeds = rng.lognormal(sigma=_SIGMA, size=clients)
-    origin = np.zeros(most, np.float32)
-    limits = Limits(max_staleness=10**6)
-    engine = Engine(recipe, origin, limits=limits, release_rule=rule)
-    models, published, sizes = [engine.params], [engine.published], []
-    senders: list[int] = []
-    discarded = 0
-    for client, base in _uploads(engine, speeds, rng):
-        update = ClientUpdate(str(client), base, _unit(len(senders), most), 1, str(len(senders)))
-        answer = engine.offer(update, 0.0)
-        discarded += not isinstance(answer, Accepted) and answer.code == "LEVERAGE_BOUND"
-        if isinstance(answer, Accepted):
-            senders.append(client)
-        if engine.ready(0.0):
-            sizes.append(engine.pending)
-            models.append(engine.merge(0.0).params)
-            published.append(engine.published)
-        if len(sizes) == releases or len(senders) == most:
-            break
-    differences = np.diff(np.array(models, np.float64), axis=0)
-    used = np.flatnonzero(np.abs(differences).sum(axis=0))
-    return Observed(
-        differences[:, used],
-        np.diff(np.array(published, np.float64), axis=0)[:, used],
-        np.array(senders, np.intp)[used],
-        np.argsort(speeds),
-        sizes,
-        discarded,
-    )
-
-
-def _uploads(engine: Engine, speeds: Floats, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Yield client and base version of each upload; everyone starts again at once."""
-    tasks = [(speed * rng.exponential(), client, 0) for client, speed in enumerate(speeds)]
-    heapq.heapify(tasks)
-    while True:
-        done, client, base = heapq.heappop(tasks)
-        yield client, base
-        again = done + speeds[client] * rng.exponential()
-        heapq.heappush(tasks, (again, client, engine.version))
-
-
-def _unit(index: int, length: int) -> npt.NDArray[np.float32]:
-    vector = np.zeros(length, np.float32)
-    vector[index] = 1.0
-    return vector
-
-
-def confidential_recipes(buffer_size: int) -> dict[str, Recipe]:
-    """Return every recipe of the catalogue that a release rule allows, with default options."""
-    recipes = {
-        name: recipe_from(name, buffer_size=buffer_size)
-        for name in RECIPES
-        if recipe_from(name).disjoint
-    }
-    return recipes | {"async-wa": recipe_from("async-wa", buffer_size=buffer_size, disjoint=True)}
+Fleet = Mapping[tuple[str, float | None], Measured]
+"""By recipe and bound."""
 
 
 def main() -> None:
-    """Measure and write the page."""
+    """Measure, write the page, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--releases", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    sections = [
-        _section(clients, k, arguments.releases, range(arguments.seeds)) for clients, k in FLEETS
-    ]
+    releases, seeds = arguments.releases, range(arguments.seeds)
+    fleets = {(clients, k): _measured(clients, k, releases, seeds) for clients, k in FLEETS}
     text = _TEXT.format(
-        releases=arguments.releases,
+        releases=releases,
         seeds=arguments.seeds,
         horizon=HORIZON,
         usual=_USUAL,
-        sections="\n".join(sections),
-        understatement=_understatement(arguments.releases, range(arguments.seeds)),
+        sections="\n".join(_section(*key, fleet, releases) for key, fleet in fleets.items()),
+        understatement=_understatement(releases, seeds),
     )
-    PAGE.write_text(text, encoding="utf-8")
+    publish("leverage", text, _drawn(fleets, releases))
 
 
-def _section(clients: int, k: int, releases: int, seeds: Sequence[int]) -> str:
-    lines = [
-        f"## {clients} clients, K = k = {k}",
-        "",
-        f"| recipe | bound | nobody colludes | the {k - 1} fastest | the worst {k - 1} found "
-        "| exposed | updates per release | buffers given up |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def _measured(clients: int, k: int, releases: int, seeds: Sequence[int]) -> Fleet:
+    fleet = {}
     for name, recipe in sorted(confidential_recipes(k).items()):
         for bound in BOUNDS:
             rule = ReleaseRule(k, max_leverage=bound)
@@ -231,28 +71,60 @@ def _section(clients: int, k: int, releases: int, seeds: Sequence[int]) -> str:
                 observe(Aggregates(recipe), clients, releases, rule=rule, seed=seed)
                 for seed in seeds
             ]
-            lines.append(_row(name, bound, runs, k - 1, releases))
-            print(lines[-1], flush=True)
+            worst = [worst_leverage(run.releases(), k - 1) for run in runs]
+            fleet[name, bound] = Measured(runs, worst)
+            print(clients, name, bound, flush=True)
+    return fleet
+
+
+def _section(clients: int, k: int, fleet: Fleet, releases: int) -> str:
+    lines = [
+        f"## {clients} clients, K = k = {k}",
+        "",
+        f"| recipe | bound | nobody colludes | the {k - 1} fastest | the worst {k - 1} found "
+        "| exposed | updates per release | buffers given up |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, bound), measured in fleet.items():
+        label = f"| {name} | {'none' if bound is None else bound} "
+        lines.append(label + _cells(measured, k - 1, releases))
     return "\n".join([*lines, ""])
 
 
-def _row(name: str, bound: float | None, runs: list[Observed], size: int, releases: int) -> str:
-    label = f"| {name} | {'none' if bound is None else bound} "
-    if any(len(run.sizes) < releases for run in runs):
+def _cells(measured: Measured, size: int, releases: int) -> str:
+    runs = measured.runs
+    if measured.stands_still(releases):
         reached = ", ".join(str(len(run.sizes)) for run in runs)
-        return label + f"| stands still after {reached} releases | | | | | |"
+        return f"| stands still after {reached} releases | | | | | |"
     nobody = max(run.leverage().max() for run in runs)
     fastest = max(run.leverage(run.fastest[:size].tolist()).max() for run in runs)
-    worst = [worst_leverage(run.releases(), size) for run in runs]
-    highest = max(max(found.values()) for found in worst)
-    exposed = sum(value > 0.999 for found in worst for value in found.values())
-    updates = sum(len(found) for found in worst)
+    worst = measured.sorted()
+    exposed = sum(value > 0.999 for value in worst)
     mean_size = np.mean([size for run in runs for size in run.sizes])
     given_up = sum(run.discarded for run in runs)
-    return label + (
-        f"| {nobody:.2f} | {fastest:.2f} | {highest:.2f} | {exposed} of {updates} "
+    return (
+        f"| {nobody:.2f} | {fastest:.2f} | {worst[-1]:.2f} | {exposed} of {len(worst)} "
         f"| {mean_size:.2f} | {given_up} |"
     )
+
+
+def _drawn(fleets: Mapping[tuple[int, int], Fleet], releases: int) -> Figure:
+    figure, axes = subplots(1, len(fleets), sharey=True)
+    for axis, ((clients, k), fleet) in zip(axes[0], fleets.items(), strict=True):
+        for number, name in enumerate(dict.fromkeys(name for name, _ in fleet)):
+            for bound, style in ((None, "--"), (_USUAL, "-")):
+                measured = fleet[name, bound]
+                if measured.stands_still(releases):
+                    continue
+                worst = measured.sorted()
+                share = np.arange(1, len(worst) + 1) / len(worst)
+                label = name if bound else None
+                axis.step(worst, share, style, color=f"C{number}", label=label, where="post")
+        axis.axvline(_USUAL, color="0.7", linewidth=0.8)
+        axis.set(title=f"{clients} clients, k = {k}", xlim=(0, 1.02))
+        axis.set(xlabel=f"leverage under the worst {k - 1}", ylabel="share of updates")
+    axes[0, 0].legend(fontsize="small")
+    return figure
 
 
 def _understatement(releases: int, seeds: Sequence[int]) -> str:
@@ -286,7 +158,7 @@ def _differences(releases: list[Coefficients], colluders: int) -> list[float]:
 
 _TEXT = """# Leverage of single updates
 
-`python -m experiments.leverage --releases {releases} --seeds {seeds}` writes this page.
+`python -m experiments.leverage --releases {releases} --seeds {seeds}` writes this page and plot.
 
 The coefficients with which a release sums up its updates are public. The *leverage* of an update
 is the squared norm of its unit vector projected onto the row space of those coefficients: 1 means
@@ -304,6 +176,12 @@ function of the aggregates, so who sees them sees no less.
 "Bound" is `max_leverage` of the release rule. A buffer that would pass it takes in further
 updates, at most k more, and is then given up. "Stands still" means that hardly any buffer met the
 bound: it is too tight for the recipe and the fleet.
+
+![Share of the updates by their leverage](leverage.png)
+
+The plot has the share of the updates of all seeds whose leverage under the worst coalition found is
+at most so much: dashed without a bound, drawn through with one of {usual}. Recipes that stand still
+are left out. Recipes that weigh all updates of a buffer alike, `fadas` and `fedavg`, share a line.
 
 {sections}
 ## What the horizon leaves out

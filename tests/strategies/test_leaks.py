@@ -7,7 +7,7 @@ coefficients of all updates.
 import numpy as np
 import pytest
 
-from experiments.leverage import observe
+from experiments.observer import observe
 from strategies import (
     ACE,
     ACED,

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from experiments.leverage import observe
+from experiments.observer import observe
 from strategies import (
     CA2FL,
     Accepted,

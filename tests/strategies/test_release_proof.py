@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from experiments.leverage import Aggregates, confidential_recipes, observe
+from experiments.observer import Aggregates, confidential_recipes, observe
 from strategies import FADAS, AsyncWA, Engine, LeakyRecipe, ReleaseRule, recipe_from
 from strategies.catalog import RECIPES
 from strategies.leverage import leverage
