@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import publish, subplots
 from experiments.observer import Aggregates, Observed, confidential_recipes, observe
+from strategies.catalog import recipe_from
 from strategies.guard import HORIZON
 from strategies.leverage import Coefficients, worst_leverage
 from strategies.release import ReleaseRule
@@ -22,6 +24,17 @@ from strategies.release import ReleaseRule
 FLEETS = ((20, 5), (60, 10))
 _USUAL = 0.7
 BOUNDS = (None, 0.9, _USUAL, 0.5)
+_SMALL, _SHORT, _SPREADS, _LITTLE = ((10, 3), (12, 4), (14, 5)), 12, (0.0, 1.0, 2.0), 0.02
+_CACHED: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "async-wa": ("async-wa", {"disjoint": True}),
+    "async-wa, `staleness_exponent = 1`": (
+        "async-wa",
+        {"disjoint": True, "staleness_exponent": 1.0},
+    ),
+    "async-wa, `max_clients = 8`": ("async-wa", {"disjoint": True, "max_clients": 8}),
+    "ca2fl": ("ca2fl", {}),
+    "ca2fl, `max_age = 1`": ("ca2fl", {"max_age": 1.0}),
+}
 
 
 class Measured(NamedTuple):
@@ -58,6 +71,11 @@ def main() -> None:
         usual=_USUAL,
         sections="\n".join(_section(*key, fleet, releases) for key, fleet in fleets.items()),
         understatement=_understatement(releases, seeds),
+        small=", ".join(f"{clients} clients with k = {k}" for clients, k in _SMALL),
+        spreads=", ".join(f"{spread:g}" for spread in _SPREADS[:-1]) + f" or {_SPREADS[-1]:g}",
+        short=_SHORT,
+        little=_LITTLE,
+        missed=_missed(seeds),
     )
     publish("leverage", text, _drawn(fleets, releases))
 
@@ -71,7 +89,7 @@ def _measured(clients: int, k: int, releases: int, seeds: Sequence[int]) -> Flee
                 observe(Aggregates(recipe), clients, releases, rule=rule, seed=seed)
                 for seed in seeds
             ]
-            worst = [worst_leverage(run.releases(), k - 1) for run in runs]
+            worst = [worst_leverage(run.releases(), k - 1) if run.sizes else {} for run in runs]
             fleet[name, bound] = Measured(runs, worst)
             print(clients, name, bound, flush=True)
     return fleet
@@ -112,14 +130,14 @@ def _drawn(fleets: Mapping[tuple[int, int], Fleet], releases: int) -> Figure:
     figure, axes = subplots(1, len(fleets), sharey=True)
     for axis, ((clients, k), fleet) in zip(axes[0], fleets.items(), strict=True):
         for number, name in enumerate(dict.fromkeys(name for name, _ in fleet)):
+            axis.plot([], color=f"C{number}", label=name)
             for bound, style in ((None, "--"), (_USUAL, "-")):
                 measured = fleet[name, bound]
                 if measured.stands_still(releases):
                     continue
                 worst = measured.sorted()
                 share = np.arange(1, len(worst) + 1) / len(worst)
-                label = name if bound else None
-                axis.step(worst, share, style, color=f"C{number}", label=label, where="post")
+                axis.step(worst, share, style, color=f"C{number}", where="post")
         axis.axvline(_USUAL, color="0.7", linewidth=0.8)
         axis.set(title=f"{clients} clients, k = {k}", xlim=(0, 1.02))
         axis.set(xlabel=f"leverage under the worst {k - 1}", ylabel="share of updates")
@@ -146,6 +164,28 @@ def _understatement(releases: int, seeds: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
+def _missed(seeds: Sequence[int]) -> str:
+    """Count the runs in which the worst of all coalitions knows more than the bound."""
+    lines = ["| recipe | runs | above | largest leverage |", "|---|---|---|---|"]
+    for name, (base, options) in _CACHED.items():
+        worst = [_worst_of_all(base, options, *case) for case in product(_SMALL, _SPREADS, seeds)]
+        above = sum(value > _USUAL + _LITTLE for value in worst)
+        lines.append(f"| {name} | {len(worst)} | {above} | {max(worst):.2f} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def _worst_of_all(
+    base: str, options: Mapping[str, object], fleet: tuple[int, int], spread: float, seed: int
+) -> float:
+    clients, k = fleet
+    recipe = recipe_from(base, buffer_size=k, **options)
+    rule = ReleaseRule(k, max_leverage=_USUAL)
+    run = observe(Aggregates(recipe), clients, _SHORT, rule=rule, seed=seed, spread=spread)
+    coalitions = combinations(range(clients), k - 1)
+    return max(run.leverage(coalition).max(initial=0.0) for coalition in coalitions)
+
+
 def _differences(releases: list[Coefficients], colluders: int) -> list[float]:
     seen: dict[tuple[str, int], float] = {}
     for end in range(1, len(releases) + 1):
@@ -166,9 +206,10 @@ that it can be solved for, 0 that nothing about it can. With clients that collud
 updates are known and drop out of the system.
 
 The real engine runs on unit vectors, so that its output is the coefficient matrix; the fleet's
-speeds are lognormal (sigma 1.2) and everyone is always at work. Each figure is the largest of any
+speeds are lognormal (sigma 1.2), its numbers of examples too (sigma 1), and everyone is always at
+work. Each figure is the largest of any
 update over {seeds} seeds of {releases} releases, taken over *all* releases of the run. "Worst
-found" chooses another coalition for every update (see `strategies/leverage.py`): exact for
+found" chooses another coalition for every update (see `strategies/coalitions.py`): exact for
 recipes without cached deltas, a lower bound for `async-wa` and `ca2fl`. "Exposed" counts updates
 that this coalition can solve for. The recipes' server step is left out: what is released is a
 function of the aggregates, so who sees them sees no less.
@@ -181,7 +222,7 @@ bound: it is too tight for the recipe and the fleet.
 
 The plot has the share of the updates of all seeds whose leverage under the worst coalition found is
 at most so much: dashed without a bound, drawn through with one of {usual}. Recipes that stand still
-are left out. Recipes that weigh all updates of a buffer alike, `fadas` and `fedavg`, share a line.
+are left out.
 
 {sections}
 ## What the horizon leaves out
@@ -193,6 +234,15 @@ largest leverage that the enclave sees of an update, as the horizon passes by, f
 over the whole run, with a bound of {usual} in force:
 
 {understatement}
+
+## What the search misses
+
+On small fleets all coalitions can be tried: {small}.
+Their numbers of examples differ by a sigma of {spreads}; runs have {short} releases with a bound of
+{usual} in force, {seeds} seeds each. "Above" counts runs in which the worst of all coalitions
+passes it by more than {little}:
+
+{missed}
 """
 
 

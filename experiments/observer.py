@@ -106,6 +106,7 @@ def observe(
     rule: ReleaseRule | None = None,
     seed: int = 0,
     most_updates: int | None = None,
+    spread: float = 1.0,
 ) -> Observed:
     """Run a recipe on a fleet of unequal devices that are always at work.
 
@@ -123,6 +124,8 @@ def observe(
         Of speeds and arrivals.
     most_updates : int, optional
         Four times as many as fit into the releases by default.
+    spread : float
+        Sigma of the lognormal law of the clients' numbers of examples; 0 for equal ones.
 
     Returns
     -------
@@ -131,6 +134,7 @@ def observe(
     most = most_updates or 4 * releases * recipe.parts().uploads_per_merge
     rng = np.random.default_rng(seed)
     speeds = rng.lognormal(sigma=_SIGMA, size=clients)
+    examples = np.ceil(150 * rng.lognormal(sigma=spread, size=clients)).astype(int)
     origin = np.zeros(most, np.float32)
     limits = Limits(max_staleness=10**6)
     engine = Engine(recipe, origin, limits=limits, release_rule=rule)
@@ -138,7 +142,8 @@ def observe(
     senders: list[int] = []
     discarded = 0
     for client, base in _uploads(engine, speeds, rng):
-        update = ClientUpdate(str(client), base, _unit(len(senders), most), 1, str(len(senders)))
+        unit, number = _unit(len(senders), most), int(examples[client])
+        update = ClientUpdate(str(client), base, unit, number, str(len(senders)))
         answer = engine.offer(update, 0.0)
         discarded += not isinstance(answer, Accepted) and answer.code == "LEVERAGE_BOUND"
         if isinstance(answer, Accepted):

@@ -165,14 +165,15 @@ class DeltaCache:
         for client, volume in uploads:
             if client in self.entries:
                 self.entries[client].volume = volume
-        level = self._share_level(rule)
         if rule is None:
             for client, _ in uploads:
                 if client in self.entries:
                     self._correct(self.entries[client], self.entries[client].volume)
-        else:
-            for entry in self.entries.values():
-                self._correct(entry, min(entry.volume, level))
+        elif self.entries:
+            volumes = np.array([entry.volume for entry in self.entries.values()])
+            used = rule.evened(volumes).tolist()
+            for entry, weight in zip(self.entries.values(), used, strict=True):
+                self._correct(entry, weight)
         if not self.entries:
             # A rest of rounding errors must not pass for the weight of a client.
             self.weight = 0.0
@@ -206,9 +207,8 @@ class DeltaCache:
         }
         if len(volumes) < rule.k:
             return {}
-        capped = np.array(list(volumes.values()))
-        np.minimum(capped, rule.level(capped), out=capped)
-        return dict(zip(volumes, (capped / capped.sum()).tolist(), strict=True))
+        even = rule.evened(np.array(list(volumes.values())))
+        return dict(zip(volumes, (even / even.sum()).tolist(), strict=True))
 
     def settle(self, columns: slice, scratch: Vector) -> None:
         """Bring H up to date with departures and changed weights."""
@@ -306,8 +306,3 @@ class DeltaCache:
             self._corrections.append((np.float32(used - entry.used), entry.row))
             self.weight += used - entry.used
             entry.used = used
-
-    def _share_level(self, rule: ReleaseRule | None) -> float:
-        if rule is None or not self.entries:
-            return float("inf")
-        return rule.level(np.array([entry.volume for entry in self.entries.values()]))

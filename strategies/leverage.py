@@ -5,11 +5,10 @@ lies in the row space of those coefficients. The *leverage* of an update is the 
 its unit vector projected onto that space: 1 when the update can be solved for, 0 when nothing
 about it can. Colluding clients know their own updates; their columns drop out of the system.
 
-The coalition that knows most about an update would have to be searched among all subsets of
-clients. Two suspect each update: the clients with most weight in the releases that it is in, and
-those with most weight in the first of them; every coalition suspected by any update is then tried
-on all. For releases that share no update this is exact: leverage is w^2 over the sum of the honest
-w^2 of one buffer, and largest when the heaviest others collude. Otherwise it is a lower bound.
+The coalition that knows most about an update would have to be sought among all subsets of clients;
+:mod:`strategies.coalitions` finds a bad one. For releases that share no update it is the worst:
+leverage is w^2 over the sum of the honest w^2 of one buffer, and largest when the heaviest others
+collude. Otherwise what is found is a lower bound.
 """
 
 from __future__ import annotations
@@ -21,19 +20,16 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from strategies.coalitions import Search
+
 Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.intp]
 
 UpdateKey: TypeAlias = tuple[str, int]
 """Client and base version, for which an engine counts one update."""
 
 Coefficients: TypeAlias = Mapping[UpdateKey, float]
 """Coefficient of each update in one release."""
-
-# Directions that rows of unit norm hold only to a millionth drown in the rounding of float32.
-_RIDGE = 1e-12
-# Coalitions whose systems are inverted together: a few megabytes at a horizon of 32.
-_BLOCK = 64
+_EXCHANGES = 4
 
 
 def leverage(coefficients: npt.ArrayLike) -> Floats:
@@ -83,11 +79,9 @@ def worst_leverage(
     """
     keys = sorted({key for release in releases for key, value in release.items() if value})
     matrix = _matrix(releases, keys)
-    starts = _starts(keys)
-    owners = np.repeat(np.arange(len(starts)), np.diff([*starts, len(keys)]))
     suspecting = matrix[-1] != 0 if suspected_by_latest else np.ones(len(keys), np.bool_)
-    coalitions = _suspects(np.square(matrix), starts, owners, suspecting, colluders)
-    found = _largest_under(matrix, starts, owners, coalitions)
+    search = Search(matrix, [client for client, _ in keys])
+    found = search.largest(suspecting, colluders)
     return dict(zip(keys, found.tolist(), strict=True))
 
 
@@ -113,7 +107,6 @@ class LeverageMeter:
     def worst_after(self, release: Coefficients) -> float:
         """Return the largest leverage of any update if this were released next."""
         releases = [*self._releases, release]
-        # Those suspected by updates of earlier releases alone were tried when these were latest.
         found = worst_leverage(releases, self._colluders, suspected_by_latest=True)
         return max(found.values())
 
@@ -141,50 +134,3 @@ def _matrix(releases: Sequence[Coefficients], keys: Sequence[UpdateKey]) -> Floa
                 row[columns[key]] = value
         row /= np.linalg.norm(row)
     return matrix
-
-
-def _starts(keys: Sequence[UpdateKey]) -> Whole:
-    """Return where each client's columns begin; the keys are sorted by client."""
-    return np.array([n for n, key in enumerate(keys) if not n or key[0] != keys[n - 1][0]], np.intp)
-
-
-def _suspects(
-    squares: Floats,
-    starts: Whole,
-    owners: Whole,
-    suspecting: npt.NDArray[np.bool_],
-    colluders: int,
-) -> Whole:
-    """Return the coalitions to try, shape (coalitions, members)."""
-    by_client = np.add.reduceat(squares, starts, axis=1)
-    columns = np.flatnonzero(suspecting)
-    in_all = squares[:, columns]
-    in_first = np.zeros_like(in_all)
-    in_first[np.argmax(in_all > 0, axis=0), np.arange(len(columns))] = 1.0
-    scores = np.vstack([in_all.T @ by_client, in_first.T @ by_client])
-    scores[np.arange(len(scores)), np.tile(owners[columns], 2)] = -1.0
-    size = min(colluders, len(starts) - 1)
-    ranked = np.argsort(-scores, axis=1, kind="stable")[:, :size]
-    suspects: Whole = np.unique(np.sort(ranked, axis=1), axis=0)
-    return suspects
-
-
-def _largest_under(matrix: Floats, starts: Whole, owners: Whole, coalitions: Whole) -> Floats:
-    """Return the largest leverage of each column under any coalition without its owner.
-
-    With c a column and G the Gram matrix of the rows without the coalition's columns, leverage
-    is c^T G^-1 c.
-    """
-    by_client = np.add.reduceat(np.einsum("tn,un->ntu", matrix, matrix), starts, axis=0)
-    everyone = by_client.sum(axis=0) + _RIDGE * np.eye(len(matrix))
-    found = np.zeros(matrix.shape[1])
-    for start in range(0, len(coalitions), _BLOCK):
-        block = coalitions[start : start + _BLOCK]
-        gram = np.repeat(everyone[None], len(block), axis=0)
-        for member in block.T:
-            gram -= by_client[member]
-        values = ((np.linalg.inv(gram) @ matrix) * matrix).sum(axis=1)
-        for member in block.T:
-            values[owners == member[:, None]] = 0.0
-        np.maximum(found, values.max(axis=0), out=found)
-    return np.clip(found, 0.0, 1.0)

@@ -18,6 +18,9 @@ from strategies.errors import BadOption
 
 Floats = npt.NDArray[np.float64]
 _ROUNDING = 1e-9
+# A client below this share of the mean weight hides nobody: its weight is raised to it.
+_LEAST = 0.01
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class ReleaseRule:
     max_share : float, optional
         Largest share of the total weight one client may have; 2 / k by default.
     min_effective : float, optional
-        Smallest effective number of clients (sum w)^2 / sum w^2; k / 2 by default.
+        Smallest effective number of clients (sum w)^2 / sum w^2; k / 2 by default, and no less
+        than 1.5, which leaves one of two clients at most 79 % of the weight.
     max_leverage : float, optional
         Largest leverage of a single update, over the latest releases and with k - 1 clients
         colluding (:mod:`strategies.leverage`); from 1 / (k + 1) to below 1. None: no bound.
@@ -71,7 +75,7 @@ class ReleaseRule:
     @property
     def effective_bound(self) -> float:
         """The bound on the effective number of clients in force."""
-        return self.k / 2 if self.min_effective is None else self.min_effective
+        return max(1.5, self.k / 2) if self.min_effective is None else self.min_effective
 
     def enough_clients(self, clients: Sequence[str]) -> bool:
         """Whether the updates come from k distinct clients, none above its quota."""
@@ -79,35 +83,32 @@ class ReleaseRule:
         return len(counts) >= self.k and max(counts.values()) <= self.max_per_client
 
     def cap_weights(self, clients: Sequence[str], weights: Sequence[float]) -> tuple[float, ...]:
-        """Water-fill the weights until no client exceeds its share.
+        """Even out the weights until no client exceeds its share and none vanishes.
 
-        What a client has above the level is spread over the others in proportion to their
-        weights; the total is kept.
+        The weights of :meth:`evened` are scaled so that the total is kept.
 
         Parameters
         ----------
         clients : sequence of str
             Client of each update.
         weights : sequence of float
-            Positive weight of each update.
+            Weight of each update, not negative, one of them positive.
 
         Returns
         -------
         tuple of float
             Weights with the same sum that :meth:`allows` accepts when the clients are enough.
         """
-        names = list(dict.fromkeys(clients))
-        totals = dict.fromkeys(names, 0.0)
-        for client, weight in zip(clients, weights, strict=True):
-            totals[client] += weight
-        by_client = np.array([totals[name] for name in names])
-        level = self.level(by_client)
-        capped = np.minimum(by_client, level)
-        factors = capped / by_client * (by_client.sum() / capped.sum())
-        factor = dict(zip(names, factors.tolist(), strict=True))
-        return tuple(
-            weight * factor[client] for client, weight in zip(clients, weights, strict=True)
-        )
+        owners = np.unique(np.array([*clients], object), return_inverse=True)[1]
+        own = np.array(weights, np.float64)
+        by_client = np.bincount(owners, own).astype(np.float64)
+        even = self.evened(by_client)
+        even *= by_client.sum() / even.sum()
+        # A client whose updates all weigh nothing has its weight spread over them.
+        weightless = by_client[owners] == 0
+        own[weightless] = 1.0
+        shares = own / np.bincount(owners, own)[owners]
+        return tuple((shares * even[owners]).tolist())
 
     def allows(self, clients: Sequence[str], weights: Sequence[float]) -> bool:
         """Whether an aggregate of these updates with these weights may be released.
@@ -117,23 +118,43 @@ class ReleaseRule:
         clients : sequence of str
             Client of each update.
         weights : sequence of float
-            Weight of each update; one of weight 0 hides nobody and does not count.
+            Weight of each update; clients below a hundredth of the mean weight of those above 0
+            hide nobody and do not count.
 
         Returns
         -------
         bool
         """
         inside = [(c, weight) for c, weight in zip(clients, weights, strict=True) if weight]
-        if not inside or not self.enough_clients([client for client, _ in inside]):
+        if not inside:
             return False
-        totals: Counter[str] = Counter()
+        totals: dict[str, float] = {}
         for client, weight in inside:
-            totals[client] += weight  # type: ignore[assignment]
-        shares = np.array(list(totals.values()), np.float64)
+            totals[client] = totals.get(client, 0.0) + weight
+        shares = np.array(list(totals.values()))
+        counted = shares >= _LEAST * shares.mean() * (1 - _ROUNDING)
         return bool(
-            shares.max() <= self.share_bound * shares.sum() * (1 + _ROUNDING)
+            counted.sum() >= self.k
+            and self.enough_clients([client for client, _ in inside])
+            and shares.max() <= self.share_bound * shares.sum() * (1 + _ROUNDING)
             and effective_number(shares) >= self.effective_bound * (1 - _ROUNDING)
         )
+
+    def evened(self, weights: Floats) -> Floats:
+        """Return weights clipped at :meth:`level`, none below a hundredth of their mean.
+
+        Raising the smallest lowers the share of the largest and adds to the effective number.
+
+        Parameters
+        ----------
+        weights : ndarray, float64, shape (clients,)
+            Total weight of each client, none negative, one positive.
+        """
+        positive = np.maximum(weights, weights.max() * _TINY)
+        capped = np.minimum(positive, self.level(positive))
+        # What is raised adds to the mean, at most as much as the smallest ends up with.
+        even: Floats = np.maximum(capped, capped.mean() * _LEAST / (1 - _LEAST))
+        return even
 
     def level(self, weights: Floats) -> float:
         """Return the level at which to clip the clients' weights.

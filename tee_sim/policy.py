@@ -42,7 +42,7 @@ class EnclavePolicy:
     max_share : float, optional
         Largest share of the weight one client may have; 2 / k when None.
     min_effective : float, optional
-        Smallest effective number of clients; k / 2 when None.
+        Smallest effective number of clients; k / 2 when None, and no less than 1.5.
     max_leverage : float, optional
         Largest leverage of a single update with k - 1 clients colluding; no bound when None.
     max_staleness : int

@@ -189,7 +189,7 @@ def test_restored_engine_holds_back_the_same_buffers(recipe, cut):
     rule = ReleaseRule(k=4, max_leverage=0.6)
     updates = [
         (f"c{rng.integers(12)}", int(rng.integers(3)), rng.normal(size=2), f"u{turn}")
-        for turn in range(120)
+        for turn in range(160)
     ]
 
     def run(engine, part):

@@ -42,6 +42,64 @@ def test_share_counts_all_updates_of_a_client():
     assert capped[0] / capped[1] == pytest.approx(1.5)
 
 
+def test_weights_that_would_hide_nobody_are_raised_to_a_hundredth_of_the_mean():
+    # the floor is 0.01 / 0.99 of the mean 0.75 of the others, 3 / 4
+    rule = ReleaseRule(k=4, min_effective=1.0)
+
+    raised = rule.cap_weights("abcd", [1.0, 1.0, 1.0, 1e-9])
+
+    floor = 0.75 * 0.01 / 0.99
+    assert np.array(raised) / sum(raised) == pytest.approx(np.array([1, 1, 1, floor]) / (3 + floor))
+    assert rule.allows("abcd", raised)
+    assert not rule.allows("abcd", [1.0, 1.0, 1.0, 1e-9])
+
+
+def test_client_whose_updates_weigh_nothing_is_given_a_weight():
+    raised = ReleaseRule(k=2, max_per_client=2).cap_weights("aab", [0.0, 0.0, 5.0])
+
+    assert raised[0] == raised[1] > 0
+
+
+def test_of_two_clients_neither_has_more_than_four_fifths():
+    capped = ReleaseRule(k=2).cap_weights("ab", [100.0, 1.0])
+
+    assert sum(capped) == pytest.approx(101.0)
+    assert capped[0] / sum(capped) == pytest.approx(0.7887, abs=1e-3)
+
+
+def test_stale_updates_keep_a_coefficient_in_the_released_float32():
+    recipe = FedBuff(4, staleness_exponent=100.0)
+    engine = engine_of(recipe, 0.0, release_rule=ReleaseRule(4))
+    for turn in range(12):
+        accept(engine, update([0], client=f"w{turn}", base=engine.version))
+    before = float(engine.params[0])
+    old = [update([1], client="a", base=0), update([0], client="b", base=0)]
+    new = [update([0], client=name, base=engine.version) for name in "cd"]
+
+    merge = merge_of(engine, *old, *new)
+
+    assert merge.params[0] - before == pytest.approx(merge.weights[0])
+    assert min(merge.weights) >= 0.01 * np.mean(merge.weights) * (1 - 1e-9)
+
+
+def test_no_cached_delta_vanishes_from_the_mean_of_all():
+    recipe = AsyncWA(3, disjoint=True, adaptive=False, volume_exponent=1.0, published_rounds=0.0)
+    engine = engine_of(recipe, 0.0, release_rule=ReleaseRule(3))
+    accept(
+        engine,
+        *(
+            update([d], client=c, examples=n)
+            for c, d, n in (("a", 1, 1), ("b", 0, 1_000_000), ("c", 0, 1_000_000))
+        ),
+    )
+    before = float(engine.params[0])
+
+    merge = merge_of(engine, *(update([0], client=c, base=1) for c in "def"))
+
+    # only the cached mean of a, b and c can move the model
+    assert merge.params[0] - before >= 0.01 / 3 * 0.99
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_capped_weights_are_always_allowed_and_keep_their_order(data):
@@ -51,7 +109,8 @@ def test_capped_weights_are_always_allowed_and_keep_their_order(data):
         max_share=data.draw(st.none() | st.floats(1 / k, 1.0)),
         min_effective=data.draw(st.none() | st.floats(1.0, float(k))),
     )
-    weights = data.draw(st.lists(st.floats(1e-6, 1e6), min_size=k, max_size=12))
+    weight = st.just(0.0) | st.floats(1e-300, 1e6)
+    weights = data.draw(st.lists(weight, min_size=k, max_size=12).filter(any))
     clients = [str(index) for index in range(len(weights))]
 
     capped = rule.cap_weights(clients, weights)

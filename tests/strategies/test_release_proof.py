@@ -5,6 +5,7 @@ coefficients; everything is judged over the whole run, whatever horizon the engi
 """
 
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -28,7 +29,11 @@ VARIANTS = {
     "ca2fl that forgets": ("ca2fl", {"max_age": 1.0, "published_rounds": 2.0}),
     "async-wa with a small cache": ("async-wa", {"disjoint": True, "max_clients": 15}),
     "async-wa without cache": ("async-wa", {"disjoint": True, "drift_correction": False}),
+    "async-wa by age": ("async-wa", {"disjoint": True, "staleness_exponent": 1.0}),
+    "async-wa by volume": ("async-wa", {"disjoint": True, "volume_exponent": 0.5}),
 }
+SMALL_FLEETS = {10: 3, 12: 4}
+"""By clients: k. Small enough to try all coalitions."""
 
 
 def recipe_named(name, k):
@@ -54,7 +59,7 @@ def run(name, clients, bound=BOUND):
     k, releases = FLEETS[clients]
     recipe = recipe_named(name, k)
     rule = ReleaseRule(k, max_leverage=bound)
-    return observe(linear(recipe), clients, releases, rule=rule, seed=1)
+    return observe(linear(recipe), clients, releases, rule=rule, seed=1, spread=0.5)
 
 
 def coalitions(observed, clients, size):
@@ -87,6 +92,23 @@ def test_no_coalition_of_k_minus_1_can_solve_for_an_update(name, clients):
     for who, coalition in coalitions(observed, clients, k - 1):
         assert observed.leverage(coalition).max() <= BOUND + SLACK, who
     assert observed.worst(k - 1) <= BOUND + SLACK
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
+@for_every_allowed_recipe
+def test_not_one_of_all_coalitions_knows_more_than_the_bound(name, spread):
+    releases = 0
+    for clients, k in SMALL_FLEETS.items():
+        for seed in range(1, 4):
+            rule = ReleaseRule(k, max_leverage=BOUND)
+            recipe = linear(recipe_named(name, k))
+            observed = observe(recipe, clients, 12, rule=rule, seed=seed, spread=spread)
+            releases += len(observed.sizes)
+            for coalition in combinations(range(clients), k - 1):
+                known = observed.leverage(coalition).max(initial=0.0)
+                assert known <= BOUND + SLACK, (clients, seed)
+    # what stands still gives nothing away, and would prove nothing
+    assert releases > 20 or (name == "fedavg" and spread == 2.0)
 
 
 @for_every_allowed_recipe
@@ -161,5 +183,5 @@ def test_models_of_an_adaptive_step_are_a_function_of_the_aggregates(recipe):
 def test_leverage_of_plain_buffers_does_not_depend_on_their_number():
     rule = ReleaseRule(5, max_leverage=BOUND)
     for releases in (10, 80):
-        observed = observe(confidential_recipes(5)["fedavg"], 40, releases, rule=rule)
+        observed = observe(confidential_recipes(5)["fedavg"], 40, releases, rule=rule, spread=0.0)
         assert observed.worst(4) == pytest.approx(0.5, abs=1e-4)
