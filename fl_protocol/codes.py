@@ -31,6 +31,7 @@ class Code(StrEnum):
     EVIDENCE_PLATFORM = "EVIDENCE_PLATFORM"
     EVIDENCE_CHAIN = "EVIDENCE_CHAIN"
     EVIDENCE_EXPIRED = "EVIDENCE_EXPIRED"
+    EVIDENCE_REVOKED = "EVIDENCE_REVOKED"
     EVIDENCE_SIMULATED_REFUSED = "EVIDENCE_SIMULATED_REFUSED"
     EVIDENCE_DEBUG = "EVIDENCE_DEBUG"
     EVIDENCE_ATTRIBUTES = "EVIDENCE_ATTRIBUTES"
@@ -122,6 +123,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.EVIDENCE_PLATFORM: "The platform of the evidence is not named in roots_of_trust.",
         Code.EVIDENCE_CHAIN: "The evidence is not signed by a platform with a trusted root.",
         Code.EVIDENCE_EXPIRED: "The evidence or a certificate of its chain is out of date.",
+        Code.EVIDENCE_REVOKED: "A certificate of the evidence's chain has been revoked.",
         Code.EVIDENCE_SIMULATED_REFUSED: "The enclave is simulated; to accept that, name "
         "'simulated' in roots_of_trust.",
         Code.EVIDENCE_DEBUG: "The enclave runs with debugging on, so its memory can be read.",

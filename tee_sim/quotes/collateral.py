@@ -11,6 +11,15 @@ from dataclasses import dataclass
 
 from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected
 
+# The library has one type of error, so only its words tell one refusal from another. "Revoked"
+# alone would not do: it is a status, too, and named where another one cannot be read.
+_CODES = (
+    ("tcb status is invalid", Code.EVIDENCE_TCB_STATUS),
+    ("certrevoked", Code.EVIDENCE_REVOKED),
+    ("expired", Code.EVIDENCE_EXPIRED),
+    ("in the future", Code.EVIDENCE_EXPIRED),
+)
+
 
 @dataclass(frozen=True)
 class TcbStatus:
@@ -43,8 +52,9 @@ def tcb_status(quote: bytes, collateral: str, now: float) -> TcbStatus:
     Raises
     ------
     EvidenceRejected
-        ``EVIDENCE_EXPIRED``: the collateral is not of this time. ``EVIDENCE_CHAIN``: it does not
-        vouch for the quote, or something was revoked.
+        ``EVIDENCE_EXPIRED``: the collateral is not of this time. ``EVIDENCE_REVOKED``: it lists a
+        certificate as revoked. ``EVIDENCE_TCB_STATUS``: Intel has revoked the platform's TCB.
+        ``EVIDENCE_CHAIN``: it does not vouch for the quote.
     ConfigInvalid
         The collateral cannot be read, or the library is not installed.
     """
@@ -61,8 +71,12 @@ def tcb_status(quote: bytes, collateral: str, now: float) -> TcbStatus:
     try:
         report = dcap_qvl.verify(quote, read, int(now))
     except ValueError as error:
-        # The library has one type of error; only its words tell time from trust.
-        untimely = any(word in str(error).lower() for word in ("expired", "in the future"))
-        code = Code.EVIDENCE_EXPIRED if untimely else Code.EVIDENCE_CHAIN
-        raise EvidenceRejected(code, f"The collateral does not hold: {error}.") from error
+        raise EvidenceRejected(
+            _code(str(error)), f"The collateral does not hold: {error}."
+        ) from error
     return TcbStatus(report.status, tuple(report.advisory_ids))
+
+
+def _code(sentence: str) -> Code:
+    said = sentence.lower()
+    return next((code for words, code in _CODES if words in said), Code.EVIDENCE_CHAIN)

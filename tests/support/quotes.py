@@ -7,22 +7,27 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from tee_sim.quotes.chains import key_digest
+
+Key: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 RECORDED_AT = 1_750_500_000.0  # June 2025, when the recordings were fresh
 QE_SIGNERS = {
     "sgx": bytes.fromhex("8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff"),
     "tdx": bytes.fromhex("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5"),
 }
+FMSPC = bytes.fromhex("00906ed50000")  # family and model of a platform
 SEPT_VE_DISABLE = 1 << 28
+_START = datetime.datetime.fromtimestamp(RECORDED_AT, datetime.UTC)
 _SGX_EXTENSION = "1.2.840.113741.1.13.1"
 _SGX_OID = bytes.fromhex("2a864886f84d010d01")
 
@@ -49,21 +54,67 @@ def recorded_snp_chain() -> tuple[str, ...]:
 class Vendor:
     """A vendor's root and intermediate, made for tests."""
 
-    def __init__(self, middle_may_issue: bool = True) -> None:
-        self.root_key, self.middle_key = (ec.generate_private_key(ec.SECP384R1()) for _ in "12")
+    def __init__(
+        self,
+        middle_may_issue: bool = True,
+        middle_may_list: bool = True,
+        curve: ec.EllipticCurve | None = None,
+        root_key: Key | None = None,
+    ) -> None:
+        self.middle_key = ec.generate_private_key(curve or ec.SECP384R1())
+        self.root_key = root_key or ec.generate_private_key(curve or ec.SECP384R1())
         self.root = _issue("root", self.root_key, "root", self.root_key, True)
-        self.middle = _issue("middle", self.middle_key, "root", self.root_key, middle_may_issue)
+        self.middle = _issue(
+            "middle", self.middle_key, "root", self.root_key, middle_may_issue, middle_may_list
+        )
         self.root_keys = frozenset({key_digest(self.root)})
 
     def chain(
         self, key: ec.EllipticCurvePrivateKey, extensions: dict[str, bytes]
     ) -> tuple[str, ...]:
         """PEM chain of a leaf with a vendor's extensions."""
-        leaf = _issue("leaf", key, "middle", self.middle_key, False, extensions)
+        leaf = _issue("leaf", key, "middle", self.middle_key, False, False, extensions)
         return tuple(
             certificate.public_bytes(Encoding.PEM).decode()
             for certificate in (leaf, self.middle, self.root)
         )
+
+    def signer_of_data(self, key: ec.EllipticCurvePrivateKey) -> tuple[x509.Certificate, ...]:
+        """A certificate for signing data, as Intel's for TCB info, and the root."""
+        return _issue("data", key, "root", self.root_key, False), self.root
+
+    def revocations(
+        self,
+        issuer: str | x509.Name,
+        *serials: int,
+        days: tuple[int, int] = (-1, 30),
+        **spoilt: Any,
+    ) -> x509.CertificateRevocationList:
+        """A list by "root" or "middle", from and until so many days after the recordings."""
+        first, last = (_START + datetime.timedelta(days=each) for each in days)
+        signer = spoilt.get("signer") or getattr(self, f"{issuer}_key")
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(_name(issuer) if isinstance(issuer, str) else issuer)
+            .last_update(first)
+            .next_update(last)
+            .add_extension(x509.CRLNumber(1), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False
+            )
+        )
+        if extension := spoilt.get("critical"):
+            builder = builder.add_extension(extension, critical=True)
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(first)
+            if extension := spoilt.get("critical_entry"):
+                entry = entry.add_extension(extension, critical=True)
+            builder = builder.add_revoked_certificate(entry.build())
+        algorithm = _hash(signer)
+        # As AMD signs its lists.
+        pss = padding.PSS(padding.MGF1(algorithm), algorithm.digest_size)
+        is_rsa = isinstance(signer, rsa.RSAPrivateKey)
+        return builder.sign(signer, algorithm, rsa_padding=pss if is_rsa else None)
 
 
 @dataclass
@@ -190,6 +241,16 @@ class SnpMaker:
         return bytes(report) + signature, self.vendor.chain(key, extensions)
 
 
+def no_next_update(revoked: x509.CertificateRevocationList) -> bytes:
+    """DER of a list without its nextUpdate, and with a signature that no longer fits."""
+    signed, whole = revoked.tbs_certlist_bytes, revoked.public_bytes(Encoding.DER)
+    assert revoked.next_update_utc is not None
+    until = _der(0x17, revoked.next_update_utc.strftime("%y%m%d%H%M%SZ").encode())
+    members = signed[-_content_length(signed) :].replace(until, b"")
+    rest = whole[-_content_length(whole) :].removeprefix(signed)
+    return _der(0x30, _der(0x30, members) + rest)
+
+
 def sgx_report(
     attributes: int, enclave: bytes, signer: bytes, product: int, svn: int, report_data: bytes
 ) -> bytes:
@@ -224,8 +285,15 @@ def _sign(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
 
 def _der(tag: int, content: bytes) -> bytes:
     size = len(content)
-    length = bytes([size]) if size < 0x80 else bytes([0x82]) + size.to_bytes(2)
+    length = size.to_bytes((size.bit_length() + 7) // 8 or 1)
+    if size >= 0x80:
+        length = bytes([0x80 + len(length)]) + length
     return bytes([tag]) + length + content
+
+
+def _content_length(data: bytes) -> int:
+    size = data[1] - 0x80
+    return int.from_bytes(data[2 : 2 + size]) if size > 0 else data[1]
 
 
 def _integer(value: int) -> bytes:
@@ -238,25 +306,32 @@ def _sgx_extension() -> bytes:
 
     tcb = _SGX_OID + b"\2"
     versions = b"".join(pair(tcb + bytes([n]), _integer(n)) for n in range(1, 18))
-    return _der(0x30, pair(_SGX_OID + b"\1", _der(4, bytes(16))) + pair(tcb, _der(0x30, versions)))
+    versions += pair(tcb + bytes([18]), _der(4, bytes(range(1, 17))))
+    members = {
+        b"\1": _der(4, bytes(16)),  # PPID
+        b"\2": _der(0x30, versions),
+        b"\3": _der(4, bytes(2)),  # PCE
+        b"\4": _der(4, FMSPC),
+        b"\5": _der(10, b"\0"),  # kind of SGX
+    }
+    return _der(0x30, b"".join(pair(_SGX_OID + n, value) for n, value in members.items()))
 
 
 def _issue(
     name: str,
-    key: ec.EllipticCurvePrivateKey,
+    key: Key,
     issuer: str,
-    issuer_key: ec.EllipticCurvePrivateKey,
+    issuer_key: Key,
     authority: bool,
+    lists: bool | None = None,
     extensions: dict[str, bytes] | None = None,
 ) -> x509.Certificate:
-    start = datetime.datetime.fromtimestamp(RECORDED_AT, datetime.UTC)
     usage = dict.fromkeys(
         (
             "content_commitment",
             "key_encipherment",
             "data_encipherment",
             "key_agreement",
-            "crl_sign",
             "encipher_only",
             "decipher_only",
         ),
@@ -264,19 +339,33 @@ def _issue(
     )
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .subject_name(_name(name))
+        .issuer_name(_name(issuer))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(start - datetime.timedelta(days=1))
-        .not_valid_after(start + datetime.timedelta(days=365))
+        .not_valid_before(_START - datetime.timedelta(days=1))
+        .not_valid_after(_START + datetime.timedelta(days=365))
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .add_extension(
-            x509.KeyUsage(digital_signature=not authority, key_cert_sign=authority, **usage), True
+            x509.KeyUsage(
+                digital_signature=not authority,
+                key_cert_sign=authority,
+                crl_sign=authority if lists is None else lists,
+                **usage,
+            ),
+            critical=True,
         )
     )
     for oid, value in (extensions or {}).items():
         builder = builder.add_extension(
             x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), critical=False
         )
-    return builder.sign(issuer_key, hashes.SHA384())
+    return builder.sign(issuer_key, _hash(issuer_key))
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _hash(key: Key) -> hashes.SHA256 | hashes.SHA384:
+    return hashes.SHA384() if key.key_size > 256 else hashes.SHA256()

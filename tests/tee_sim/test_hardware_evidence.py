@@ -49,7 +49,8 @@ class Machine:
         return self.evidence("intel-sgx" if kind == "sgx" else "intel-tdx", maker.make())
 
     def snp(self, **spoilt: Any) -> bytes:
-        report, chain = SnpMaker(VENDOR, **{"report_data": self.bound, **spoilt}).make()
+        made = {"vendor": VENDOR, "report_data": self.bound, **spoilt}
+        report, chain = SnpMaker(**made).make()
         return self.evidence("amd-sev-snp", report, chain)
 
     def evidence(
