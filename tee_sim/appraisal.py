@@ -7,21 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cryptography.exceptions import InvalidSignature
-
 from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected
 from fl_protocol.ports import Clock
-from tee_sim.certificates import verify_chain
-from tee_sim.evidence import (
-    DOMAIN,
-    SIMULATED,
-    Claims,
-    Evidence,
-    EvidenceVerifier,
-    report_data,
-)
+from tee_sim.evidence import SIMULATED, Claims, Evidence, report_data
 from tee_sim.policy import EnclavePolicy, Guardrails
 from tee_sim.quotes.facts import SEPT_VE
+from tee_sim.verifier import EvidenceVerifier, SimulatedVerifier
 
 _MAX_AGE_SECONDS = 600
 
@@ -94,25 +85,6 @@ class Attested:
     isolation: Mapping[str, str]
     measurement: str
     evidence: bytes
-
-
-@dataclass(frozen=True)
-class SimulatedVerifier:
-    """Verifies evidence of the simulated platform against a pinned root (PEM)."""
-
-    root_pem: str
-
-    def verify(self, evidence: Evidence, now: float) -> Claims:
-        """Return authentic claims; raises EvidenceRejected."""
-        if evidence.quote:
-            # Nothing would vouch for these bytes, and every byte of evidence must count.
-            raise EvidenceRejected(Code.EVIDENCE_MALFORMED)
-        key = verify_chain(evidence.chain, self.root_pem, now)
-        try:
-            key.verify(evidence.signature, DOMAIN + evidence.payload)
-        except InvalidSignature as error:
-            raise EvidenceRejected(Code.EVIDENCE_CHAIN) from error
-        return Claims.decode(evidence.payload)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
@@ -142,20 +142,6 @@ class Claims:
             return cls(**members)
         except (CanonicalError, ValueError) as error:
             raise EvidenceRejected(Code.EVIDENCE_MALFORMED) from error
-
-
-class EvidenceVerifier(Protocol):
-    """Checks one kind of platform's signature over evidence and reads its claims."""
-
-    def verify(self, evidence: Evidence, now: float) -> Claims:
-        """Return authentic claims.
-
-        Raises
-        ------
-        EvidenceRejected
-            ``EVIDENCE_MALFORMED``, ``EVIDENCE_CHAIN`` or ``EVIDENCE_EXPIRED``.
-        """
-        ...
 
 
 def report_data(epoch: int, keys: EnclaveKeys, policy_digest: str, nonce: bytes) -> str:

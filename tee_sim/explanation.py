@@ -9,7 +9,6 @@ from enum import StrEnum
 from fl_protocol.codes import SENTENCES, EvidenceRejected
 from tee_sim.appraisal import (
     Check,
-    SimulatedVerifier,
     TrustPolicy,
     age_check,
     policy_of,
@@ -20,6 +19,7 @@ from tee_sim.quotes.chains import check_validity
 from tee_sim.quotes.collateral import tcb_status
 from tee_sim.quotes.facts import Facts, Quote
 from tee_sim.quotes.verifiers import ROOT_KEYS, check_payload, read_evidence, read_quote
+from tee_sim.verifier import SimulatedVerifier
 
 _COMPARE = "a bare quote carries no claims; compare its report data with what you asked for"
 _NEEDS_CLAIMS = "a bare quote carries no claims"
