@@ -32,6 +32,7 @@ class Code(StrEnum):
     EVIDENCE_CHAIN = "EVIDENCE_CHAIN"
     EVIDENCE_EXPIRED = "EVIDENCE_EXPIRED"
     EVIDENCE_REVOKED = "EVIDENCE_REVOKED"
+    EVIDENCE_REVOCATION_LIST = "EVIDENCE_REVOCATION_LIST"
     EVIDENCE_SIMULATED_REFUSED = "EVIDENCE_SIMULATED_REFUSED"
     EVIDENCE_DEBUG = "EVIDENCE_DEBUG"
     EVIDENCE_ATTRIBUTES = "EVIDENCE_ATTRIBUTES"
@@ -122,8 +123,12 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         Code.EVIDENCE_MALFORMED: "The enclave's evidence could not be read.",
         Code.EVIDENCE_PLATFORM: "The platform of the evidence is not named in roots_of_trust.",
         Code.EVIDENCE_CHAIN: "The evidence is not signed by a platform with a trusted root.",
-        Code.EVIDENCE_EXPIRED: "The evidence or a certificate of its chain is out of date.",
+        Code.EVIDENCE_EXPIRED: "The evidence, a certificate of its chain or a revocation list is "
+        "out of date.",
         Code.EVIDENCE_REVOKED: "A certificate of the evidence's chain has been revoked.",
+        Code.EVIDENCE_REVOCATION_LIST: "Whether a certificate of the evidence's chain has been "
+        "revoked cannot be told: its issuer's list is missing from revocation_lists or not signed "
+        "by it.",
         Code.EVIDENCE_SIMULATED_REFUSED: "The enclave is simulated; to accept that, name "
         "'simulated' in roots_of_trust.",
         Code.EVIDENCE_DEBUG: "The enclave runs with debugging on, so its memory can be read.",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected
 from fl_protocol.ports import Clock
 from tee_sim.evidence import SIMULATED, Claims, Evidence, report_data
 from tee_sim.policy import EnclavePolicy, Guardrails
 from tee_sim.quotes.facts import SEPT_VE
+from tee_sim.quotes.revocation import RevocationLists
 from tee_sim.verifier import EvidenceVerifier, SimulatedVerifier
 
 _MAX_AGE_SECONDS = 600
@@ -123,6 +124,9 @@ class TrustPolicy:
     tcb_statuses : tuple of str
         Allowed judgements of the vendor, as "UpToDate"; when empty none is asked for. Collateral
         exists for Intel only, so naming any refuses all other platforms.
+    revocation_lists : Mapping of str to RevocationLists
+        By platform: what the certificates of its evidence are held against; revocation is not
+        asked for on a platform without an entry.
     """
 
     roots_of_trust: tuple[str, ...] = ()
@@ -138,6 +142,7 @@ class TrustPolicy:
     verifiers: Mapping[str, EvidenceVerifier] = field(default_factory=dict)
     minimum_tcb: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     tcb_statuses: tuple[str, ...] = ()
+    revocation_lists: Mapping[str, RevocationLists] = field(default_factory=dict)
 
     def appraise(self, evidence: bytes, nonce: bytes, last_epoch: int, clock: Clock) -> Attested:
         """Decide about evidence, in a fixed order with one code each.
@@ -166,7 +171,9 @@ class TrustPolicy:
         now = clock.now()
         # The platform decides which root applies, so it is looked at before the signature;
         # nothing but refusing it follows from the unauthenticated name.
-        claims = self.verifier(Claims.decode(decoded.payload).platform).verify(decoded, now)
+        platform = Claims.decode(decoded.payload).platform
+        revocation = self.revocation_lists.get(platform)
+        claims = self.verifier(platform).verify(decoded, now, revocation)
         _require(age_check(claims, now), *self.platform_checks(claims))
         policy = policy_of(claims)
         _require(report_data_check(claims, policy), *_freshness_checks(claims, nonce, last_epoch))
@@ -183,6 +190,15 @@ class TrustPolicy:
             claims.measurement,
             evidence,
         )
+
+    def for_kept_evidence(self) -> Self:
+        """Return the policy for evidence of the past, with revocation lists of any date.
+
+        What was revoked since must not vouch for anything, not even in the past: who has the key
+        can date evidence back.
+        """
+        undated = {name: replace(each, dated=False) for name, each in self.revocation_lists.items()}
+        return replace(self, revocation_lists=undated)
 
     def verifier(self, platform: str) -> EvidenceVerifier:
         """Return the verifier of a platform that is trusted.

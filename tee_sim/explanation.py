@@ -18,6 +18,7 @@ from tee_sim.evidence import Claims, Evidence
 from tee_sim.quotes.chains import check_validity
 from tee_sim.quotes.collateral import tcb_status
 from tee_sim.quotes.facts import Facts, Quote
+from tee_sim.quotes.revocation import RevocationLists, issuer_name
 from tee_sim.quotes.verifiers import ROOT_KEYS, check_payload, read_evidence, read_quote
 from tee_sim.verifier import SimulatedVerifier
 
@@ -25,6 +26,7 @@ _COMPARE = "a bare quote carries no claims; compare its report data with what yo
 _NEEDS_CLAIMS = "a bare quote carries no claims"
 _NEEDS_CHALLENGE = "only who sent the challenge can tell"
 _NEEDS_CERTIFICATES = "no certificates were given"
+_NEEDS_LISTS = "the policy names no revocation_lists for this platform"
 
 
 class Outcome(StrEnum):
@@ -103,15 +105,16 @@ def explain(
         rest += _not_checked(("challenge", "epoch", "policy", "guardrails"), _NEEDS_CLAIMS)
         judged, status = _judged(data, collateral, now)
         facts = replace(quote.facts(), tcb_status=status)
-        return _explanation(facts, quote, trust, [*_vouched(quote, now), *judged], rest)
+        return _explanation(facts, quote, trust, [*_vouched(quote, trust, now), *judged], rest)
     evidence = Evidence.decode(data)
     if not evidence.quote:
         claims = Claims.decode(evidence.payload)
         verifier = SimulatedVerifier(trust.simulated_root_pem)
-        vouched = [_ask("signatures", lambda: verifier.verify(evidence, now))]
+        revocation = trust.revocation_lists.get(claims.platform)
+        vouched = [_ask("signatures", lambda: verifier.verify(evidence, now, revocation))]
         return _explanation(claims, None, trust, [*vouched, _answer(age_check(claims, now))], [])
     claims, quote = read_evidence(evidence)
-    vouched = _vouched(quote, now)
+    vouched = _vouched(quote, trust, now)
     vouched.insert(1, _ask("claims signed", lambda: check_payload(evidence, claims)))
     judged, status = _judged(evidence.quote, collateral, now)
     vouched += [*judged, _answer(age_check(claims, now))]
@@ -135,12 +138,25 @@ def _explanation(
     return Explanation(stated, registers, findings)
 
 
-def _vouched(quote: Quote, now: float) -> list[Finding]:
-    roots = ROOT_KEYS[quote.facts().platform]
-    signatures = _ask("signatures", lambda: quote.authenticate(roots))
+def _vouched(quote: Quote, trust: TrustPolicy, now: float) -> list[Finding]:
+    platform = quote.facts().platform
+    signatures = _ask("signatures", lambda: quote.authenticate(ROOT_KEYS[platform]))
     if not quote.certificates:
-        return [signatures, *_not_checked(("validity",), _NEEDS_CERTIFICATES)]
-    return [signatures, _ask("validity", lambda: check_validity(quote.certificates, now))]
+        return [signatures, *_not_checked(("validity", "revocation"), _NEEDS_CERTIFICATES)]
+    validity = _ask("validity", lambda: check_validity(quote.certificates, now))
+    return [signatures, validity, _revocation(quote, trust.revocation_lists.get(platform), now)]
+
+
+def _revocation(quote: Quote, revocation: RevocationLists | None, now: float) -> Finding:
+    if revocation is None:
+        return Finding("revocation", Outcome.NOT_CHECKED, detail=_NEEDS_LISTS)
+    try:
+        used = revocation.check(quote.certificates, now)
+    except EvidenceRejected as error:
+        return _refused("revocation", error)
+    lists = "; ".join(f"{issuer_name(each)} of {each.last_update_utc:%Y-%m-%d}" for each in used)
+    ignored = len(revocation.lists) - len(used)
+    return Finding("revocation", Outcome.OK, detail=f"lists: {lists or 'none'}; ignored: {ignored}")
 
 
 def _judged(quote: bytes, collateral: str, now: float) -> tuple[list[Finding], str]:

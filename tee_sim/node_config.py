@@ -18,7 +18,15 @@ from tee_sim.attestation import Attestor, EpochWitness
 from tee_sim.policy import Guardrails
 from tee_sim.quotes.verifiers import ROOT_KEYS, hardware_verifiers
 from tee_sim.settings import load_settings
-from tee_sim.trust_file import is_minimum_tcb, is_signers, listed_signers
+from tee_sim.trust_file import (
+    REVOCATION_LISTS_FORM,
+    is_minimum_tcb,
+    is_revocation_lists,
+    is_signers,
+    listed_signers,
+    located_lists,
+    read_lists,
+)
 
 Carrier: TypeAlias = Callable[[Identity], Transport]
 
@@ -53,6 +61,9 @@ class NodeConfig:
         Oldest acceptable enclave build.
     minimum_tcb : dict
         By hardware platform: least version of each named part of its trusted computing base.
+    revocation_lists : dict
+        By hardware platform: files of revocation lists, relative to the bundle's folder. They are
+        read when a connection is prepared.
     allow_sept_ve : bool
         Whether a trust domain of Intel may lack SEPT_VE_DISABLE.
     policy_digest : str, optional
@@ -76,6 +87,7 @@ class NodeConfig:
     signers: dict[str, list[str]] = field(default_factory=dict)
     min_security_version: int = 0
     minimum_tcb: dict[str, dict[str, int]] = field(default_factory=dict)
+    revocation_lists: dict[str, list[str]] = field(default_factory=dict)
     allow_sept_ve: bool = False
     policy_digest: str | None = None
     guardrails: dict[str, Any] = field(default_factory=dict)
@@ -87,8 +99,14 @@ class NodeConfig:
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Read a bundle; raises ConfigInvalid naming what is wrong."""
+        folder = Path(path).resolve().parent
         return load_settings(
-            cls, Path(path), paths=cls.PATHS, roots_of_trust=tuple, measurements=tuple
+            cls,
+            Path(path),
+            paths=cls.PATHS,
+            roots_of_trust=tuple,
+            measurements=tuple,
+            revocation_lists=lambda named: located_lists(named, folder),
         )
 
     def save(self, path: Path) -> None:
@@ -112,6 +130,8 @@ class NodeConfig:
                 "minimum_tcb has a table of whole numbers for any of the platforms "
                 f"{', '.join(ROOT_KEYS)}.",
             )
+        if not is_revocation_lists(self.revocation_lists):
+            raise ConfigInvalid(Code.CONFIG_INVALID, REVOCATION_LISTS_FORM)
         return TrustPolicy(
             roots_of_trust=self.roots_of_trust,
             simulated_root_pem=self.simulated_root_pem,
@@ -123,6 +143,7 @@ class NodeConfig:
             federation=self.federation,
             verifiers=hardware_verifiers(),
             minimum_tcb=self.minimum_tcb,
+            revocation_lists=read_lists(self.revocation_lists),
             allow_sept_ve=self.allow_sept_ve,
         )
 

@@ -10,18 +10,29 @@ from cryptography.exceptions import InvalidSignature
 from fl_protocol.codes import Code, EvidenceRejected
 from tee_sim.certificates import verify_chain
 from tee_sim.evidence import DOMAIN, Claims, Evidence
+from tee_sim.quotes.revocation import RevocationLists
 
 
 class EvidenceVerifier(Protocol):
     """Checks one kind of platform's signature over evidence and reads its claims."""
 
-    def verify(self, evidence: Evidence, now: float) -> Claims:
+    def verify(self, evidence: Evidence, now: float, revocation: RevocationLists | None) -> Claims:
         """Return authentic claims.
+
+        Parameters
+        ----------
+        evidence : Evidence
+            As received.
+        now : float
+            Unix seconds.
+        revocation : RevocationLists, optional
+            What the certificates must be held against; nothing when None.
 
         Raises
         ------
         EvidenceRejected
-            ``EVIDENCE_MALFORMED``, ``EVIDENCE_CHAIN`` or ``EVIDENCE_EXPIRED``.
+            ``EVIDENCE_MALFORMED``, ``EVIDENCE_CHAIN``, ``EVIDENCE_EXPIRED``, ``EVIDENCE_REVOKED``
+            or ``EVIDENCE_REVOCATION_LIST``.
         """
         ...
 
@@ -32,8 +43,12 @@ class SimulatedVerifier:
 
     root_pem: str
 
-    def verify(self, evidence: Evidence, now: float) -> Claims:
+    def verify(self, evidence: Evidence, now: float, revocation: RevocationLists | None) -> Claims:
         """Return authentic claims; raises EvidenceRejected."""
+        if revocation is not None:
+            raise EvidenceRejected(
+                Code.EVIDENCE_REVOCATION_LIST, "A simulated platform has no revocation lists."
+            )
         if evidence.quote:
             # Nothing would vouch for these bytes, and every byte of evidence must count.
             raise EvidenceRejected(Code.EVIDENCE_MALFORMED)

@@ -134,7 +134,8 @@ def appraise_kept(evidence: bytes, trust: TrustPolicy, epoch: int) -> Attested:
     """
     claims = Claims.decode(Evidence.decode(evidence).payload)
     clock = _Stopped(float(claims.iat))
-    attested = trust.appraise(evidence, bytes.fromhex(claims.nonce), 0, clock)
+    kept = trust.for_kept_evidence()
+    attested = kept.appraise(evidence, bytes.fromhex(claims.nonce), 0, clock)
     if attested.epoch != epoch:
         raise EvidenceRejected(Code.EVIDENCE_EPOCH)
     return attested

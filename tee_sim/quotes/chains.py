@@ -62,7 +62,7 @@ def leaf_key(
     """Check a chain's signatures up to a pinned root and return the leaf's key.
 
     Follows RFC 5280, section 6.1, for chains of exactly three; validity times are checked by
-    `check_validity`, revocation is not.
+    `check_validity`, revocation by `RevocationLists`.
 
     Raises
     ------

@@ -23,6 +23,7 @@ from tee_sim.quotes.chains import (
 from tee_sim.quotes.collateral import tcb_status
 from tee_sim.quotes.facts import AMD_SEV_SNP, INTEL_SGX, INTEL_TDX, Quote
 from tee_sim.quotes.intel import IntelQuote
+from tee_sim.quotes.revocation import RevocationLists
 from tee_sim.quotes.sev_snp import SnpReport
 
 ROOT_KEYS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -54,7 +55,7 @@ class HardwareVerifier:
     root_keys: frozenset[str]
     collateral: str = ""
 
-    def verify(self, evidence: Evidence, now: float) -> Claims:
+    def verify(self, evidence: Evidence, now: float, revocation: RevocationLists | None) -> Claims:
         """Return authentic claims; raises EvidenceRejected."""
         claims, quote = read_evidence(evidence)
         if claims.platform != self.platform:
@@ -62,6 +63,8 @@ class HardwareVerifier:
         quote.authenticate(self.root_keys)
         check_payload(evidence, claims)
         check_validity(quote.certificates, now)
+        if revocation is not None:
+            revocation.check(quote.certificates, now)
         if not self.collateral:
             return claims
         judged = tcb_status(evidence.quote, self.collateral, now)

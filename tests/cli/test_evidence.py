@@ -88,6 +88,19 @@ def test_judges_the_platform_by_collateral(tmp_path: Path) -> None:
     assert json.loads(output)["tcb_status"] == "UpToDate"
 
 
+def test_says_which_revocation_lists_it_looked_into(tmp_path: Path) -> None:
+    members = json.loads(recorded("tdx_coll.json"))
+    for name in ("root_ca_crl", "pck_crl"):
+        (tmp_path / name).write_bytes(bytes.fromhex(members[name]))
+    policy = tmp_path / "trust.toml"
+    policy.write_text('[revocation_lists]\nintel-tdx = ["root_ca_crl", "pck_crl"]\n')
+    quote = saved(tmp_path, "tdx_quote")
+    _, output = explain(quote, "--policy", policy, *AT)
+    (line,) = [line for line in output.splitlines() if " revocation " in line]
+    assert line.startswith("ok") and "CN=Intel SGX PCK Platform CA" in line
+    assert "CN=Intel SGX Root CA" in line and line.endswith("of 2025-06-19; ignored: 0")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a quote", bytes(70_000)])
 def test_says_when_a_file_is_unreadable(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "quote"
