@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import heapq
+import itertools
 from collections.abc import Hashable
 from typing import Protocol
 
@@ -20,6 +21,9 @@ class OneUse(Protocol):
 class ReplayMemory:
     """Remembers what was used for as long as it could be used again.
 
+    The clock may step forward and back: what was used ahead of time stays until its own time has
+    passed, and keeps nothing else.
+
     Parameters
     ----------
     seconds : float
@@ -30,7 +34,9 @@ class ReplayMemory:
 
     def __init__(self, seconds: float, capacity: int = 100_000) -> None:
         self._seconds, self._capacity = seconds, capacity
-        self._used: OrderedDict[Hashable, float] = OrderedDict()
+        self._used: set[Hashable] = set()
+        self._oldest: list[tuple[float, int, Hashable]] = []
+        self._number = itertools.count()
 
     def use(self, thing: Hashable, now: float) -> bool:
         """Use something up at `now` (seconds); False if it was used before.
@@ -40,11 +46,12 @@ class ReplayMemory:
         GatewayUnavailable
             ``OVERLOADED`` when too many live things are remembered.
         """
-        while self._used and next(iter(self._used.values())) + self._seconds < now:
-            self._used.popitem(last=False)
+        while self._oldest and self._oldest[0][0] + self._seconds < now:
+            self._used.discard(heapq.heappop(self._oldest)[2])
         if thing in self._used:
             return False
         if len(self._used) >= self._capacity:
             raise GatewayUnavailable(Code.OVERLOADED)
-        self._used[thing] = now
+        self._used.add(thing)
+        heapq.heappush(self._oldest, (now, next(self._number), thing))
         return True

@@ -159,11 +159,10 @@ class Issuer:
         family = Family(b64url(self._rng.bytes(_FAMILY_BYTES)), client.client_id, jkt)
         refresh_token = self._secret()
         now = self._clock.now()
-        if now - self._pruned > _PRUNE_SECONDS:
+        if abs(now - self._pruned) > _PRUNE_SECONDS:
             self._pruned = now
             self._registry.prune(now)
-        expires_at = now + self._config.refresh_ttl
-        self._registry.start_family(family, refresh_token, expires_at)
+        self._registry.start_family(family, refresh_token, now, now + self._config.refresh_ttl)
         return family.family, refresh_token
 
     def _check_identity(self, client: Client, request: pb.TokenRequest) -> None:

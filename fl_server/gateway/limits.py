@@ -80,7 +80,11 @@ class RateLimiter:
     def check(self, key: str) -> None:
         """Raise OVERLOADED when `key`'s bucket is empty; takes nothing, remembers nobody new."""
         with self._lock:
-            tokens = self._tokens(key, self._clock.now())
+            now = self._clock.now()
+            tokens = self._tokens(key, now)
+            if key in self._buckets:
+                # From this time on, also when the clock was put back.
+                self._buckets[key] = (tokens, now)
         self._demand(tokens)
 
     def _tokens(self, key: str, now: float) -> float:

@@ -119,12 +119,14 @@ class Registry:
         with self._database.statements() as connection:
             return _client(connection, CLIENTS.c.client_id == client_id)
 
-    def start_family(self, family: Family, refresh_token: str, expires_at: float) -> None:
+    def start_family(
+        self, family: Family, refresh_token: str, now: float, expires_at: float
+    ) -> None:
         """Begin a refresh family with its first token; a client's oldest make room for it."""
         with self._database.transaction() as connection:
             connection.execute(sql.insert(FAMILIES).values(expires_at=expires_at, **vars(family)))
             _add_refresh_token(connection, refresh_token, family.family)
-            _forget_oldest(connection, family)
+            _forget_oldest(connection, family, now)
 
     def rotate(self, old: str, new: str, jkt: str, now: float) -> Family:
         """Exchange a refresh token for its successor (RFC 9700 section 4.14.2).
@@ -273,16 +275,22 @@ def _add_refresh_token(connection: sql.Connection, token: str, family: str) -> N
     connection.execute(sql.insert(REFRESH_TOKENS).values(hash=digest(token), family=family))
 
 
-def _forget_oldest(connection: sql.Connection, begun: Family) -> None:
-    # What was revoked of them stays so: access tokens name their family.
+def _forget_oldest(connection: sql.Connection, begun: Family, now: float) -> None:
     others = sql.select(FAMILIES.c.family).where(
-        FAMILIES.c.client_id == begun.client_id, FAMILIES.c.family != begun.family
+        FAMILIES.c.client_id == begun.client_id,
+        FAMILIES.c.family != begun.family,
+        FAMILIES.c.expires_at > now,
     )
     newest_first = others.order_by(FAMILIES.c.expires_at.desc())
     oldest = connection.scalars(newest_first.offset(MOST_FAMILIES - 1)).all()
-    if oldest:
-        for table in (REFRESH_TOKENS, FAMILIES):
-            connection.execute(sql.delete(table).where(table.c.family.in_(oldest)))
+    if not oldest:
+        return
+    connection.execute(sql.delete(REFRESH_TOKENS).where(REFRESH_TOKENS.c.family.in_(oldest)))
+    revoked = sql.select(REVOKED.c.value).where(REVOKED.c.kind == "family")
+    these = FAMILIES.c.family.in_(oldest)
+    connection.execute(sql.delete(FAMILIES).where(these, FAMILIES.c.family.not_in(revoked)))
+    # Access tokens name their family: `prune` forgets revoked ones when the last has expired.
+    connection.execute(sql.update(FAMILIES).where(these).values(expires_at=now))
 
 
 def _revoked(connection: sql.Connection, **names: str) -> Set[str]:

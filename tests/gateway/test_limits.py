@@ -50,6 +50,19 @@ def test_a_check_takes_nothing_and_refuses_once_the_bucket_is_empty() -> None:
     limiter.check("a")
 
 
+def test_a_clock_put_back_does_not_keep_a_caller_out() -> None:
+    clock = SetClock()
+    limiter = RateLimiter(rate=2.0, burst=1, clock=clock)
+    year = 365 * 86400.0
+    clock.sleep(year)
+    limiter.spend("a")
+    clock.sleep(-year)
+    with pytest.raises(GatewayUnavailable, match="OVERLOADED") as refusal:
+        limiter.check("a")
+    clock.sleep(refusal.value.retry_after)
+    limiter.check("a")
+
+
 def test_the_number_of_remembered_callers_is_bounded() -> None:
     limiter = RateLimiter(rate=1.0, burst=1, clock=SetClock(), max_keys=10)
     for number in range(11):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fl_protocol.codes import EnrolmentRejected, TokenRejected
-from fl_protocol.tokens import REFRESH_GRACE, SKEW
+from fl_protocol.tokens import MAX_TTL, REFRESH_GRACE, SKEW
 from fl_server.gateway.registry import MOST_FAMILIES, Family, Registry, open_registry
 
 KEY, OTHER_KEY = bytes(32), bytes([1]) * 32
@@ -48,15 +48,34 @@ def test_a_clients_oldest_families_make_room(registry: Registry) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
     registry.add_ticket("other", "client", "node-2", expires_at=100.0)
     neighbour = registry.redeem("other", OTHER_KEY, now=1.0)
-    registry.start_family(Family("theirs", neighbour.client_id, "jkt"), "theirs", 50.0)
+    registry.start_family(Family("theirs", neighbour.client_id, "jkt"), "theirs", 0.0, 50.0)
     for number in range(MOST_FAMILIES + 2):
         family = Family(f"f{number}", client.client_id, "jkt")
-        registry.start_family(family, f"r{number}", expires_at=100.0 + number)
+        registry.start_family(family, f"r{number}", 0.0, expires_at=100.0 + number)
     for number in (0, 1):
         with pytest.raises(TokenRejected, match=r"^TOKEN_MALFORMED"):
             registry.rotate(f"r{number}", "new", "jkt", now=2.0)
     assert registry.rotate("r2", "s2", "jkt", now=2.0).family == "f2"
     assert registry.rotate("theirs", "s", "jkt", now=2.0).family == "theirs"
+
+
+def test_revoked_families_that_made_room_are_forgotten_with_their_last_access_token(
+    registry: Registry,
+) -> None:
+    client = registry.redeem("ticket", KEY, now=1.0)
+    for number in range(2 * MOST_FAMILIES):
+        family = Family(f"f{number}", client.client_id, "jkt")
+        registry.start_family(family, f"r{number}", 2.0, expires_at=1e6 + number)
+        registry.rotate(f"r{number}", f"s{number}", "jkt", now=2.0)
+        with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
+            registry.rotate(f"r{number}", "stolen", "thief", now=2.0)
+
+    registry.prune(2.0 + MAX_TTL)
+    assert registry.revoked(family="f0") == {"family"}
+    registry.prune(2.0 + MAX_TTL + SKEW + 1.0)
+
+    kept = [bool(registry.revoked(family=f"f{number}")) for number in range(2 * MOST_FAMILIES)]
+    assert kept == MOST_FAMILIES * [False] + MOST_FAMILIES * [True]
 
 
 def test_a_ticket_that_has_expired_still_gives_its_enrolment_again(registry: Registry) -> None:
@@ -71,7 +90,7 @@ def test_reusing_a_refresh_token_revokes_the_whole_family(
 ) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
     family = Family("f", client.client_id, "jkt")
-    registry.start_family(family, "r0", expires_at=100.0)
+    registry.start_family(family, "r0", 0.0, expires_at=100.0)
     assert registry.rotate("r0", "r1", "jkt", now=2.0) == family
     with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
         registry.rotate("r0", "r1", "jkt", now=3.0 + REFRESH_GRACE)
@@ -87,7 +106,7 @@ def test_an_exchange_is_repeated_for_its_own_key_while_its_reply_may_be_lost(
 ) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
     family = Family("f", client.client_id, "jkt")
-    registry.start_family(family, "r0", expires_at=100.0)
+    registry.start_family(family, "r0", 0.0, expires_at=100.0)
     registry.rotate("r0", "r1", "jkt", now=2.0)
     assert registry.rotate("r0", "r1", "jkt", now=2.0 + REFRESH_GRACE) == family
     assert registry.rotate("r1", "r2", "jkt", now=3.0 + REFRESH_GRACE) == family
@@ -96,7 +115,7 @@ def test_an_exchange_is_repeated_for_its_own_key_while_its_reply_may_be_lost(
 def test_an_exchange_is_repeated_at_a_gateway_whose_clock_is_behind(registry: Registry) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
     family = Family("f", client.client_id, "jkt")
-    registry.start_family(family, "r0", expires_at=100.0)
+    registry.start_family(family, "r0", 0.0, expires_at=100.0)
     registry.rotate("r0", "r1", "jkt", now=2.0 + SKEW)
     assert registry.rotate("r0", "r1", "jkt", now=2.0) == family
     with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
@@ -110,7 +129,7 @@ def test_an_exchange_is_not_repeated_for_anybody_else(
     registry: Registry, successor: str, jkt: str
 ) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
-    registry.start_family(Family("f", client.client_id, "jkt"), "r0", expires_at=100.0)
+    registry.start_family(Family("f", client.client_id, "jkt"), "r0", 0.0, expires_at=100.0)
     registry.rotate("r0", "r1", "jkt", now=2.0)
     with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
         registry.rotate("r0", successor, jkt, now=2.0)
@@ -119,7 +138,7 @@ def test_an_exchange_is_not_repeated_for_anybody_else(
 
 def test_an_exchange_is_not_repeated_once_its_successor_was_used(registry: Registry) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
-    registry.start_family(Family("f", client.client_id, "jkt"), "r0", expires_at=100.0)
+    registry.start_family(Family("f", client.client_id, "jkt"), "r0", 0.0, expires_at=100.0)
     registry.rotate("r0", "r1", "jkt", now=2.0)
     registry.rotate("r1", "r2", "jkt", now=2.0)
     with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
@@ -129,7 +148,7 @@ def test_an_exchange_is_not_repeated_once_its_successor_was_used(registry: Regis
 
 def test_a_refresh_token_is_bound_to_its_proof_key_and_time(registry: Registry) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
-    registry.start_family(Family("f", client.client_id, "jkt"), "r0", expires_at=100.0)
+    registry.start_family(Family("f", client.client_id, "jkt"), "r0", 0.0, expires_at=100.0)
     with pytest.raises(TokenRejected, match=r"^PROOF_INVALID"):
         registry.rotate("r0", "r1", "other", now=2.0)
     with pytest.raises(TokenRejected, match=r"^TOKEN_EXPIRED"):
@@ -144,7 +163,7 @@ def test_the_file_holds_no_secret(tmp_path: Path) -> None:
         registry.add_ticket("secret-ticket", "client", "node-1", expires_at=100.0)
         client = registry.redeem("secret-ticket", KEY, now=1.0)
         family = Family("f", client.client_id, "j")
-        registry.start_family(family, "r0-secret-refresh", expires_at=9.0)
+        registry.start_family(family, "r0-secret-refresh", 0.0, expires_at=9.0)
     content = b"".join(path.read_bytes() for path in tmp_path.glob("registry.sqlite*"))
     assert client.client_id.encode() in content
     assert b"secret-ticket" not in content and b"r0-secret-refresh" not in content
@@ -155,7 +174,7 @@ def test_families_and_tickets_that_nobody_can_use_are_forgotten(registry: Regist
     client = registry.redeem("ticket", KEY, now=1.0)
     registry.add_ticket("unused", "client", "node-2", expires_at=100.0)
     for name, expires_at in (("old", 100.0), ("new", 5000.0)):
-        registry.start_family(Family(name, client.client_id, "jkt"), f"r-{name}", expires_at)
+        registry.start_family(Family(name, client.client_id, "jkt"), f"r-{name}", 0.0, expires_at)
         registry.revoke("family", name)
     # An access token issued at the family's very end is still refused.
     registry.prune(now=1000.0)

@@ -85,7 +85,7 @@ def test_a_refresh_token_is_rotated_once_and_a_second_successor_revokes(
     client = registries[0].redeem("ticket", bytes(32), 1.0)
     for number in range(ROUNDS):
         family = Family(f"f{number}", client.client_id, "jkt")
-        registries[0].start_family(family, f"r{number}", expires_at=100.0)
+        registries[0].start_family(family, f"r{number}", 0.0, expires_at=100.0)
         outcome = race(
             *(
                 lambda r=registry, n=number, w=which: r.rotate(f"r{n}", f"s{n}.{w}", "jkt", 2.0)
@@ -102,7 +102,7 @@ def test_a_repeated_exchange_at_another_gateway_gets_the_same_answer(two: list[D
     client = first.redeem("ticket", bytes(32), 1.0)
     for number in range(ROUNDS):
         family = Family(f"f{number}", client.client_id, "jkt")
-        first.start_family(family, f"r{number}", expires_at=100.0)
+        first.start_family(family, f"r{number}", 0.0, expires_at=100.0)
         outcome = race(
             *(
                 lambda r=registry, n=number: r.rotate(f"r{n}", f"s{n}", "jkt", 2.0)
