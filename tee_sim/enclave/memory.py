@@ -180,12 +180,9 @@ class ReleaseMemory:
         Raises
         ------
         RunRejected
-            ``RUN_MEMORY``: it could not be stored.
+            ``RUN_MEMORY``: it could not be stored, or no successor could read it back; then
+            nothing was.
         """
-        head = canonical.encode(
-            {"payload": b64url(release.payload), "signature": b64url(release.signature)}
-        )
-        self._store(_release_name(run_id, memory.version), (head, b"\n", model), run_id)
         members = {
             "counter": self._counters[run_id] + 1,
             "version": memory.version,
@@ -195,7 +192,18 @@ class ReleaseMemory:
             "release": memory.release,
             "spent": [list(item) for item in memory.spent.items()],
         }
-        self._store(_name(run_id), (canonical.encode(members),), run_id)
+        remembered = canonical.encode(members)
+        if len(remembered) > MAX_STATE_BYTES:
+            raise RunRejected(
+                Code.RUN_MEMORY,
+                "Too many contributions could still come again: lower max_staleness or the number "
+                "of updates in a release.",
+            )
+        head = canonical.encode(
+            {"payload": b64url(release.payload), "signature": b64url(release.signature)}
+        )
+        self._store(_release_name(run_id, memory.version), (head, b"\n", model), run_id)
+        self._store(_name(run_id), (remembered,), run_id)
         self._counters[run_id] += 1
 
     def release(self, run_id: str, version: int) -> tuple[Signed, bytes] | None:

@@ -45,6 +45,7 @@ _SWEEP_SECONDS = 60.0
 _FLOAT_BYTES = 4
 _VERSION_LIMIT = 2**52
 _RECORDS_PER_REPLY = 1024
+_FAR_BEHIND_SECONDS = 600
 
 
 class EnclaveSpent(BaseException):
@@ -119,7 +120,8 @@ class EnclaveService:
             The peer is gone; every other failure becomes a reply.
         EnclaveSpent
             A run takes the place of one that has releases nobody fetched. They cannot be taken
-            back here, where the chain holds them and their updates count as released.
+            back here, where the chain holds them and their updates count as released. Or the
+            clock is ten minutes behind what it was, as long as clients make their updates last.
         """
         try:
             reply = self._dispatch(request)
@@ -313,8 +315,12 @@ class EnclaveService:
         return self._run
 
     def _now(self) -> float:
-        # Never back: an update forgotten as expired must not become valid again.
-        self._latest = max(self._latest, self._clock.now())
+        # Never back: an update forgotten as expired must not become valid again. Where every new
+        # one would count as expired, nobody is served any more, and a successor can.
+        now = self._clock.now()
+        if now < self._latest - _FAR_BEHIND_SECONDS:
+            raise EnclaveSpent
+        self._latest = max(self._latest, now)
         if self._latest - self._swept > _SWEEP_SECONDS:
             self._swept = self._latest
             self._ledger.forget_expired(self._latest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,20 @@ def test_memory_reads_back_what_was_kept() -> None:
     assert ReleaseMemory(vault, bytes(32), SystemRng()).recall("run") == MEMORY
     assert memory.recall("another") is None
     assert all(b"run" not in sealed[-1] for sealed in vault.sealed.values())
+
+
+def test_what_no_successor_could_read_back_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = MemoryVault()
+    memory = ReleaseMemory(vault, bytes(32), SystemRng())
+    memory.recall("run")
+    memory.keep("run", MEMORY, RECORD, MODEL)
+    kept = {name: list(sealed) for name, sealed in vault.sealed.items()}
+    monkeypatch.setattr("tee_sim.enclave.memory.MAX_STATE_BYTES", 4096)
+    many = replace(MEMORY, version=3, contributions=tuple((2, "c", f"{n:032x}") for n in range(99)))
+    with pytest.raises(RunRejected, match=r"RUN_MEMORY.*max_staleness"):
+        memory.keep("run", many, RECORD, MODEL)
+    assert vault.sealed == kept
+    assert ReleaseMemory(vault, bytes(32), SystemRng()).recall("run") == MEMORY
 
 
 def test_the_newest_release_can_be_handed_out_again() -> None:

@@ -13,7 +13,7 @@ from fl_protocol.codes import Code
 from fl_protocol.ports import SystemRng
 from tee_sim.channel import Channel
 from tee_sim.enclave.memory import ReleaseMemory
-from tee_sim.enclave.service import EnclaveService, Keys
+from tee_sim.enclave.service import EnclaveService, EnclaveSpent, Keys
 from tee_sim.hop import HopSigner, HopVerifier
 from tests.support.clock import SetClock
 from tests.support.enclave import (
@@ -88,12 +88,22 @@ def test_update_forgotten_as_expired_stays_refused_when_the_clock_turns_back(
 ) -> None:
     update = lasting(local, "a", 600)
     assert local.submit(update)["ok"]
-    local.clock.time += 2000
-    other = local.update(local.member("b"), iat=START + 2000, exp=START + 2600)
+    local.clock.time += 1200
+    other = local.update(local.member("b"), iat=START + 1200, exp=START + 1800)
     assert local.submit(other)["ok"]
     assert local.status()["version"] == 1
-    local.clock.time = START
+    local.clock.time = START + 650
     assert local.submit(update)["code"] == Code.ENV_EXPIRED
+    assert local.submit(lasting(local, "c", 1250))["ok"]
+
+
+@pytest.mark.parametrize("ahead", [601, 365 * 86_400])
+def test_clock_that_was_far_ahead_ends_the_enclave(local: LocalLab, ahead: int) -> None:
+    local.clock.time = START + ahead
+    assert local.submit(local.update(local.member("a"), iat=START + ahead, exp=START + ahead + 9))
+    local.clock.time = START
+    with pytest.raises(EnclaveSpent):
+        local.submit(lasting(local, "b", 600))
 
 
 def test_unexpected_failure_tells_nothing_and_serves_on(
