@@ -46,8 +46,12 @@ class Audit:
     ----------
     num_records, accepted, refused, releases : int
         Records in all and by kind.
+    run_id : str
+        The run that the records are of; empty before it was opened.
     version : int
         The newest released version; -1 before the run was opened.
+    model_digest : str
+        Hex SHA-256 of that model's float32 bytes.
     enclaves : dict of int to Attested
         Appraised enclaves by epoch.
     released : dict of str to int
@@ -62,7 +66,9 @@ class Audit:
     accepted: int = 0
     refused: int = 0
     releases: int = 0
+    run_id: str = ""
     version: int = -1
+    model_digest: str = ""
     enclaves: dict[int, Attested] = field(default_factory=dict)
     released: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -74,7 +80,7 @@ class Audit:
 _UNREADABLE_ARRAYS = (OSError, KeyError, ValueError, TypeError, AttributeError)
 
 
-def audit(folder: Path, policy: Path | None = None) -> Audit:
+def audit(folder: Path, policy: Path | None = None, run_id: str | None = None) -> Audit:
     """Check a run's directory.
 
     Parameters
@@ -83,6 +89,8 @@ def audit(folder: Path, policy: Path | None = None) -> Audit:
         What `fl_server.intake.records` describes, and perhaps the published model.
     policy : Path, optional
         Trust policy to appraise evidence by; the run's own when omitted.
+    run_id : str, optional
+        The run that the records must be of; the first one opened in them when omitted.
 
     Raises
     ------
@@ -102,6 +110,8 @@ def audit(folder: Path, policy: Path | None = None) -> Audit:
     if found.flaw is None:
         found.notes += _silent_epochs(links, found)
         _check_rules(folder, links, layout, found)
+        if run_id is not None and found.run_id != run_id:
+            found.flaw = Flaw(0, "opening", f"the records are of run {found.run_id}, not {run_id}")
     return found
 
 
@@ -164,6 +174,7 @@ def _check_rules(folder: Path, links: list[Link], layout: bytes, found: Audit) -
     ledger = Ledger(policies, hashlib.sha256(layout).hexdigest())
     found.flaw = ledger.follow(links)
     found.accepted, found.refused = ledger.accepted, ledger.refused
+    found.run_id, found.model_digest = ledger.run_id, ledger.model_digest
     found.releases, found.version = ledger.releases, ledger.version
     found.released = ledger.consumed
     if found.flaw is None:

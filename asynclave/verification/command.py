@@ -19,6 +19,9 @@ def verify_run_command(
         Path | None,
         typer.Option(help="TOML file with what you trust; by default what the run trusted."),
     ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Id of the run that the records must be of.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check a run offline: exit code 0 when everything holds, 1 at the first flaw, 2 if unreadable.
@@ -29,7 +32,7 @@ def verify_run_command(
     # Imported here so that --help stays quick.
     from asynclave.verification.audit import audit
 
-    found = audit(directory, policy)
+    found = audit(directory, policy, run)
     if as_json:
         print(json.dumps(_members(found)))
     else:
@@ -40,11 +43,13 @@ def verify_run_command(
 def _members(found: Audit) -> dict[str, Any]:
     return {
         "verified": found.flaw is None,
+        "run": found.run_id,
         "records": found.num_records,
         "accepted": found.accepted,
         "refused": found.refused,
         "releases": found.releases,
         "version": found.version,
+        "model_digest": found.model_digest,
         "enclaves": [
             {
                 "epoch": epoch,
@@ -69,6 +74,9 @@ def _show(found: Audit, policy: Path | None) -> None:
         f"{found.num_records} records: {found.accepted} updates accepted, {found.refused} refused, "
         f"{found.releases} models released"
     )
+    if found.run_id:
+        console.print(f"run {found.run_id}", markup=False)
+        console.print(f"version {found.version} has the digest {found.model_digest}")
     for note in found.notes:
         console.print(note, markup=False)
     if found.flaw is None:

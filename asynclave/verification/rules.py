@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 from fl_protocol.chain import Link
 from fl_protocol.receipts import (
@@ -59,7 +58,13 @@ class Ledger:
     _buffer: list[Receipt] = field(default_factory=list)
     _newest: str = GENESIS
     _model: tuple[int, str] = (-1, "")
-    _clients: dict[int, frozenset[str]] = field(default_factory=dict)
+    _spent: Counter[str] = field(default_factory=Counter)
+    _epsilon: tuple[int, str] = (0, NO_PRIVACY)
+
+    @property
+    def model_digest(self) -> str:
+        """Digest of the newest model that the run was opened at or released; empty before."""
+        return self._model[1]
 
     def follow(self, links: Sequence[Link]) -> Flaw | None:
         """Take in a whole chain of readable records; return the first that breaks a rule."""
@@ -130,7 +135,8 @@ class Ledger:
     def _release(self, release: Release, link: str) -> None:
         policy = self._policy(release)
         updates = [receipt.update_id for receipt in self._buffer]
-        clients = len({receipt.client_id for receipt in self._buffer})
+        senders = {receipt.client_id for receipt in self._buffer}
+        clients = len(senders)
         _require(release.version == self.version + 1, "it skips or repeats a version")
         _require(release.policy_digest == policy.digest, "it was made under another policy")
         _require(release.manifest_digest == self.manifest_digest, "its model has another layout")
@@ -141,9 +147,8 @@ class Ledger:
         )
         _require(release.num_clients == clients, f"its updates come from {clients} clients")
         _require(clients >= policy.k, f"{clients} clients are fewer than the policy's {policy.k}")
-        self._clients[release.version] = frozenset(receipt.client_id for receipt in self._buffer)
         _require(
-            release.epsilon == self._epsilon(policy),
+            release.epsilon == self._charge(senders, policy),
             "its epsilon is not what its clients have spent",
         )
         self.version = release.version
@@ -153,11 +158,15 @@ class Ledger:
         self.consumed.update(dict.fromkeys(updates, release.version))
         self._buffer = []
 
-    def _epsilon(self, policy: EnclavePolicy) -> str:
+    def _charge(self, senders: set[str], policy: EnclavePolicy) -> str:
+        """Note one more release of each sender; return the epsilon of whoever is in most."""
         if policy.dp is None:
             return NO_PRIVACY
-        releases = Counter(chain.from_iterable(self._clients.values()))
-        return policy.dp.stated(max(releases.values()))
+        self._spent.update(senders)
+        most = max(self._epsilon[0], *(self._spent[client] for client in senders))
+        if most > self._epsilon[0]:
+            self._epsilon = most, policy.dp.stated(most)
+        return self._epsilon[1]
 
     def _policy(self, record: Chained) -> EnclavePolicy:
         return self.policies[record.epoch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -61,6 +62,19 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def run(written: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(written, tmp_path / RUN))
+
+
+def test_records_name_their_run_and_the_newest_model(run: Path) -> None:
+    found = audit(run, run_id=RUN)
+    newest = hashlib.sha256((run / "released-model.bin").read_bytes()).hexdigest()
+    assert found.flaw is None
+    assert (found.run_id, found.model_digest) == (RUN, newest)
+
+
+def test_records_of_another_run_are_named(run: Path) -> None:
+    found = audit(run.rename(run.with_name("wanted")), run_id="wanted").flaw
+    assert found is not None and found.kind == "opening"
+    assert RUN in found.detail and "wanted" in found.detail
 
 
 def flaw(run: Path) -> tuple[int, str] | None:
