@@ -45,10 +45,10 @@ _INTRODUCTION = """\
 
 `make data && python -m experiments.ablation --seeds {seeds}`: the regimes and seeds of
 [time to accuracy](time-to-accuracy.md), Async-WA with its defaults and with one part left out.
-Points are of final accuracy, against the whole, seed by seed: mean, smallest and largest. The last
-column is the mean accuracy over the whole run less that of the whole, in points: it counts how soon
-and how far. Disjoint buffers of K are what confidential runs use; with them the gain does not tune
-itself.
+Points are of final accuracy, against the whole, seed by seed: mean, smallest and largest. "Over the
+run", and the table over all regimes, are mean accuracy over a whole run less that of the whole, in
+points: it counts how soon and how far. Disjoint buffers of K are what confidential runs use; with
+them the gain does not tune itself.
 
 ![Learning curves](ablation.png)
 

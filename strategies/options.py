@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from strategies.errors import BadOption
@@ -34,6 +34,10 @@ def build(name: str, kind: type[Built], options: dict[str, Any]) -> Built:
         raise BadOption(
             f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(types))}."
         )
+    given = [field for field in fields(kind) if field.init and field.name not in options]  # type: ignore[arg-type]
+    missing = [f.name for f in given if f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise BadOption(f"{name} has no default for {', '.join(missing)}.")
     values = {key: _read(f"{name}.{key}", value, types[key]) for key, value in options.items()}
     return kind(**values)
 

@@ -100,9 +100,9 @@ class Parts:
         if self.normalise not in ("sum", "count"):
             raise BadOption('normalise must be "sum" or "count".')
         if self.num_clients is not None and (
-            type(self.num_clients) is not int or self.num_clients < 1
+            type(self.num_clients) is not int or not 1 <= self.num_clients <= 10**9
         ):
-            raise BadOption("num_clients must be an integer of at least 1.")
+            raise BadOption("num_clients must be an integer from 1 to 1,000,000,000.")
         if self.max_age is not None:
             CachedDeltas(self.max_age)
 

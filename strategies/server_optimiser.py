@@ -154,8 +154,8 @@ class ServerAmsGrad:
         check_rate(self.lr)
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise BadOption("beta1 and beta2 must lie in [0, 1).")
-        if not 0 < self.epsilon <= 1:
-            raise BadOption("epsilon must lie in (0, 1].")
+        if not 1e-20 <= self.epsilon <= 1:
+            raise BadOption("epsilon must lie between 1e-20 and 1.")
         if self.delay_threshold is not None and (
             type(self.delay_threshold) is not int or self.delay_threshold < 1
         ):
@@ -239,8 +239,8 @@ class ServerRms:
         check_rate(self.lr)
         if not 0 <= self.decay < 1:
             raise BadOption("The decay of the second moment must lie in [0, 1).")
-        if not 0 < self.epsilon <= 1e6:
-            raise BadOption("epsilon must be positive, at most 1,000,000.")
+        if not 1e-20 <= self.epsilon <= 1e6:
+            raise BadOption("epsilon must lie between 1e-20 and 1,000,000.")
         if not 0 <= self.least <= 1e6:
             raise BadOption("The least step must lie between 0 and 1,000,000.")
 
@@ -281,6 +281,6 @@ class ServerRms:
 
 
 def check_rate(lr: float) -> None:
-    """Raise BadOption unless ``lr`` is a usable learning rate."""
-    if not 0 < lr <= 1e6:
-        raise BadOption("The server learning rate must be positive, at most 1,000,000.")
+    """Raise BadOption unless ``lr`` is a usable learning rate: far from the least of float32."""
+    if not 1e-20 <= lr <= 1e6:
+        raise BadOption("The server learning rate must lie between 1e-20 and 1,000,000.")

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from strategies.errors import BadOption
 
-_MAX_SIZE = 100_000
+MOST_UPDATES = 100_000
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,5 @@ Normalise: TypeAlias = Literal["sum", "count"]
 
 
 def _check_size(size: int) -> None:
-    if type(size) is not int or not 1 <= size <= _MAX_SIZE:
-        raise BadOption(f"The buffer size must be an integer from 1 to {_MAX_SIZE}.")
+    if type(size) is not int or not 1 <= size <= MOST_UPDATES:
+        raise BadOption(f"The buffer size must be an integer from 1 to {MOST_UPDATES}.")

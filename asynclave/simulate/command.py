@@ -35,6 +35,7 @@ def simulate_command(
 
     from asynclave.simulate.plots import draw
     from asynclave.simulate.progress import SweepProgress
+    from fl_protocol.codes import Code, ConfigInvalid
     from fl_sim.simulation.config import load_config
     from fl_sim.simulation.results_file import results_of
     from fl_sim.simulation.sweep import finished, simulate
@@ -47,10 +48,14 @@ def simulate_command(
     loaded = load_config(config, overrides)
     results = loaded.run.output / "results.jsonl"
     key = loaded.key()
+    picture = loaded.run.output / f"accuracy-{key}.png"
     missing = set(loaded.run.all_seeds) - set(finished(loaded, results))
+    if picture.is_dir():
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID, f"run.output: {picture} is a folder, and the plot has that name."
+        )
     with SweepProgress(Console(stderr=True), loaded.strategy.name, len(missing)) as progress:
         result = simulate(loaded, results=results, on_progress=progress)
-    picture = loaded.run.output / f"accuracy-{key}.png"
     draw(picture, list(results_of(results, key).values()))
     summary = result.summary()
     if as_json:

@@ -185,8 +185,9 @@ class AsyncStrategy(Strategy):
         self._rng = random.Random(seed)
         self._stopping = False
         self._model: Model | None = None
+        tried = self.recipe(1)
         if gateway is not None:
-            require_confidential(self.recipe(1))
+            require_confidential(tried)
             if state_folder is not None and run_name is None:
                 raise ConfigInvalid(
                     Code.CONFIG_INVALID,

@@ -12,6 +12,8 @@ import numpy as np
 from fl_sim.simulation.fleet import Clients, Times
 from fl_sim.simulation.intervals import Intervals
 
+_MOST_PERIODS = 1e9
+
 
 class Windows(Intervals):
     """Windows of availability, between which a task pauses.
@@ -69,12 +71,14 @@ class Windows(Intervals):
         Returns
         -------
         float
-            inf if the windows do not suffice.
+            inf if the windows do not suffice, or not within a thousand million periods.
         """
         _, closes = self.at(client, now)
         number, opens, online = self._numbers[client], now, self._online[client]
         while needed > closes - opens:
             needed -= closes - opens
+            if needed > online * _MOST_PERIODS:
+                return math.inf
             if needed > online and self._period < math.inf:
                 # The last period may be needed to its end, but not one beyond it.
                 periods = math.ceil(needed / online) - 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.simulation.config import DispatchSection, SimulationConfig, StrategySection
-from fl_sim.simulation.fleet import Fleet
+from fl_sim.simulation.intermittent import IntermittentFleet
 from fl_sim.simulation.own_recipes import recipe_kind
 from strategies.catalog import RECIPES
 from strategies.errors import BadOption
@@ -17,6 +19,8 @@ from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA, buffer_size_for
 from strategies.selection import POLICIES, Policy, Selector, TaskHistory, policy_from, selector_for
 from strategies.window import Buffer
+
+_FLOAT_BYTES = 4
 
 
 def recipe_of(config: SimulationConfig) -> Recipe:
@@ -41,24 +45,58 @@ def recipe_of(config: SimulationConfig) -> Recipe:
     return recipes[section.name]
 
 
-def check_lasting(config: SimulationConfig, recipe: Recipe, fleet: Fleet, seed: int) -> None:
-    """Refuse a buffer for which windows leave too few clients.
+def check_windows(
+    config: SimulationConfig, recipe: Recipe, fleet: IntermittentFleet, seed: int
+) -> None:
+    """Refuse windows in which nobody comes, or too few for a buffer.
 
     Raises
     ------
     ConfigInvalid
-        If fewer clients than the buffer holds come during the run and last until its end.
+        If fewer clients than the buffer holds come before the run ends, or none at all.
     """
-    run, size = config.run, _filling(recipe)
-    left = fleet.lasting(run.virtual_time * fleet.median_task)
-    if size > left:
+    end, size = config.run.virtual_time * fleet.median_task, _filling(recipe)
+    come = fleet.coming(end)
+    run = f"the run ends at {end:g} s (seed {seed})"
+    if not come:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID,
+            f"devices.windows: nobody is online before {run}; windows are in seconds, "
+            "run.virtual_time in median tasks, of devices.task_seconds each.",
+        )
+    if size > come:
         raise _never_fills(
             config,
             config.strategy.name,
             size,
-            f"the {left} of {len(fleet)} clients that devices.windows leave at the end of the run "
-            f"(seed {seed}); choose a smaller one, another run.virtual_time or a windows_period.",
+            f"the {come} of {len(fleet)} clients that devices.windows has online before {run}; "
+            "choose a smaller one or a longer run.virtual_time.",
         )
+
+
+def check_room(config: SimulationConfig, recipe: Recipe, num_params: int) -> None:
+    """Refuse a window of more updates than fit into this machine's memory.
+
+    Raises
+    ------
+    ConfigInvalid
+        If they do not.
+    """
+    size, name = recipe.parts().window.size, config.strategy.name
+    needed, memory = _FLOAT_BYTES * size * num_params, _memory()
+    if needed > memory:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID,
+            f"{_size_key(config, name)}: {size} updates of {num_params:,} parameters take "
+            f"{needed / 2**30:.0f} GiB of this machine's {memory / 2**30:.0f}.",
+        )
+
+
+def _memory() -> int:
+    """Return the bytes of memory that this process may have at most."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return physical if limit == resource.RLIM_INFINITY else min(physical, limit)
 
 
 def _check_fills(config: SimulationConfig, name: str, recipe: Recipe) -> None:
@@ -80,9 +118,13 @@ def _filling(recipe: Recipe) -> int:
 
 
 def _never_fills(config: SimulationConfig, name: str, size: int, few: str) -> ConfigInvalid:
-    own = "buffer_size" in config.strategy.options.get(name, {})
-    key = f"strategy.options.{name}.buffer_size" if own else "strategy.buffer_size"
+    key = _size_key(config, name)
     return ConfigInvalid(Code.CONFIG_INVALID, f"{key}: a buffer of {size} never fills with {few}")
+
+
+def _size_key(config: SimulationConfig, name: str) -> str:
+    own = "buffer_size" in config.strategy.options.get(name, {})
+    return f"strategy.options.{name}.buffer_size" if own else "strategy.buffer_size"
 
 
 def selector_of(config: SimulationConfig, seed: int) -> Selector | None:

@@ -11,6 +11,9 @@ from fl_sim.simulation.draws import TABLE, place_of
 from fl_sim.simulation.fleet import Clients, Times
 from fl_sim.simulation.intervals import Intervals
 
+# Sessions of a client until their lengths begin anew, and how many are taken one by one.
+_CYCLE, _FAR = TABLE // 2, 64
+
 
 class Sessions(Intervals):
     """Sessions of clients that join, leave and come back; leaving loses the task under way.
@@ -44,6 +47,11 @@ class Sessions(Intervals):
         quantiles = (np.arange(TABLE) + 0.5) / TABLE
         rng = np.random.default_rng((seed, 9, 1))
         self._lengths = rng.permutation(-np.log1p(-quantiles))
+        # Strides are odd, so the sessions of a client have every other length, and its absences
+        # the others, until all have come and it begins anew: the time in between by the place
+        # (even or odd) of its first session.
+        even, odd = float(self._lengths[::2].sum()), float(self._lengths[1::2].sum())
+        self._cycles = (session * even + absence * odd, session * odd + absence * even)
 
     def time_within(self, since: Times | float, until: Times) -> float:
         """Return the time of sessions from `since` until `until` of each client, in all."""
@@ -68,13 +76,36 @@ class Sessions(Intervals):
         if now < since:
             number, since, opens = 0, -math.inf, self._joins.item(client)
             closes = opens + self._session * self._lengths.item(place_of(client, 0))
+        if now - closes > _FAR * (self._session + self._absence):
+            number, since, opens, closes = self._far_ahead(client, now)
         while closes <= now:
             number, since = number + 1, closes
             absence = self._lengths.item(place_of(client, 2 * number - 1))
             opens = closes + self._absence * absence
+            if not number % _CYCLE:
+                # The same but for the rounding of sums, so it does not matter how one came here.
+                opens = self._cycle_start(client, number // _CYCLE)
             session = self._lengths.item(place_of(client, 2 * number))
             closes = opens + self._session * session
         self._take(client, number, since, opens, closes)
+
+    def _far_ahead(self, client: int, now: float) -> tuple[int, float, float, float]:
+        """Return a session of the cycle that `now` is in, the last that closes before, or later."""
+        cycle = int((now - self._joins.item(client)) // self._cycles[place_of(client, 0) % 2])
+        while self._cycle_start(client, cycle) > now:
+            cycle -= 1
+        lengths = self._lengths[place_of(np.full(TABLE, client), np.arange(TABLE))]
+        lengths[::2] *= self._session
+        lengths[1::2] *= self._absence
+        # One after the other, as the loop in `_find` adds them.
+        times = np.cumsum([self._cycle_start(client, cycle), *lengths])
+        within = max(0, int(np.searchsorted(times[1::2], now, side="right")) - 1)
+        opens, closes = times[2 * within : 2 * within + 2].tolist()
+        return cycle * _CYCLE + within, min(now, opens), opens, closes
+
+    def _cycle_start(self, client: int, cycle: int) -> float:
+        length: float = self._cycles[place_of(client, 0) % 2]
+        return self._joins.item(client) + cycle * length
 
 
 def stationary(num_clients: int, session: float, absence: float, seed: int) -> Times:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from fl_client.optimiser import SGD
 from fl_protocol.codes import Code, ConfigInvalid
-from fl_sim.cohort.base import ClientData, TestData
+from fl_sim.cohort.base import ClientData, TestData, Values
 from fl_sim.cohort.losses import Loss, Metric, cross_entropy, share_right
 from fl_sim.simulation.config import DataSection, SimulationConfig, TrainSection
 
@@ -106,6 +107,19 @@ def _check_data(task: ClientTask, clients: int) -> None:
         raise _invalid(f"task.data: client {int(sizes.argmin())} has no examples.")
     if rows.min() < 0 or rows.max() >= len(data.inputs):
         raise _invalid("task.data: rows must be numbers of examples.")
+    for values in (data.inputs, data.labels):
+        spoilt = np.flatnonzero(_not_finite(values)[rows])
+        if len(spoilt):
+            client = int(np.searchsorted(data.starts, spoilt[0], side="right")) - 1
+            raise _invalid(f"task.data: client {client} has an example that is not finite.")
+    if any(_not_finite(values).any() for values in task.test):
+        raise _invalid("task.test: an example is not finite.")
+
+
+def _not_finite(values: Values) -> npt.NDArray[np.bool_]:
+    """Return of which examples some number is infinite or NaN."""
+    spoilt: npt.NDArray[np.bool_] = (~np.isfinite(values)).reshape(len(values), -1).any(axis=1)
+    return spoilt
 
 
 def _try(task: ClientTask) -> None:

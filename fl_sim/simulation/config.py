@@ -92,7 +92,7 @@ class DevicesSection(_Section):
     task_seconds: float = Field(default=1.0, ge=1e-9, le=1e9)
     bandwidth_mbps: float | None = Field(default=None, ge=1e-9, le=1e9)
     bandwidth_sigma: float = Field(default=0.5, ge=0, le=10)
-    duty_cycle: float | None = Field(default=None, ge=1e-9, le=1)
+    duty_cycle: float | None = Field(default=None, ge=1e-6, le=1)
     period: float = Field(default=10.0, ge=1e-6, le=1e9)
     windows: _Path | None = None
     windows_period: float | None = Field(default=None, ge=1e-6, le=1e9)
@@ -273,7 +273,7 @@ def load_config(
     content: dict[str, Any] = {}
     if path is not None:
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise _invalid(f"{path} cannot be read: {error.strerror}.") from None
         except (ValueError, RecursionError) as error:

@@ -98,10 +98,6 @@ class Fleet:
         """Return the time until `until`, or death if sooner, summed over the clients."""
         return float(np.minimum(self._devices[:, 2], until).sum())
 
-    def lasting(self, until: float) -> int:
-        """Return how many clients come before `until` and are not gone for good by then."""
-        return int(np.count_nonzero(self._devices[:, 2] >= until))
-
     def tasks(self, clients: Sequence[int], numbers: Sequence[int]) -> list[TaskDraw]:
         """Draw all that is random about tasks.
 

@@ -62,12 +62,11 @@ class IntermittentFleet(Fleet):
             return float(np.maximum(ends - joins, 0.0).sum())
         return self.sessions.time_within(joins, ends)
 
-    def lasting(self, until: float) -> int:
-        """Return how many clients come before `until` and are not gone for good by then."""
+    def coming(self, until: float) -> int:
+        """Return how many clients have a window that opens before `until` and before they die."""
         if self.windows is None:
-            return super().lasting(until)
-        there = (self.windows.joins() < until) & (self._devices[:, 2] >= until)
-        return int(np.count_nonzero(there))
+            return len(self)
+        return int(np.count_nonzero(self.windows.joins() < np.minimum(self._devices[:, 2], until)))
 
     def begin(self, task: TaskDraw, now: float, work: float = 1.0) -> tuple[float, bool] | None:
         """Return when a task begun at `now` ends and if it delivers; see `Fleet`.

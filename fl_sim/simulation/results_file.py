@@ -59,8 +59,11 @@ def read_results(path: Path) -> list[SeedResult]:
 
 def results_of(path: Path | None, key: str) -> dict[tuple[str, int], SeedResult]:
     """Return the newest result of each strategy and seed of a configuration."""
-    if path is None or not path.exists():
+    if path is None:
         return {}
+    with _usable(path):
+        if not path.exists():
+            return {}
     return {(run.strategy, run.seed): run for run in read_results(path) if run.config == key}
 
 

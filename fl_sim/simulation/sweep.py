@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.intake.spill import SpillFiles
 from fl_sim.cohort.choice import trainer_for
-from fl_sim.simulation.choices import check_lasting, recipe_of, selector_of
+from fl_sim.simulation.choices import check_room, check_windows, recipe_of, selector_of
 from fl_sim.simulation.client_task import ClientTask, check_task
 from fl_sim.simulation.config import SimulationConfig
 from fl_sim.simulation.evaluations import Evaluation
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import fleet_from, trace_of, windows_of
+from fl_sim.simulation.intermittent import IntermittentFleet
 from fl_sim.simulation.loop import LoopSettings, Simulation
 from fl_sim.simulation.own_recipes import source_digest
 from fl_sim.simulation.parallel import in_processes
@@ -130,10 +132,15 @@ def _check_files(config: SimulationConfig, recipe: Recipe) -> None:
     trace_of(config.devices)
     windows_of(config.devices)
     folder = _cache_folder(config, recipe)
-    if folder is not None and not folder.is_dir():
+    if folder is None:
+        return
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
         raise ConfigInvalid(
-            Code.CONFIG_INVALID, f"run.cache_folder: {folder} is not a folder; create it first."
-        )
+            Code.CONFIG_INVALID,
+            f"run.cache_folder: {folder} takes no file: {error.strerror}.",
+        ) from None
 
 
 def _cache_folder(config: SimulationConfig, recipe: Recipe) -> Path | None:
@@ -173,7 +180,8 @@ def _check_windows(
     model_bytes, time = _workload(config, seeds[0], task).initial.nbytes, config.run.virtual_time
     for seed in seeds:
         fleet = fleet_from(config.devices, model_bytes=model_bytes, virtual_time=time, seed=seed)
-        check_lasting(config, recipe, fleet, seed)
+        assert isinstance(fleet, IntermittentFleet)  # for it has windows
+        check_windows(config, recipe, fleet, seed)
 
 
 def _workload(config: SimulationConfig, seed: int, task: ClientTask | None) -> Workload:
@@ -204,6 +212,7 @@ def run_seed(
     key = config.key() if task is None else ""
     source = source_digest(config.strategy.name)
     workload = _workload(config, seed, task)
+    check_room(config, recipe, workload.initial.size)
     scores = workload.rare_shares if config.devices.slow_hold_rare else None
     virtual_time = config.run.virtual_time
     fleet = fleet_from(

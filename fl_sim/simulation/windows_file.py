@@ -6,7 +6,8 @@ Columns, named in the first line in any order:
     Number of the client, 0 to n - 1; each has one row or more.
 ``start``, ``end``
     When it is online, in virtual seconds from 0 to 1e9. The windows of one client are in ascending
-    order and do not overlap; the rows of different clients may alternate.
+    order and do not overlap; the rows of different clients may alternate. Those that come again
+    last a millionth of the period or longer.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from fl_sim.simulation.device_csv import DeviceFile
 
 _COLUMNS = ("client", "start", "end")
 _MOST = 1e9
+# Of the period: shifted by many periods, shorter windows round to nothing.
+_LEAST = 1e-6
 
 
 def read_windows(path: Path, num_clients: int, period: float | None = None) -> Windows:
@@ -31,7 +34,7 @@ def read_windows(path: Path, num_clients: int, period: float | None = None) -> W
     ------
     ConfigInvalid
         If the file cannot be read, a row or column is missing or wrong, or a window ends after the
-        period; the row is named.
+        period or is too short for it; the row is named.
     """
     file = DeviceFile("devices.windows", path)
     clients, starts, ends = array("q"), array("d"), array("d")
@@ -48,6 +51,10 @@ def read_windows(path: Path, num_clients: int, period: float | None = None) -> W
             )
         if period is not None and end > period:
             raise file.refused(line, f"the window ends after devices.windows_period = {period:g}.")
+        if period is not None and end - start < _LEAST * period:
+            raise file.refused(
+                line, f"the window lasts no millionth of devices.windows_period = {period:g}."
+            )
         closed[client] = end
         clients.append(client)
         starts.append(start)

@@ -51,7 +51,7 @@ from strategies.recipe import Parts, options_of
 from strategies.robust.robustness import RobustFilter, robustness_of
 from strategies.server_optimiser import ServerOptimiser, ServerRms, ServerSgd
 from strategies.volume import Volume
-from strategies.window import Buffer, Sliding, Window
+from strategies.window import MOST_UPDATES, Buffer, Sliding, Window
 
 # Tuned on two to five seeds of seven of the regimes in experiments/regimes, none of them among
 # those of docs/experiments/time-to-accuracy.md. Rates from 0.04 to 0.12
@@ -205,6 +205,7 @@ def buffer_size_for(in_flight: int) -> int:
     Returns
     -------
     int
-        max(1, round(in_flight / 6)): a round then takes at least two uploads per task in flight.
+        round(in_flight / 6), from 1 to the most there can be, 100,000: a round then takes at least
+        two uploads per task in flight.
     """
-    return max(1, round(in_flight / 6))
+    return min(max(1, round(in_flight / 6)), MOST_UPDATES)

@@ -57,6 +57,19 @@ def test_an_unknown_name_is_one_clear_line(tmp_path: Path, option: str, code: st
     assert "Traceback" not in refused.stderr
 
 
+def test_an_output_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
+    refused = simulate(tmp_path, "--output", "a" * 300)
+    assert refused.returncode == 2
+    assert "CONFIG_INVALID: run.output: " in refused.stderr and "too long" in refused.stderr
+    assert simulate(tmp_path, "--seeds", "1").returncode == 0
+    (picture,) = (tmp_path / "out").glob("*.png")
+    picture.unlink()
+    picture.mkdir()
+    refused = simulate(tmp_path, "--seeds", "3")
+    assert refused.returncode == 2
+    assert "CONFIG_INVALID: run.output: " in refused.stderr and "is a folder" in refused.stderr
+
+
 def test_what_looks_like_markup_is_printed_as_it_is(tmp_path: Path) -> None:
     refused = simulate(tmp_path, "--strategy", "[/bold]x[red]")
     assert refused.returncode == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,12 @@ def test_refuses_a_leaky_recipe_in_confidential_mode(strategy: type[AsyncStrateg
 def test_refuses_a_cache_on_disk_in_confidential_mode() -> None:
     with pytest.raises(BadOption, match="in the clear"):
         AsyncWA(gateway="server.json", cache="disk")
+
+
+@pytest.mark.parametrize("options", [{"self_tuning": "no"}, {"server_lr": -1.0}])
+def test_a_bad_option_is_refused_before_the_start(options: dict[str, Any]) -> None:
+    with pytest.raises(BadOption):
+        AsyncWA(**options)
 
 
 def test_confidential_mode_fixes_the_recipe_before_nodes_are_known() -> None:

@@ -144,6 +144,20 @@ def test_a_task_that_does_not_fit_is_refused_before_any_training(
         simulate_task(task(), small(), on_progress=lambda *_: pytest.fail("trained"))
 
 
+def test_an_example_that_is_not_finite_is_named_by_its_client() -> None:
+    inputs = TASK.data.inputs.copy()
+    first = int(TASK.data.of(1)[0])
+    inputs[first].flat[0] = np.inf
+    with pytest.raises(
+        ConfigInvalid, match=r"^CONFIG_INVALID: task\.data: client 1 has an example"
+    ):
+        simulate_task(replace(TASK, data=replace(TASK.data, inputs=inputs)), small())
+    tested = TASK.test[0].copy()
+    tested[0].flat[0] = np.nan
+    with pytest.raises(ConfigInvalid, match=r"task\.test: an example is not finite"):
+        simulate_task(replace(TASK, test=(tested, TASK.test[1])), small())
+
+
 @pytest.mark.parametrize(
     ("sections", "complaint"),
     [

@@ -341,12 +341,25 @@ def test_memory_does_not_grow_with_the_sessions_gone_by() -> None:
     )
 
 
-def test_clients_that_last_are_those_that_come_and_stay() -> None:
-    shifts = windows([(0.0, 5.0)], [(0.0, 10.0)], [(10.0, 20.0)], [(1.0, 2.0), (8.0, 12.0)])
-    assert steady(1.0, 1.0, 1.0, 1.0, windows=shifts).lasting(10.0) == 2
-    repeated = windows([(0.0, 5.0)], [(11.0, 12.0)], period=24.0)
-    assert steady(1.0, 1.0, windows=repeated).lasting(10.0) == 1
-    assert Fleet((1.0, 1.0), (0.0, 0.0), dies_at=(3.0, math.inf)).lasting(10.0) == 1
+def test_clients_come_with_a_window_that_opens_before_the_end_and_their_death() -> None:
+    shifts = windows([(0.0, 5.0)], [(9.0, 12.0)], [(10.0, 20.0)], [(4.0, 6.0)])
+    dies_at = (math.inf, math.inf, math.inf, 3.0)
+    assert steady(1.0, 1.0, 1.0, 1.0, windows=shifts, dies_at=dies_at).coming(10.0) == 2
+
+
+def test_late_windows_beside_short_sessions_are_found_at_once_and_exactly() -> None:
+    week = 604_800.0
+    step_by_step, at_once = (Sessions([0.0, 7.0], 0.5, 0.3, seed=1) for _ in range(2))
+    for client in (0, 1):
+        time = 0.0
+        while time <= week / 20:
+            opens, closes = step_by_step.at(client, time)
+            time = closes
+        assert at_once.at(client, opens) == (opens, closes)
+        assert at_once.at(client, 3.0) == Sessions([0.0, 7.0], 0.5, 0.3, seed=1).at(client, 3.0)
+    # as many steps would take minutes
+    far = Sessions([0.0], 0.01, 0.01).at(0, 1e9)
+    assert far[1] > 1e9 and far[1] - far[0] < 1.0
 
 
 def test_a_client_without_windows_keeps_its_duty_cycle_beside_churn() -> None:

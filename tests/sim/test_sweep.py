@@ -280,40 +280,47 @@ def test_windows_and_a_trace_do_not_both_say_who_is_online(tmp_path: Path) -> No
     trace, windows = tmp_path / "devices.csv", tmp_path / "windows.csv"
     rows = [f"{client},1.0,0.5" for client in range(6)]
     trace.write_text("\n".join(["client,compute,duty_cycle", *rows]))
-    windows.write_text(shifts({}))
+    windows.write_text(shifts({}, {}))
     devices = {"speed": "trace", "trace": trace, "windows": windows}
     with pytest.raises(ConfigInvalid, match=r"devices\.windows: the trace says it already"):
         simulate(small(devices=devices))
 
 
-def shifts(ends: dict[int, float], start: float = 0.0) -> str:
-    """Windows of six clients; until 100 s unless said otherwise."""
-    rows = [f"{client},{start:g},{ends.get(client, 100.0):g}" for client in range(6)]
+def shifts(starts: dict[int, float], ends: dict[int, float]) -> str:
+    """Windows of six clients; from 0 to 100 s unless said otherwise."""
+    rows = [f"{n},{starts.get(n, 0.0):g},{ends.get(n, 100.0):g}" for n in range(6)]
     return "\n".join(["client,start,end", *rows])
 
 
 @pytest.mark.parametrize(
-    ("text", "period", "left"),
+    ("starts", "ends", "refused"),
     [
-        (shifts({0: 1.0, 3: 2.0}), None, 4),
-        (shifts({0: 1.0, 3: 2.0}), 100.0, None),
-        (shifts({}, start=50.0), 100.0, 0),
+        ({}, {0: 1.0, 3: 2.0}, None),
+        ({0: 90.0, 3: 90.0}, {}, r"strategy\.buffer_size: a buffer of 5 .* the 4 of 6 clients"),
+        (dict.fromkeys(range(6), 90.0), {}, r"devices\.windows: nobody is online before"),
     ],
 )
-def test_windows_that_leave_too_few_for_a_buffer_are_refused_before_any_training(
-    tmp_path: Path, text: str, period: float | None, left: int | None
+def test_windows_in_which_too_few_come_are_refused_before_any_training(
+    tmp_path: Path, starts: dict[int, float], ends: dict[int, float], refused: str | None
 ) -> None:
     file = tmp_path / "windows.csv"
-    file.write_text(text)
-    devices = {"windows": file, "windows_period": period}
-    config = small(devices=devices, strategy={"name": "fedbuff", "buffer_size": 5})
-    if left is None:
-        assert all(run.versions for run in simulate(config).runs)
+    file.write_text(shifts(starts, ends))
+    strategy = {"name": "fedbuff", "buffer_size": 5}
+    config = small(devices={"windows": file}, strategy=strategy)
+    if refused is None:
+        assert all(run.updates for run in simulate(config).runs)
         return
-    with pytest.raises(ConfigInvalid) as refusal:
+    with pytest.raises(ConfigInvalid, match=refused):
         simulate(config, on_progress=lambda *_: pytest.fail("trained"))
-    assert "strategy.buffer_size: a buffer of 5 never fills with" in refusal.value.sentence
-    assert f"the {left} of 6 clients that devices.windows leave" in refusal.value.sentence
+
+
+def test_a_window_that_no_memory_could_hold_is_refused_before_any_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fl_sim.simulation.choices._memory", lambda: 1 << 20)
+    config = small(strategy={"name": "async-wa", "buffer_size": 100})
+    with pytest.raises(ConfigInvalid, match=r"^CONFIG_INVALID: strategy\.buffer_size: 100 updates"):
+        simulate(config, on_progress=lambda *_: pytest.fail("trained"))
 
 
 def test_a_run_in_which_nobody_is_there_ends() -> None:

@@ -70,6 +70,14 @@ def test_names_a_window_that_ends_after_the_period(file: Path) -> None:
         read_windows(file, 2, period=25.0)
 
 
+def test_a_window_that_later_periods_would_round_away_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "windows.csv"
+    file.write_text("client,start,end\n0,0,1e-6\n1,0,0.5e-6\n")
+    read_windows(file, 2)
+    with pytest.raises(ConfigInvalid, match=r"line 3: the window lasts no millionth of .* = 1\.$"):
+        read_windows(file, 2, period=1.0)
+
+
 def test_names_a_file_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match=r"devices\.windows: .*none\.csv cannot be read"):
         read_windows(tmp_path / "none.csv", 2)

@@ -315,4 +315,4 @@ def test_changed_number_of_examples_changes_the_cached_weight():
 
 
 def test_window_size_is_a_sixth_of_the_tasks_in_flight():
-    assert [buffer_size_for(n) for n in (1, 25, 60)] == [1, 4, 10]
+    assert [buffer_size_for(n) for n in (1, 25, 60, 10_000_000)] == [1, 4, 10, 100_000]

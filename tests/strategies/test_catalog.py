@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
 from strategies import AsyncWA, BadOption, FedAsync, FedBuff, UnknownRecipe, recipe_from
 from strategies.catalog import RECIPES
+from strategies.options import build
 from tests.strategies.helpers import EVERY_RECIPE
 
 
@@ -105,6 +107,9 @@ def test_unknown_recipe_names_the_known_ones():
         ("fedavg", {"buffer_size": 0}),
         ("fadas", {"beta1": 1.0}),
         ("fadas", {"epsilon": 0}),
+        ("fadas", {"epsilon": 1e-50}),
+        ("async-wa", {"server_lr": 1e-40}),
+        ("async-wa", {"num_clients": 10**400}),
         ("fadas", {"delay_threshold": 0}),
         ("fadas", {"server_lr": 0}),
         ("fadas", {"delay_rule": "root"}),
@@ -124,6 +129,16 @@ def test_unknown_recipe_names_the_known_ones():
 def test_bad_option_is_refused(name, options):
     with pytest.raises(BadOption):
         recipe_from(name, **options)
+
+
+def test_a_rule_whose_option_has_no_default_asks_for_it():
+    @dataclass(frozen=True)
+    class Own:
+        alpha: float
+
+    with pytest.raises(BadOption, match="own has no default for alpha"):
+        build("own", Own, {})
+    assert build("own", Own, {"alpha": 2}).alpha == 2.0
 
 
 def test_importing_the_package_costs_numpy_only():
