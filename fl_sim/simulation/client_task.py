@@ -108,18 +108,18 @@ def _check_data(task: ClientTask, clients: int) -> None:
     if rows.min() < 0 or rows.max() >= len(data.inputs):
         raise _invalid("task.data: rows must be numbers of examples.")
     for values in (data.inputs, data.labels):
-        spoilt = np.flatnonzero(_not_finite(values)[rows])
+        spoilt = np.flatnonzero(np.isin(rows, _not_finite(values)))
         if len(spoilt):
             client = int(np.searchsorted(data.starts, spoilt[0], side="right")) - 1
             raise _invalid(f"task.data: client {client} has an example that is not finite.")
-    if any(_not_finite(values).any() for values in task.test):
+    if any(len(_not_finite(values)) for values in task.test):
         raise _invalid("task.test: an example is not finite.")
 
 
-def _not_finite(values: Values) -> npt.NDArray[np.bool_]:
-    """Return of which examples some number is infinite or NaN."""
-    spoilt: npt.NDArray[np.bool_] = (~np.isfinite(values)).reshape(len(values), -1).any(axis=1)
-    return spoilt
+def _not_finite(values: Values) -> npt.NDArray[np.intp]:
+    """Return the examples in which some number is infinite or NaN."""
+    spoilt = ~np.isfinite(values).reshape(len(values), -1)
+    return np.flatnonzero(spoilt.any(axis=1))
 
 
 def _try(task: ClientTask) -> None:
