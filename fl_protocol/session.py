@@ -17,8 +17,14 @@ from fl_protocol.ports import Clock, Rng, Transport
 from fl_protocol.retry import retried
 from fl_protocol.wire import Wire
 
-# A revoked family is not a revoked node, which is told so when it asks for another token.
-_RENEWABLE = {Code.TOKEN_EXPIRED, Code.TOKEN_UNKNOWN_KEY, Code.TOKEN_REVOKED}
+# A revoked family is not a revoked node, which is told so when it asks for another token; a token
+# of the future was issued while the gateway's clock was ahead.
+_RENEWABLE = {
+    Code.TOKEN_EXPIRED,
+    Code.TOKEN_NOT_YET_VALID,
+    Code.TOKEN_UNKNOWN_KEY,
+    Code.TOKEN_REVOKED,
+}
 # Failures that say nothing about whether the gateway can be reached.
 _ANSWERS = {Code.OVERLOADED, Code.ENCLAVE_UNAVAILABLE, Code.REGISTRY_UNAVAILABLE}
 _Reply = TypeVar("_Reply")

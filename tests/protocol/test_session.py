@@ -230,6 +230,16 @@ def test_keeps_a_live_token_while_it_cannot_be_renewed(gateway, connect, clock):
     assert gateway.calls == {"Enrol": 1, "IssueToken": 2, "GetEvidence": 2}
 
 
+def test_obtains_a_new_token_in_place_of_one_issued_while_the_gateways_clock_was_ahead(
+    gateway, connect
+):
+    session = connect()
+    ask(session)
+    gateway.fail_next("GetEvidence", (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_NOT_YET_VALID"))
+    assert ask(session) == b"nonce"
+    assert gateway.calls == {"Enrol": 1, "IssueToken": 2, "GetEvidence": 3}
+
+
 def test_retries_once_after_an_expired_token(gateway, connect):
     session = connect()
     gateway.fail_next("GetEvidence", EXPIRED)
