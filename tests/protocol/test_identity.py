@@ -148,5 +148,7 @@ def test_keys_that_anybody_can_sign_for_are_refused() -> None:
         assert not is_signed_by(b"", b"message", b"\1" + bytes(63), point)
         with pytest.raises(TokenRejected, match="TOKEN_UNKNOWN_KEY"):
             VerifyingKey({"kty": "OKP", "crv": "Ed25519", "x": b64url(point)})
+        with refused():
+            verify_enrolment("ticket", point, bytes(32), b"\1" + bytes(63))
     honest = Identity.generate(SystemRng()).public_identity_key
     assert not has_small_order(honest)
