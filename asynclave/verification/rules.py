@@ -59,7 +59,7 @@ class Ledger:
     _newest: str = GENESIS
     _model: tuple[int, str] = (-1, "")
     _spent: Counter[str] = field(default_factory=Counter)
-    _epsilon: tuple[int, str] = (0, NO_PRIVACY)
+    _most_spent: int = 0
 
     @property
     def model_digest(self) -> str:
@@ -163,10 +163,8 @@ class Ledger:
         if policy.dp is None:
             return NO_PRIVACY
         self._spent.update(senders)
-        most = max(self._epsilon[0], *(self._spent[client] for client in senders))
-        if most > self._epsilon[0]:
-            self._epsilon = most, policy.dp.stated(most)
-        return self._epsilon[1]
+        self._most_spent = max(self._most_spent, *(self._spent[client] for client in senders))
+        return policy.dp.stated(self._most_spent)
 
     def _policy(self, record: Chained) -> EnclavePolicy:
         return self.policies[record.epoch]
