@@ -10,15 +10,13 @@ import numpy as np
 from fl_client.outbox import Kept
 from fl_protocol.codes import Code, ReceiptRejected
 from fl_protocol.envelope import SEGMENT_BYTES, SealedUpdate, body_digest, key_id, seal
-from fl_protocol.header import SUITE, Header
+from fl_protocol.header import SUITE, VALID_SECONDS, Header
 from fl_protocol.identity import Enrolment, Identity
 from fl_protocol.membership import verify_membership
 from fl_protocol.ports import Clock, Rng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import Receipt
 from tee_sim.appraisal import Attested
-
-_VALID_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class Sealer:
             nonce=self._rng.bytes(16).hex(),
             update_id=kept.update_id,
             iat=now,
-            exp=now + _VALID_SECONDS,
+            exp=now + VALID_SECONDS,
             trace_id=self._rng.bytes(16).hex(),
         )
 

@@ -9,6 +9,8 @@ from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, EnvelopeRejected
 from fl_protocol.records import Count, Digest, Hex16, Integer, Name, Version1
 
+VALID_SECONDS = 600
+"""How long an update is valid from when it was sealed, unless its node says otherwise."""
 SUITE = "X25519-HKDF-SHA256-AES-256-GCM"
 SEGMENT_BYTES = 1 << 20
 TAG_BYTES = 16

@@ -17,6 +17,7 @@ from typing import Any
 from fl_protocol.codes import Code, GatewayUnavailable
 from fl_protocol.encoding import b64url, b64url_decode
 from tee_sim.channel import STALL_SECONDS, Channel, ChannelClosed
+from tee_sim.ending import Ending
 from tee_sim.evidence import EnclaveKeys
 from tee_sim.platform import RunningEnclave
 from tee_sim.policy import EnclavePolicy
@@ -165,6 +166,8 @@ class EnclaveProcess:
         status = self._process.poll()
         if status is None:
             return "replaced while it ran"
+        if status == Ending.CLOCK_SET_BACK:
+            return "ended because this machine's clock was ahead and was set back"
         return f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
     def hand_over(self, holder: Hashable = None) -> socket.socket:

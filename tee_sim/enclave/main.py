@@ -21,7 +21,8 @@ from tee_sim.allocator import keep_freed_memory
 from tee_sim.channel import STALL_SECONDS, Channel, ChannelClosed
 from tee_sim.enclave.memory import PlatformVault, ReleaseMemory
 from tee_sim.enclave.rehearsal import rehearse
-from tee_sim.enclave.service import EnclaveService, EnclaveSpent, Keys
+from tee_sim.enclave.service import EnclaveService, Keys
+from tee_sim.ending import EnclaveSpent, Ending
 from tee_sim.hop import HopVerifier
 from tee_sim.lockdown import Lockdown
 from tee_sim.policy import EnclavePolicy
@@ -50,12 +51,12 @@ def main(arguments: Sequence[str]) -> None:
             kept = [waiting.fileno(), *(stream.fileno() for stream in (*streams, vault))]
             service = _boot(Channel(streams[0]), Channel(vault), kept, parent)
             _serve(service, streams, waiting)
-    except EnclaveSpent:
-        os._exit(0)
+    except EnclaveSpent as spent:
+        os._exit(spent.ending)
     except BaseException:
         # A traceback would read source files and could show content.
-        os._exit(1)
-    os._exit(0)
+        os._exit(Ending.FAILED)
+    os._exit(Ending.DONE)
 
 
 def _serve(

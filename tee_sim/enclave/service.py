@@ -14,6 +14,7 @@ from fl_protocol import records
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import AsynclaveError, Code, EnvelopeRejected, RunRejected, UpdateRejected
 from fl_protocol.envelope import SEGMENT_BYTES, TAG_BYTES, Header, Opener, body_digest, key_id
+from fl_protocol.header import VALID_SECONDS
 from fl_protocol.ports import Clock
 from fl_protocol.receipts import ACCEPTED
 from fl_protocol.signatures import Signed
@@ -37,19 +38,17 @@ from tee_sim.enclave.memory import ReleaseMemory
 from tee_sim.enclave.replies import Reply, members_of, refusal, signed_refusal, signed_reply
 from tee_sim.enclave.run import Merged, Released, Run, agreed_recipe, read_layout
 from tee_sim.enclave.statements import opening_of, receipt_of, release_of, status_of
+from tee_sim.ending import EnclaveSpent, Ending
 from tee_sim.evidence import EnclaveKeys
 from tee_sim.hop import HopVerifier, check_body
 from tee_sim.policy import EnclavePolicy
 
 _SWEEP_SECONDS = 60.0
+# An update that is sealed when the clock is further behind has expired already.
+_MOST_BEHIND_SECONDS = VALID_SECONDS + CLOCK_SKEW_SECONDS
 _FLOAT_BYTES = 4
 _VERSION_LIMIT = 2**52
 _RECORDS_PER_REPLY = 1024
-_FAR_BEHIND_SECONDS = 600
-
-
-class EnclaveSpent(BaseException):
-    """The enclave has to end, and all that it kept to itself with it."""
 
 
 class Keys:
@@ -78,7 +77,7 @@ class EnclaveService:
     keys : Keys
         The epoch's keys.
     clock : Clock
-        The host's time: it can shorten or stretch an update's validity, nothing else.
+        The host's time: it can shorten or stretch an update's validity, or have the enclave end.
     hop : HopVerifier
         Says whether a request comes from the gateway.
     memory : ReleaseMemory
@@ -121,7 +120,8 @@ class EnclaveService:
         EnclaveSpent
             A run takes the place of one that has releases nobody fetched. They cannot be taken
             back here, where the chain holds them and their updates count as released. Or the
-            clock is ten minutes behind what it was, as long as clients make their updates last.
+            host's clock was ahead and was set right: fresh updates would count as expired until
+            it is there again, and a successor has a time of its own.
         """
         try:
             reply = self._dispatch(request)
@@ -315,11 +315,10 @@ class EnclaveService:
         return self._run
 
     def _now(self) -> float:
-        # Never back: an update forgotten as expired must not become valid again. Where every new
-        # one would count as expired, nobody is served any more, and a successor can.
+        # Never back: an update forgotten as expired must not become valid again.
         now = self._clock.now()
-        if now < self._latest - _FAR_BEHIND_SECONDS:
-            raise EnclaveSpent
+        if now < self._latest - _MOST_BEHIND_SECONDS:
+            raise EnclaveSpent(Ending.CLOCK_SET_BACK)
         self._latest = max(self._latest, now)
         if self._latest - self._swept > _SWEEP_SECONDS:
             self._swept = self._latest

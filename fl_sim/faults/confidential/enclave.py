@@ -29,7 +29,8 @@ from tee_sim.enclave.checks import Sealed
 from tee_sim.enclave.memory import ReleaseMemory
 from tee_sim.enclave.replies import Reply
 from tee_sim.enclave.run import Merged, Run
-from tee_sim.enclave.service import EnclaveService, EnclaveSpent, Keys
+from tee_sim.enclave.service import EnclaveService, Keys
+from tee_sim.ending import EnclaveSpent
 from tee_sim.evidence import check_nonce
 from tee_sim.hop import HopSigner, HopVerifier
 from tee_sim.platform import RunningEnclave, SimulatedPlatform

@@ -31,7 +31,8 @@ class ConfidentialRates:
     rotation : float
         Per minute: the gateway signs access tokens with a new key.
     clock_step : float
-        Per minute: the clock of gateway, server or a node is off by up to an hour, for a while.
+        Per minute: the clock of the gateway's and the enclaves' machine, of server or a node is
+        off by up to an hour, for a while.
     corrupt : float
         Per update: it holds NaN.
     """

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -125,8 +125,9 @@ class ConfidentialWorld:
         )
         self._note_token_key()
         self._gateway_clock = ProcessClock(self._actors)
+        self._platform_clock = ProcessClock(self._actors)
         self._gateway_disk = SimulatedDisk(self._chance, self._truth.seen)
-        self._platform = Platform(self._chance, self._truth, policy, ProcessClock(self._actors))
+        self._platform = Platform(self._chance, self._truth, policy, self._platform_clock)
         self._network = Network(self._actors, self._chance, self._truth, self._gateway_clock)
         world = World(self._actors, self._chance, self._truth, self._network)
         self._world = world
@@ -254,16 +255,19 @@ class ConfidentialWorld:
         if self._chance.strikes("used_ticket"):
             self._try_a_used_ticket()
         if self._chance.strikes("clock_step"):
-            clocks = [self._gateway_clock, self._server.clock, *(n.clock for n in self._nodes)]
+            server = self._server.clock
+            # Gateway and platform are processes of one machine, which may have the server, too.
+            host = (self._gateway_clock, self._platform_clock)
+            machines = [host, (*host, server), (server,), *((n.clock,) for n in self._nodes)]
             low, high = map(math.log, _STEP_SECONDS)
             step = rng.choice((-1.0, 1.0)) * math.exp(rng.uniform(low, high))
-            clock = rng.choice(clocks)
-            clock.set(step)
-            self._actors.add(lambda: self._set_right(clock, rng.uniform(*_STEP_LASTS)))
+            clocks = rng.choice(machines)
+            _set(clocks, step)
+            self._actors.add(lambda: self._set_right(clocks, rng.uniform(*_STEP_LASTS)))
 
-    def _set_right(self, clock: ProcessClock, after: float) -> None:
+    def _set_right(self, clocks: Sequence[ProcessClock], after: float) -> None:
         self._actors.sleep(after)
-        clock.set(0.0)
+        _set(clocks, 0.0)
 
     def _note_token_key(self) -> None:
         key = Ed25519PrivateKey.from_private_bytes(Path(self._config.token_key).read_bytes())
@@ -301,3 +305,8 @@ def _silence() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _set(clocks: Sequence[ProcessClock], offset: float) -> None:
+    for clock in clocks:
+        clock.set(offset)
