@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import index
 
 from strategies.reject import Reject
 from strategies.update import ClientUpdate
@@ -73,8 +74,8 @@ class Ledger:
         ]
 
     def restore(self, first_version: int, rows: Iterable[tuple[int, str, str]]) -> None:
-        """Continue from a saved state."""
-        self.first_version = first_version
+        """Continue from a saved state; raises TypeError or ValueError if it is damaged."""
+        self.first_version = index(first_version)
         self._by_base, self._ids = {}, set()
         for base, client, update_id in rows:
             self.add(client, base, update_id)

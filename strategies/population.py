@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from copy import copy
+from operator import index
 from statistics import median
 from typing import Protocol
 
@@ -140,10 +141,10 @@ class Population:
         gaps: list[tuple[str, int]] | None,
         round: tuple[int, float],
     ) -> None:
-        """Continue from a saved state."""
-        noted = {client: (total, count) for client, total, count in staleness}
-        self._last = {client: upload for client, upload in last}
-        self._uploads, self._staleness = uploads, noted
-        self._gaps = None if gaps is None else {client: gap for client, gap in gaps}
+        """Continue from a saved state; raises TypeError or ValueError if it is damaged."""
+        noted = {client: (index(total), index(count)) for client, total, count in staleness}
+        self._last = {client: index(upload) for client, upload in last}
+        self._uploads, self._staleness = index(uploads), noted
+        self._gaps = None if gaps is None else {client: index(gap) for client, gap in gaps}
         taken_at, known = round
-        self._round = int(taken_at), float(known)
+        self._round = index(taken_at), float(known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from copy import copy
 from dataclasses import asdict
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
         arrays = _checked_arrays(engine, meta, state)
         versions = list(meta["models"])
         waiting = [Pending(*row) for row in meta["waiting"]]
-        version, merges = int(meta["version"]), int(meta["merges"])
+        version, merges = index(meta["version"]), index(meta["merges"])
         opened_at = float(meta["opened_at"])
         # Copies, so that data that turn out to be damaged leave the engine's own as they are.
         population, ledger = copy(engine.population), copy(engine.ledger)

@@ -152,8 +152,14 @@ def test_damaged_state_is_refused_and_changes_nothing(damage):
     ("key", "value"),
     [
         ("merges", None),
+        ("version", 1.5),
+        ("first_version", None),
         ("opened_at", "never"),
         ("population", {"uploads": 3}),
+        (
+            "population",
+            {"uploads": "x", "last": [], "staleness": [], "gaps": None, "round": [0, 1.0]},
+        ),
         ("ledger", [[0, "a"]]),
         ("waiting", [["a", 0]]),
         ("cache", {"entries": [["a", "heavy", 1.0]], "weight": 1.0}),
