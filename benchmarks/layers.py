@@ -135,7 +135,8 @@ def _admission(rounds: int, folder: Path) -> Callable[[], None]:
 
     def admit() -> None:
         metadata = {"authorization": f"DPoP {token}", "dpop": next(made)}
-        authenticator.check(_METHOD, authenticator.bearer("update:submit", metadata), metadata)
+        bearer = authenticator.bearer("update:submit", metadata)
+        authenticator.check_proof(_METHOD, bearer, metadata)
 
     return admit
 
