@@ -168,5 +168,5 @@ def normalised_weights(parts: Parts, batch: Batch) -> tuple[float, ...]:
         return tuple(raw)
     divisor = sum(raw) if parts.normalise == "sum" else float(len(raw))
     if batch.rule is not None:
-        raw = list(batch.rule.cap_weights([update.client for update in batch.updates], raw))
+        raw = list(batch.rule.even_weights([update.client for update in batch.updates], raw))
     return tuple(weight / divisor for weight in raw)

@@ -75,7 +75,8 @@ def worst_leverage(
     Notes
     -----
     With T releases of N updates and S of them suspecting, at most 2 S systems of T x T are inverted
-    and each is applied to N columns: O(S N T^2).
+    and each is applied to N columns: O(S N T^2). With several releases, exchanges around a few
+    coalitions invert some dozens more.
     """
     keys = sorted({key for release in releases for key, value in release.items() if value})
     matrix = _matrix(releases, keys)

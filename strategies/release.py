@@ -82,7 +82,7 @@ class ReleaseRule:
         counts = Counter(clients)
         return len(counts) >= self.k and max(counts.values()) <= self.max_per_client
 
-    def cap_weights(self, clients: Sequence[str], weights: Sequence[float]) -> tuple[float, ...]:
+    def even_weights(self, clients: Sequence[str], weights: Sequence[float]) -> tuple[float, ...]:
         """Even out the weights until no client exceeds its share and none vanishes.
 
         The weights of :meth:`evened` are scaled so that the total is kept.

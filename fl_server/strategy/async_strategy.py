@@ -121,7 +121,8 @@ class AsyncStrategy(Strategy):
     LeakyRecipe
         If a recipe whose releases can be differenced is combined with `gateway`.
     BadOption
-        If a recipe that caches on disk is combined with `gateway`.
+        If an option of the recipe is out of range, or one that caches on disk is combined with
+        `gateway`.
     ConfigInvalid
         If the installed Flower version is not supported or an option makes no sense.
     """

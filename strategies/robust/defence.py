@@ -121,5 +121,5 @@ def _reweighed(batch: Batch, weights: Floats, total: float, rule: ReleaseRule | 
     if rule is not None:
         inside = np.flatnonzero(weights)
         clients = [batch.updates[index].client for index in inside]
-        weights[inside] = rule.cap_weights(clients, weights[inside].tolist())
+        weights[inside] = rule.even_weights(clients, weights[inside].tolist())
     return weights

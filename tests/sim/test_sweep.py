@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,22 +8,10 @@ import pytest
 
 import fl_sim
 from fl_protocol.codes import ConfigInvalid, StorageFailed
-from fl_sim.simulation.config import SimulationConfig, load_config
 from fl_sim.simulation.results_file import held, read_results
 from fl_sim.simulation.sweep import simulate
 from strategies.catalog import RECIPES
-from strategies.errors import BadOption, UnknownPolicy, UnknownRecipe
-
-
-def small(**sections: dict[str, Any]) -> SimulationConfig:
-    content = {
-        "devices": {"clients": 6},
-        "train": {"model": "logistic", "local_steps": 2},
-        "run": {"virtual_time": 3.0, "seeds": 2, "target_accuracy": 0.3},
-    }
-    for name, values in sections.items():
-        content[name] = {**content.get(name, {}), **values}
-    return load_config(None, content)
+from tests.support.sweeps import small
 
 
 def test_the_result_has_the_shape_of_the_command_line() -> None:
@@ -185,144 +172,6 @@ def test_options_of_a_policy_come_from_their_own_table() -> None:
     assert flat.fairness > steep.fairness
 
 
-@pytest.mark.parametrize(
-    ("sections", "complaint"),
-    [
-        ({"devices": {"client": 3}}, "devices.client: there is no such key"),
-        ({"devices": {"in_flight": 7}}, "in_flight exceeds the 6 clients"),
-        ({"devices": {"in_flight": 1.5}}, "in_flight is a whole number"),
-        ({"devices": {"speed": "trace"}}, 'devices: speed = "trace" and the key trace'),
-        ({"devices": {"clients": "6"}}, "devices.clients: "),
-        ({"devices": {"clients": True}}, "devices.clients: "),
-        ({"devices": {"slow_hold_rare": "off"}}, "devices.slow_hold_rare: "),
-        ({"devices": {"sigma": 1000}}, "devices.sigma: "),
-        ({"devices": {"jitter": math.nan}}, "devices.jitter: "),
-        ({"devices": {"bandwidth_mbps": math.inf}}, "devices.bandwidth_mbps: "),
-        ({"devices": {"speed": "trace", "trace": "a\0b"}}, "devices.trace: "),
-        ({"devices": {"session": 5.0}}, "devices: session and absence go together"),
-        ({"devices": {"session": 0.0, "absence": 1.0}}, "devices.session: "),
-        ({"devices": {"absence": math.inf, "session": 1.0}}, "devices.absence: "),
-        ({"devices": {"join_rate": 1.5}}, "devices.join_rate: "),
-        ({"devices": {"windows_period": 5.0}}, "windows_period is for windows"),
-        ({"devices": {"windows": "x.csv", "duty_cycle": 0.5}}, "windows and duty_cycle both say"),
-        ({"devices": {"windows": "x.csv", "join_rate": 0.5}}, "leave join_rate out"),
-        ({"devices": {"windows": "none.csv"}}, "devices.windows: none.csv cannot be read"),
-        ({"strategy": {"options": {"fedbuff": {"server_lr": math.nan}}}}, "strategy.options."),
-        ({"train": {"lr": "fast"}}, "train.lr: "),
-        ({"train": {"lr": math.inf}}, "train.lr: "),
-        ({"train": {"hidden": 10**30}}, "train.hidden: "),
-        ({"train": {"momentum": 1.0}}, "train.momentum: "),
-        ({"train": {"nesterov": True}}, "nesterov needs momentum"),
-        ({"train": {"weight_decay": -0.1}}, "train.weight_decay: "),
-        ({"train": {"proximal": math.inf}}, "train.proximal: "),
-        ({"run": {"evaluate_every": math.inf}}, "run.evaluate_every: "),
-        ({"run": {"first_seed": 2**64}}, "run.first_seed: "),
-        ({"run": {"virtual_time": 0}}, "run.virtual_time: "),
-        ({"nonsense": {"a": 1}}, "nonsense: there is no such key"),
-        ({"strategy": {"name": "fedbuff", "buffer_size": 7}}, "strategy.buffer_size: a buffer"),
-        (
-            {"strategy": {"options": {"fedbuff": {"buffer_size": 7}}}},
-            "strategy.options.fedbuff.buffer_size: a buffer of 7 never fills",
-        ),
-        (
-            {"strategy": {"name": "ca2fl", "buffer_size": 5}, "devices": {"death_rate": 0.3}},
-            "devices.death_rate = 0.3 leaves 4",
-        ),
-        ({"train": {"model": "gpt"}}, "train.model: there is no model 'gpt'"),
-        ({"train": {"model": "cnn", "backend": "numpy"}}, "train.backend: numpy trains"),
-        ({"train": {"model": "char-mlp"}}, "train.model: char-mlp does not fit mnist-5k"),
-        ({"data": {"name": "emnist"}}, "data.name: there is no data set 'emnist'"),
-        ({"data": {"alpha": 0.001}, "devices": {"clients": 60}}, "data, seed 1: "),
-        ({"strategy": {"options": {"fedbuf": {}}}}, "strategy.options.fedbuf: nothing has"),
-        ({"dispatch": {"options": {"sped": {}}}}, "dispatch.options.sped: nothing has"),
-        (
-            {
-                "strategy": {"options": {"async-wa": {"cache": "disk"}}},
-                "run": {"cache_folder": "/nowhere"},
-            },
-            "run.cache_folder: /nowhere",
-        ),
-    ],
-)
-def test_a_bad_configuration_is_refused_before_any_training(
-    sections: dict[str, dict[str, Any]], complaint: str
-) -> None:
-    with pytest.raises(ConfigInvalid) as refusal:
-        simulate(small(**sections), on_progress=lambda *_: pytest.fail("trained"))
-    assert complaint in refusal.value.sentence
-
-
-@pytest.mark.parametrize(
-    "options", [{"server_lr": -1.0}, {"attackers": 0.3}, {"name": "other"}, {"magic": 1}]
-)
-def test_options_of_recipes_that_do_not_run_are_tried_too(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=r"strategy\.options\.fedbuff"):
-        simulate(small(strategy={"options": {"fedbuff": options}}))
-
-
-def test_a_buffer_that_waits_need_not_fill() -> None:
-    options = {"fedbuff": {"buffer_size": 7, "max_wait": 1.0}}
-    run = {"seeds": 1, "virtual_time": 1.0}
-    assert simulate(small(strategy={"name": "fedbuff", "options": options}, run=run)).runs
-
-
-@pytest.mark.parametrize("key", ["duty_cycle", "bandwidth_mbps"])
-def test_what_a_trace_says_is_not_said_twice(tmp_path: Path, key: str) -> None:
-    trace = tmp_path / "devices.csv"
-    rows = [f"{client},1.0,20.0,0.5" for client in range(6)]
-    trace.write_text("\n".join(["client,compute,network,duty_cycle", *rows]))
-    devices = {"speed": "trace", "trace": trace, key: 0.9}
-    with pytest.raises(ConfigInvalid, match=f"devices.{key}: the trace says it already"):
-        simulate(small(devices=devices))
-
-
-def test_windows_and_a_trace_do_not_both_say_who_is_online(tmp_path: Path) -> None:
-    trace, windows = tmp_path / "devices.csv", tmp_path / "windows.csv"
-    rows = [f"{client},1.0,0.5" for client in range(6)]
-    trace.write_text("\n".join(["client,compute,duty_cycle", *rows]))
-    windows.write_text(shifts({}, {}))
-    devices = {"speed": "trace", "trace": trace, "windows": windows}
-    with pytest.raises(ConfigInvalid, match=r"devices\.windows: the trace says it already"):
-        simulate(small(devices=devices))
-
-
-def shifts(starts: dict[int, float], ends: dict[int, float]) -> str:
-    """Windows of six clients; from 0 to 100 s unless said otherwise."""
-    rows = [f"{n},{starts.get(n, 0.0):g},{ends.get(n, 100.0):g}" for n in range(6)]
-    return "\n".join(["client,start,end", *rows])
-
-
-@pytest.mark.parametrize(
-    ("starts", "ends", "refused"),
-    [
-        ({}, {0: 1.0, 3: 2.0}, None),
-        ({0: 90.0, 3: 90.0}, {}, r"strategy\.buffer_size: a buffer of 5 .* the 4 of 6 clients"),
-        (dict.fromkeys(range(6), 90.0), {}, r"devices\.windows: nobody is online before"),
-    ],
-)
-def test_windows_in_which_too_few_come_are_refused_before_any_training(
-    tmp_path: Path, starts: dict[int, float], ends: dict[int, float], refused: str | None
-) -> None:
-    file = tmp_path / "windows.csv"
-    file.write_text(shifts(starts, ends))
-    strategy = {"name": "fedbuff", "buffer_size": 5}
-    config = small(devices={"windows": file}, strategy=strategy)
-    if refused is None:
-        assert all(run.updates for run in simulate(config).runs)
-        return
-    with pytest.raises(ConfigInvalid, match=refused):
-        simulate(config, on_progress=lambda *_: pytest.fail("trained"))
-
-
-def test_a_window_that_no_memory_could_hold_is_refused_before_any_training(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("fl_sim.simulation.choices._memory", lambda: 1 << 20)
-    config = small(strategy={"name": "async-wa", "buffer_size": 100})
-    with pytest.raises(ConfigInvalid, match=r"^CONFIG_INVALID: strategy\.buffer_size: 100 updates"):
-        simulate(config, on_progress=lambda *_: pytest.fail("trained"))
-
-
 def test_a_run_in_which_nobody_is_there_ends() -> None:
     churn = {"session": 0.01, "absence": 1e9}
     run = simulate(small(devices=churn, run={"seeds": 1})).runs[0]
@@ -369,19 +218,6 @@ def test_clients_that_are_always_there_are_always_at_work_until_they_leave() -> 
         assert run.utilisation == pytest.approx(1.0, abs=1e-9)
 
 
-def test_a_cache_folder_that_nobody_uses_need_not_exist() -> None:
-    run = {"seeds": 1, "virtual_time": 1.0, "cache_folder": "/nowhere"}
-    assert simulate(small(run=run)).runs
-
-
-def test_results_that_cannot_be_written_are_refused_before_any_training(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "folder").mkdir()
-    for results in (tmp_path / "file" / "results.jsonl", tmp_path / "folder"):
-        with pytest.raises(ConfigInvalid, match=r"run\.output: "):
-            simulate(small(), results=results, on_progress=lambda *_: pytest.fail("trained"))
-
-
 def test_two_sweeps_do_not_write_to_the_same_results(tmp_path: Path) -> None:
     results = tmp_path / "a.jsonl"
     with held(results), pytest.raises(StorageFailed, match=r"run\.output: another sweep"):
@@ -397,26 +233,6 @@ def test_lines_that_are_no_results_are_left_out(tmp_path: Path) -> None:
     damaged = [b"\xff" + line, empty, typed, b"[" * 100_000 + b"\n", b"3\n"]
     results.write_bytes(b"".join([*damaged, line]))
     assert read_results(results) == list(whole.runs)
-
-
-def test_unknown_recipes_policies_and_options_are_refused() -> None:
-    with pytest.raises(UnknownRecipe):
-        simulate(small(strategy={"name": "fedmagic"}))
-    with pytest.raises(UnknownPolicy):
-        simulate(small(dispatch={"policy": "fastest"}))
-    with pytest.raises(BadOption):
-        simulate(small(dispatch={"policy": "speed", "options": {"speed": {"exponent": -1}}}))
-    with pytest.raises(BadOption):
-        simulate(small(strategy={"name": "fedbuff", "options": {"fedbuff": {"magic": 1}}}))
-
-
-def test_names_a_configuration_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigInvalid, match="cannot be read"):
-        load_config(tmp_path / "none.toml")
-    for text in ("[run\n", f"[run]\nseeds = {'9' * 5000}\n", f"a = {'[' * 100_000}"):
-        (tmp_path / "bad.toml").write_text(text)
-        with pytest.raises(ConfigInvalid, match="not valid TOML"):
-            load_config(tmp_path / "bad.toml")
 
 
 def test_a_uniform_speed_has_a_spread_of_its_own() -> None:

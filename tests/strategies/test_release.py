@@ -14,7 +14,7 @@ def test_water_filling_by_hand():
     # 2 / 4 = 1 / 2: T = (T + 3) / 2, so T = 3
     rule = ReleaseRule(k=4)
 
-    capped = rule.cap_weights("abcd", [100.0, 1.0, 1.0, 1.0])
+    capped = rule.even_weights("abcd", [100.0, 1.0, 1.0, 1.0])
 
     assert np.array(capped) / sum(capped) == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
     assert sum(capped) == pytest.approx(103.0)
@@ -24,19 +24,19 @@ def test_water_filling_caps_several_clients_at_one_level():
     # 0.4: with two clipped T = 0.4 (2 T + 2), T = 4
     rule = ReleaseRule(k=3, max_share=0.4, min_effective=1.0)
 
-    capped = rule.cap_weights("abcd", [50.0, 20.0, 1.0, 1.0])
+    capped = rule.even_weights("abcd", [50.0, 20.0, 1.0, 1.0])
 
     assert np.array(capped) / sum(capped) == pytest.approx([0.4, 0.4, 0.1, 0.1])
 
 
 def test_weights_below_the_cap_are_kept():
-    assert ReleaseRule(k=2).cap_weights("ab", [3.0, 1.0]) == pytest.approx((3.0, 1.0))
+    assert ReleaseRule(k=2).even_weights("ab", [3.0, 1.0]) == pytest.approx((3.0, 1.0))
 
 
 def test_share_counts_all_updates_of_a_client():
     rule = ReleaseRule(k=4, max_per_client=2)
 
-    capped = rule.cap_weights("aabcd", [60.0, 40.0, 1.0, 1.0, 1.0])
+    capped = rule.even_weights("aabcd", [60.0, 40.0, 1.0, 1.0, 1.0])
 
     assert (capped[0] + capped[1]) / sum(capped) == pytest.approx(1 / 2)
     assert capped[0] / capped[1] == pytest.approx(1.5)
@@ -46,7 +46,7 @@ def test_weights_that_would_hide_nobody_are_raised_to_a_hundredth_of_the_mean():
     # the floor is 0.01 / 0.99 of the mean 0.75 of the others, 3 / 4
     rule = ReleaseRule(k=4, min_effective=1.0)
 
-    raised = rule.cap_weights("abcd", [1.0, 1.0, 1.0, 1e-9])
+    raised = rule.even_weights("abcd", [1.0, 1.0, 1.0, 1e-9])
 
     floor = 0.75 * 0.01 / 0.99
     assert np.array(raised) / sum(raised) == pytest.approx(np.array([1, 1, 1, floor]) / (3 + floor))
@@ -55,13 +55,13 @@ def test_weights_that_would_hide_nobody_are_raised_to_a_hundredth_of_the_mean():
 
 
 def test_client_whose_updates_weigh_nothing_is_given_a_weight():
-    raised = ReleaseRule(k=2, max_per_client=2).cap_weights("aab", [0.0, 0.0, 5.0])
+    raised = ReleaseRule(k=2, max_per_client=2).even_weights("aab", [0.0, 0.0, 5.0])
 
     assert raised[0] == raised[1] > 0
 
 
 def test_of_two_clients_neither_has_more_than_four_fifths():
-    capped = ReleaseRule(k=2).cap_weights("ab", [100.0, 1.0])
+    capped = ReleaseRule(k=2).even_weights("ab", [100.0, 1.0])
 
     assert sum(capped) == pytest.approx(101.0)
     assert capped[0] / sum(capped) == pytest.approx(0.7887, abs=1e-3)
@@ -113,7 +113,7 @@ def test_capped_weights_are_always_allowed_and_keep_their_order(data):
     weights = data.draw(st.lists(weight, min_size=k, max_size=12).filter(any))
     clients = [str(index) for index in range(len(weights))]
 
-    capped = rule.cap_weights(clients, weights)
+    capped = rule.even_weights(clients, weights)
 
     assert rule.allows(clients, capped)
     assert sum(capped) == pytest.approx(sum(weights))
