@@ -17,6 +17,7 @@ from strategies.batch import Batch, last_words, normalised_weights, raw_weights
 from strategies.drift import DeltaCache
 from strategies.recipe import Parts
 from strategies.robust.defence import Defence
+from strategies.roles import Roles
 from strategies.update import Vector
 from strategies.window import Buffer, Sliding
 
@@ -38,12 +39,15 @@ class Bench:
         The cached deltas when the recipe keeps them.
     model_of : callable
         Returns the model of a version that the engine still keeps.
+    roles : Roles
+        What the columns of the model hold.
     """
 
     parts: Parts
     origin: Vector
     cache: DeltaCache | None
     model_of: Callable[[int], Vector]
+    roles: Roles
 
 
 class Aggregator(Protocol):
@@ -82,12 +86,13 @@ class BufferMean(Aggregator):
 
     With a cache: cached mean plus weighted innovations, then the cache takes the buffer's
     deltas (CA2FL, algorithm 1). With a filter, deltas are what it makes of them; the cache does
-    not hear of updates that it leaves out.
+    not hear of updates that it leaves out. Running statistics are summed up without the cache.
     """
 
-    def __init__(self, parts: Parts, cache: DeltaCache | None) -> None:
+    def __init__(self, parts: Parts, cache: DeltaCache | None, roles: Roles) -> None:
         self._parts = parts
         self._cache = cache
+        self._roles = roles
         self._defence = Defence(parts.robust) if parts.robust else None
         self._coefficients = np.empty(0, np.float32)
         self._order: list[int] = []
@@ -112,6 +117,8 @@ class BufferMean(Aggregator):
             np.matmul(self._coefficients, rows, out=out)
             return
         cache = self._cache
+        places = self._roles.statistics_in(columns).all
+        statistics = self._coefficients @ rows[:, places]
         cache.settle(columns, scratch)
         cache.mean(columns, out, with_uploads=False)
         for index in self._order:
@@ -124,6 +131,7 @@ class BufferMean(Aggregator):
         out += scratch
         np.matmul(self._folds, rows, out=scratch)
         cache.total[columns] += scratch
+        out[places] = statistics
 
     def commit(self) -> None:
         """End the merge."""
@@ -165,12 +173,15 @@ class SlidingMean(Aggregator):
     """Weighted mean of the last K deltas or innovations at every upload.
 
     The sum is taken anew each time: a running sum would keep the rounding errors of every large
-    update that has passed.
+    update that has passed. Of running statistics it is the mean of the deltas, without the cache.
     """
 
-    def __init__(self, parts: Parts, cache: DeltaCache | None, num_params: int) -> None:
+    def __init__(
+        self, parts: Parts, cache: DeltaCache | None, num_params: int, roles: Roles
+    ) -> None:
         self._parts = parts
         self._cache = cache
+        self._roles = roles
         self.size = parts.window.size
         self.ring = np.empty((self.size, num_params), np.float32)
         self.weights: list[float] = []
@@ -193,14 +204,18 @@ class SlidingMean(Aggregator):
     def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
         """Write the window's mean, plus the cached mean when there is a cache."""
         row, delta = self.ring[self.slot, columns], batch.rows[0, columns]
+        window = self.ring[: len(self.weights), columns]
         if self._cache is None:
             np.copyto(row, delta)
-        else:
-            self._cache.exchange(batch.updates[0].client, columns, delta, row, scratch)
-        np.matmul(self._coefficients, self.ring[: len(self.weights), columns], out=out)
-        if self._cache is not None:
-            self._cache.mean(columns, scratch, with_uploads=True)
-            out += scratch
+            np.matmul(self._coefficients, window, out=out)
+            return
+        self._cache.exchange(batch.updates[0].client, columns, delta, row, scratch)
+        places = self._roles.statistics_in(columns).all
+        row[places] = delta[places]
+        np.matmul(self._coefficients, window, out=out)
+        self._cache.mean(columns, scratch, with_uploads=True)
+        scratch[places] = 0.0
+        out += scratch
 
     def commit(self) -> None:
         """Move on to the oldest slot."""
@@ -231,6 +246,6 @@ def aggregator_for(bench: Bench) -> Aggregator:
         return bench.parts.upload.aggregator(bench)
     match bench.parts.window:
         case Buffer():
-            return BufferMean(bench.parts, bench.cache)
+            return BufferMean(bench.parts, bench.cache, bench.roles)
         case Sliding():
-            return SlidingMean(bench.parts, bench.cache, bench.origin.size)
+            return SlidingMean(bench.parts, bench.cache, bench.origin.size, bench.roles)

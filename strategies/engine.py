@@ -27,6 +27,7 @@ from strategies.privacy.settings import Privacy, refuse_unprivate
 from strategies.recipe import Recipe
 from strategies.reject import Reject, sentence
 from strategies.release import ReleaseRule
+from strategies.roles import Roles
 from strategies.screening import Limits, screen_form, screen_values, tightened
 from strategies.slab import Slab
 from strategies.snapshot import read_snapshot, write_snapshot
@@ -65,6 +66,8 @@ class Engine:
         their norm, and a client takes part until its budget is spent.
     entropy : callable, optional
         Source of the noise's random bytes; needed for privacy.
+    roles : Roles
+        What the columns of the model hold, see `Layout.roles`; nothing is known of them by default.
 
     Raises
     ------
@@ -93,6 +96,7 @@ class Engine:
         disk: RowSpace | None = None,
         privacy: Privacy | None = None,
         entropy: Entropy | None = None,
+        roles: Roles = Roles(),  # noqa: B008 - frozen
     ) -> None:
         refuse_leaky(recipe, release_rule)
         refuse_unprivate(recipe, privacy)
@@ -118,12 +122,11 @@ class Engine:
         )
         self.models = {version: self.params} if self.parts.keeps_models else {}
         self.cache = self.parts.drift.cache(size, disk) if self.parts.drift else None
-        self.guard = guard_for(release_rule, self.parts, self.cache)
-        bench = Bench(self.parts, self.params, self.cache, lambda version: self.models[version])
-        self.aggregator: Aggregator = (
-            aggregator_for(bench) if privacy is None else private_mean(self.parts, privacy, entropy)
-        )
-        self.step = ModelStep(self.parts, self.params)
+        self._entropy = entropy
+        roles = self.parts.heeded(roles)
+        self.guard = guard_for(release_rule, self.parts, self.cache, roles)
+        self.aggregator = self.new_aggregator(roles)
+        self.step = ModelStep(self.parts, self.params, roles)
 
     @property
     def pending(self) -> int:
@@ -253,6 +256,14 @@ class Engine:
             self.budget.charge(update.client for update in batch.updates)
         self._commit(frozen(merged))
         return Merge(self.version, self.params, tuple(u.update_id for u in batch.updates), weights)
+
+    def new_aggregator(self, roles: Roles) -> Aggregator:
+        """Return what turns updates into a direction, with nothing to remember yet."""
+        if self.privacy is not None:
+            return private_mean(self.parts, self.privacy, self._entropy)
+        return aggregator_for(
+            Bench(self.parts, self.params, self.cache, lambda version: self.models[version], roles)
+        )
 
     def state(self) -> dict[str, Any]:
         """Return everything needed to continue, as arrays and one JSON string.

@@ -82,17 +82,27 @@ class RoundGain:
         Uploads that a round is taken to have at least, also while too little is known.
     tuning : SelfTuning, optional
         What lengthens or shortens the step besides.
+    shortest_of_statistics : float, optional
+        The same for running statistics, no less than the tasks in flight; ``shortest`` by default.
     """
 
     shortest: float
     tuning: SelfTuning | None = None
+    shortest_of_statistics: float | None = None
 
     def __post_init__(self) -> None:
         _check_round(self.shortest)
+        if self.shortest_of_statistics is not None:
+            _check_round(self.shortest_of_statistics)
 
     def share(self, uploads: int, round_uploads: float) -> float:
         """Return the share of a round that a merge of ``uploads`` stands for."""
         return uploads / max(self.shortest, round_uploads)
+
+    def share_of_statistics(self, uploads: int, round_uploads: float) -> float:
+        """Return the share of the mean delta that running statistics follow, at most 1."""
+        shortest = self.shortest_of_statistics or self.shortest
+        return min(1.0, uploads / max(shortest, round_uploads))
 
 
 def _check_round(shortest: float) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from strategies.batch import Batch, last_words, normalised_weights
 from strategies.drift import DeltaCache
-from strategies.leverage import Coefficients, LeverageMeter
+from strategies.leverage import Coefficients, LeverageMeter, UpdateKey
 from strategies.recipe import Parts
 from strategies.release import ReleaseRule
+from strategies.roles import Roles
 
 HORIZON = 32
 """Releases looked at together where updates are in several: see docs/experiments/leverage.md."""
@@ -35,12 +36,21 @@ class LeverageGuard:
         The recipe's parts, with a window of disjoint buffers.
     cache : DeltaCache, optional
         The engine's cached deltas; without them no update is in two releases.
+    statistics : bool
+        Whether the model has running statistics, which are released without the cached deltas.
     """
 
     def __init__(
-        self, bound: float, rule: ReleaseRule, parts: Parts, cache: DeltaCache | None
+        self,
+        bound: float,
+        rule: ReleaseRule,
+        parts: Parts,
+        cache: DeltaCache | None,
+        statistics: bool,
     ) -> None:
         self._rule, self._parts, self._cache = rule, parts, cache
+        apart = statistics and cache is not None
+        self._alone = LeverageMeter(rule.k - 1, 1) if apart else None
         self._bound = bound * (1 + _ROUNDING)
         self._meter = LeverageMeter(rule.k - 1, 1 if cache is None else HORIZON)
         self._newest: dict[str, int] = {}
@@ -62,8 +72,11 @@ class LeverageGuard:
         bool
         """
         if self._judged is None or self._num_judged != num_updates:
-            coefficients = self._coefficients(buffer())
+            batch = buffer()
+            coefficients = self._coefficients(batch)
             exposed = self._meter.worst_after(coefficients) > self._bound
+            if self._alone is not None and not exposed:
+                exposed = self._alone.worst_after(self._weights(batch)) > self._bound
             self._judged, self._num_judged = (coefficients, exposed), num_updates
         return self._judged[1]
 
@@ -98,11 +111,8 @@ class LeverageGuard:
     def _coefficients(self, batch: Batch) -> Coefficients:
         """Return the aggregate's coefficients, as :class:`BufferMean` sums it up."""
         updates = batch.updates
-        weights = normalised_weights(self._parts, batch)
-        row = {
-            (update.client, update.base_version): weight
-            for update, weight in zip(updates, weights, strict=True)
-        }
+        row = self._weights(batch)
+        weights = list(row.values())
         if self._cache is None:
             return row
         departed = set(batch.departed)
@@ -120,11 +130,18 @@ class LeverageGuard:
                 row[word] = row.get(word, 0.0) - weight
         return row
 
+    def _weights(self, batch: Batch) -> dict[UpdateKey, float]:
+        weights = normalised_weights(self._parts, batch)
+        return {
+            (update.client, update.base_version): weight
+            for update, weight in zip(batch.updates, weights, strict=True)
+        }
+
 
 def guard_for(
-    rule: ReleaseRule | None, parts: Parts, cache: DeltaCache | None
+    rule: ReleaseRule | None, parts: Parts, cache: DeltaCache | None, roles: Roles
 ) -> LeverageGuard | None:
     """Return the guard that a release rule asks for, or None."""
     if rule is None or rule.max_leverage is None:
         return None
-    return LeverageGuard(rule.max_leverage, rule, parts, cache)
+    return LeverageGuard(rule.max_leverage, rule, parts, cache, roles.has_statistics)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strategies.errors import ManifestMismatch
+from strategies.roles import Roles
 from strategies.update import Vector
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -104,6 +105,11 @@ class Layout:
     def num_params(self) -> int:
         """Length P of the flat vector."""
         return sum(prod(entry.shape) for entry in self.entries if entry.trained)
+
+    @cached_property
+    def roles(self) -> Roles:
+        """What the columns of the flat vector hold, as far as the names tell."""
+        return Roles.of((entry.name, start, stop) for entry, start, stop in self._spans())
 
     @cached_property
     def digest(self) -> str:

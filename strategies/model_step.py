@@ -9,6 +9,7 @@ from strategies.batch import Batch
 from strategies.gain_tuner import tuner_for
 from strategies.published import fold
 from strategies.recipe import Parts
+from strategies.roles import Roles
 from strategies.update import Vector, frozen
 
 # Columns per pass of a merge: the working set of a buffer of ten stays in a 4 MB cache, and
@@ -25,6 +26,8 @@ class ModelStep:
         The recipe's parts.
     params : Vector
         Initial model, shape ``(P,)``.
+    roles : Roles
+        What its columns hold.
 
     Attributes
     ----------
@@ -34,10 +37,13 @@ class ModelStep:
         Running mean of the versions, if the recipe publishes one.
     tuner : GainTuner or None
         What tunes the gain, if the recipe's gain tunes itself.
+    roles : Roles
+        What the columns hold.
     """
 
-    def __init__(self, parts: Parts, params: Vector) -> None:
+    def __init__(self, parts: Parts, params: Vector, roles: Roles) -> None:
         self._parts = parts
+        self.roles = roles
         self.moments = parts.server.initial(params.size)
         self.mean = params.copy() if parts.published else None
         self.tuner = tuner_for(parts, params)
@@ -73,8 +79,11 @@ class ModelStep:
         parts, server = self._parts, self._parts.server
         oldest = max(update.staleness for update in batch.updates)
         size = server.size(merges, oldest, self.moments)
+        statistics_share = 0.0
         if parts.gain is not None:
-            share = parts.gain.share(len(batch.updates), batch.round_uploads)
+            uploads = len(batch.updates), batch.round_uploads
+            statistics_share = parts.gain.share_of_statistics(*uploads)
+            share = parts.gain.share(*uploads)
             factor = 1.0 if self.tuner is None else self.tuner.factor
             # The least step is a share of the aggregate that stays stable, whatever the gain.
             size = size._replace(rate=size.rate * share * factor, ceiling=size.ceiling * factor)
@@ -85,11 +94,15 @@ class ModelStep:
             columns = slice(start, min(start + COLUMNS, merged.size))
             width = columns.stop - start
             aggregate, scratch = self._scratch[0, :width], self._scratch[1, :width]
+            places = self.roles.statistics_in(columns)
             if self.tuner is not None:
-                self.tuner.hear(batch.rows[0, columns], columns)
+                self.tuner.hear(batch.rows[0, columns], columns, places.all)
             aggregator.direction(batch, columns, aggregate, scratch)
+            params, moved = batch.params[columns], merged[columns]
+            statistics = places.follow(params, aggregate, statistics_share)
             moments = None if self.moments is None else self.moments[..., columns]
-            server.step(batch.params[columns], aggregate, moments, merged[columns], size)
+            server.step(params, aggregate, moments, moved, size)
+            moved[places.all] = statistics
             if self.mean is not None:
                 fold(self.mean[columns], merged[columns], mean_rate, scratch)
         if self.tuner is not None:

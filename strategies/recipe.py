@@ -11,6 +11,7 @@ from strategies.freshness import Constant, Freshness
 from strategies.gain import RoundGain
 from strategies.published import RunningMean
 from strategies.robust.robustness import Robustness
+from strategies.roles import Roles
 from strategies.server_optimiser import ServerOptimiser, ServerSgd
 from strategies.volume import Volume
 from strategies.window import Normalise, Sliding, Window
@@ -59,8 +60,10 @@ class Parts:
     server : ServerOptimiser
         Step of the model.
     gain : RoundGain, optional
-        Divide the server's step by the number of uploads in a round. One that tunes itself needs a
-        sliding window: the models that buffers release are to be functions of their means alone.
+        Divide the server's step by the number of uploads in a round; running statistics then
+        follow the mean delta, a whole one per round, whatever the server's step. One that tunes
+        itself needs a sliding window: the models that buffers release are to be functions of
+        their means alone.
     published : RunningMean, optional
         Average the versions for publishing.
     num_clients : int, optional
@@ -112,6 +115,10 @@ class Parts:
         if self.drift is not None:
             return self.drift
         return CachedDeltas() if self.max_age is None else CachedDeltas(self.max_age)
+
+    def heeded(self, roles: Roles) -> Roles:
+        """Return what the rule makes of what is known of the model: all is alike without a gain."""
+        return Roles() if self.gain is None else roles
 
     @property
     def keeps_models(self) -> bool:

@@ -16,6 +16,7 @@ from strategies.errors import BadState
 from strategies.gain_tuner import tuner_for
 from strategies.guard import guard_for
 from strategies.privacy.budget import Budget
+from strategies.roles import Roles
 from strategies.update import frozen
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def write_snapshot(engine: Engine) -> dict[str, Any]:
         "population": engine.population.state(),
         "ledger": engine.ledger.state(),
         "models": list(engine.models),
+        "roles": asdict(engine.step.roles),
     }
     arrays: dict[str, Any] = {"params": engine.params, "rows": np.array(engine.slab.take())}
     if engine.models:
@@ -95,7 +97,10 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
         opened_at = float(meta["opened_at"])
         # Copies, so that data that turn out to be damaged leave the engine's own as they are.
         population, ledger = copy(engine.population), copy(engine.ledger)
-        guard = guard_for(engine.rule, engine.parts, engine.cache)
+        # What made the state goes on making it, whatever is known of the model by now.
+        roles = Roles.restored(meta.get("roles", {}), engine.params.size)
+        guard = guard_for(engine.rule, engine.parts, engine.cache, roles)
+        aggregator = engine.new_aggregator(roles)
         tuner = tuner_for(engine.parts, engine.params)
         population.restore(**meta["population"])
         if guard is not None:
@@ -109,7 +114,7 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
             budget.restore(meta["spent"])
         if engine.cache is not None:
             engine.cache.restore(meta["cache"], arrays)
-        engine.aggregator.restore(meta["aggregator"], arrays)
+        aggregator.restore(meta["aggregator"], arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise BadState("The saved state is incomplete or damaged.") from error
     engine.population, engine.ledger, engine.guard, engine.budget = (
@@ -120,7 +125,8 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
     )
     engine.waiting = waiting
     engine.version, engine.merges, engine.opened_at = version, merges, opened_at
-    engine.step.tuner = tuner
+    engine.aggregator = aggregator
+    engine.step.tuner, engine.step.roles = tuner, roles
     _assign_arrays(engine, versions, arrays)
 
 

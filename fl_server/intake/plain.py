@@ -91,6 +91,7 @@ class PlainIntake:
             limits=self._limits,
             release_rule=self._release_rule,
             disk=self._disk,
+            roles=layout.roles,
         )
         if self._saved is None:
             self._engine = engine

@@ -22,6 +22,7 @@ from strategies.cached_rows import RowSpace
 from strategies.engine import Engine
 from strategies.privacy.settings import Privacy
 from strategies.recipe import Recipe
+from strategies.roles import Roles
 from strategies.screening import Limits
 from strategies.update import ClientUpdate, Rejected, Vector
 from strategies.window import Buffer
@@ -94,6 +95,8 @@ class Simulation:
         Where recipes with ``cache = "disk"`` keep their rows.
     privacy : Privacy, optional
         Differential privacy of every merge, its noise drawn from the seed.
+    roles : Roles
+        What the columns of the model hold; nothing is known of them by default.
 
     Attributes
     ----------
@@ -128,13 +131,20 @@ class Simulation:
         selector: Choice | None = None,
         disk: RowSpace | None = None,
         privacy: Privacy | None = None,
+        roles: Roles = Roles(),  # noqa: B008 - frozen
     ) -> None:
         self._trainer, self._sizes, self._settings, self._pace = trainer, sizes, settings, pace
         limits = Limits(max_staleness=settings.max_staleness, max_examples=max(sizes))
         # Repeatable, unlike the noise of a federation.
         noise = np.random.default_rng((settings.seed, _NOISE)).bytes
         self.engine = Engine(
-            recipe, initial, limits=limits, disk=disk, privacy=privacy, entropy=noise
+            recipe,
+            initial,
+            limits=limits,
+            disk=disk,
+            privacy=privacy,
+            entropy=noise,
+            roles=roles,
         )
         window, cohort = self.engine.parts.window, self.engine.parts.cohort
         self._max_wait = window.max_wait if isinstance(window, Buffer) else None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from fl_protocol.codes import Code, ConfigInvalid
 from strategies.layout import Layout
+from strategies.roles import Roles
 from strategies.update import Vector
 
 MODELS = ("mlp", "logistic", "cnn", "char-mlp")
@@ -67,8 +70,18 @@ def build(name: str, input_shape: Sequence[int], classes: int, hidden: int) -> n
 
 def initial_model(model: nn.Module) -> Vector:
     """Return a model's weights as one vector, in the order of its ``state_dict``."""
-    arrays = {key: value.numpy() for key, value in model.state_dict().items()}
+    arrays = _arrays(model)
     return Layout.of(arrays).flatten(arrays)
+
+
+def roles_of(model: Callable[[], nn.Module]) -> Roles:
+    """Return what the columns of a model's vector hold; draws no random numbers of others."""
+    with torch.random.fork_rng(devices=[]):
+        return Layout.of(_arrays(model())).roles
+
+
+def _arrays(model: nn.Module) -> dict[str, npt.NDArray[Any]]:
+    return {key: value.numpy() for key, value in model.state_dict().items()}
 
 
 def seeded(seed: int, name: str, input_shape: Sequence[int], classes: int, hidden: int) -> Vector:

@@ -241,6 +241,7 @@ def run_seed(
         observe,
         selector=selector_of(config, seed),
         disk=SpillFiles(_cache_folder(config, recipe)),
+        roles=workload.roles,
     )
     started = time.perf_counter()
     digest = run.run()

@@ -16,6 +16,7 @@ from fl_sim.data import DATA_SETS, FederatedData, load
 from fl_sim.simulation import models
 from fl_sim.simulation.client_task import ClientTask
 from fl_sim.simulation.config import SimulationConfig
+from strategies.roles import Roles
 from strategies.update import Vector
 
 
@@ -29,12 +30,15 @@ class Workload:
         Data, model and settings of local training.
     initial : Vector
         The untrained model.
+    roles : Roles
+        What its columns hold.
     rare_shares : tuple of float
         Each client's share of the examples of rare classes.
     """
 
     problem: Problem
     initial: Vector
+    roles: Roles
     rare_shares: tuple[float, ...]
 
 
@@ -61,7 +65,7 @@ def workload_from(config: SimulationConfig, seed: int) -> Workload:
         models.dense_sizes(train.model, shape, classes, train.hidden),
     )
     initial = models.seeded(seed, train.model, shape, classes, train.hidden)
-    return Workload(problem, initial, federated.rare_shares())
+    return Workload(problem, initial, models.roles_of(problem.model), federated.rare_shares())
 
 
 def workload_of(task: ClientTask, config: SimulationConfig, seed: int) -> Workload:
@@ -71,8 +75,9 @@ def workload_of(task: ClientTask, config: SimulationConfig, seed: int) -> Worklo
     problem = Problem(
         task.data, task.test, settings, task.model, loss=task.loss, metric=task.metric
     )
+    initial, roles = models.drawn(seed, task.model), models.roles_of(task.model)
     # No class is rare.
-    return Workload(problem, models.drawn(seed, task.model), (0.0,) * task.data.num_clients)
+    return Workload(problem, initial, roles, (0.0,) * task.data.num_clients)
 
 
 def check_data(config: SimulationConfig, seeds: Sequence[int]) -> None:

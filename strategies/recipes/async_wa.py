@@ -20,6 +20,13 @@ disjoint (one version per buffer of K)
     u = H / P + weighted mean of r_i = D_i - h_i over the buffer;   then H, h_i as above
     v, x as above, with K times the step per version and s = 1
 
+Running statistics of normalisation layers, known by name, have no cached deltas: they follow
+
+    x += K' / max(T, 6 K) * weighted mean of the deltas D in the window or the buffer
+
+with K' = 1 sliding and K disjoint, and a variance is never less than what it would be after as long
+a step among clients that have none: 1 - K' / max(T, 6 K) of itself.
+
 The second moment remembers about 10 K uploads: decay is 0.9 per buffer, 0.9 ** (1 / K) per upload.
 After every max(T, 6 K) uploads s grows if the deltas still point the way the model went, and
 shrinks again if they do not, within [1, 8]: :class:`~strategies.gain.SelfTuning`. It hears of raw
@@ -57,14 +64,14 @@ from strategies.window import MOST_UPDATES, Buffer, Sliding, Window
 # those of docs/experiments/time-to-accuracy.md. Rates from 0.04 to 0.12
 # differ little where speeds are moderate; higher ones are quicker with few tasks in flight and
 # less steady where speeds are extreme. An epsilon of 0.1 to 0.3 and windows of 4 to 20 innovations
-# differ little. Running statistics of normalisation layers, which clients move by up to nine tenths
-# of what is missing, stay where they should at twice the direction per round; at six times they
-# diverge among clients that are equally fast. How the gain tunes itself was chosen on seeds 30 to
-# 35 of the regimes there were, all but plays.
+# differ little, and least steps of 2 to 8. Whatever clients move by up to nine tenths of what is
+# missing, such as statistics that their names do not give away, stays where it should at twice the
+# direction per round; at six times it diverges among clients that are equally fast. How the gain
+# tunes itself was chosen on seeds 30 to 35 of the regimes there were, all but plays.
 _PER_ROUND = 0.06
 _LEAST = 2.0
 _SHORTEST = 12.0
-_SHORTEST_TO_TUNE = 6.0
+_IN_FLIGHT = 6.0
 _DECAY = 0.9
 _SHARE = 0.2
 
@@ -185,7 +192,8 @@ class AsyncWA:
         tunes = self.self_tuning and not self.disjoint
         return RoundGain(
             _SHORTEST * self.buffer_size,
-            SelfTuning(_SHORTEST_TO_TUNE * self.buffer_size) if tunes else None,
+            SelfTuning(_IN_FLIGHT * self.buffer_size) if tunes else None,
+            _IN_FLIGHT * self.buffer_size,
         )
 
     def _window(self) -> Window:

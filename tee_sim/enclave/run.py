@@ -108,6 +108,7 @@ class Run:
                 version=version,
                 privacy=policy.dp,
                 entropy=SystemRng().bytes,
+                roles=layout.roles,
             )
         except LeakyRecipe as error:
             raise RunRejected(Code.LEAKY_RECIPE, error.sentence) from error

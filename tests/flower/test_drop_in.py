@@ -16,9 +16,12 @@ from torch import nn
 
 from fl_protocol.codes import ConfigInvalid
 from fl_protocol.flower import require_supported
+from fl_server.intake import plain
 from fl_server.strategy import AsyncStrategy, AsyncWA, FedAsync, FedBuff
 from fl_server.strategy.options import StrategyOptions
+from strategies import Engine
 from strategies.errors import BadOption, LeakyRecipe
+from strategies.roles import Roles
 from tests.support.federation import (
     CLASSES,
     INPUTS,
@@ -104,6 +107,22 @@ def test_integer_counters_of_batch_norm_are_carried(strategy_class: type[AsyncSt
     assert state["1.num_batches_tracked"].item() == 0
     assert not torch.equal(state["1.running_mean"], torch.zeros(6))
     assert accuracy_of(result.arrays, batch_norm_model) > 0.7
+
+
+def test_statistics_of_batch_norm_are_known_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = []
+
+    def engine(*arguments: Any, **options: Any) -> Engine:
+        engines.append(Engine(*arguments, **options))
+        return engines[-1]
+
+    monkeypatch.setattr(plain, "Engine", engine)
+    grid = virtual_grid(app=client_app(model=batch_norm_model))
+    AsyncWA(fraction_evaluate=0.0).start(grid, initial_arrays(batch_norm_model), num_rounds=1)
+
+    first = 6 * INPUTS + 3 * 6
+    means, variances = (first, first + 6), (first + 6, first + 12)
+    assert [each.step.roles for each in engines] == [Roles((means,), (variances,))]
 
 
 def test_all_parameters_of_fedavg_are_understood_with_the_same_defaults() -> None:

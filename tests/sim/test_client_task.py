@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -79,6 +80,26 @@ def test_a_regression_learns_and_is_told_by_its_own_metric(backend: str) -> None
         assert run.time_to_target is not None
         assert run.config == ""
     assert len({run.digest for run in result.runs}) == 2
+
+
+def test_variances_of_normalisation_layers_stay_above_zero() -> None:
+    def normalised() -> nn.Module:
+        return nn.Sequential(nn.Linear(INPUTS, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+    # The clients' variances are a hundredth of the initial model's, and twenty steps at a momentum
+    # of a tenth make up for nearly nine tenths of that.
+    tiny = [(0.1 * inputs, outputs) for inputs, outputs in (examples(40, c) for c in range(30))]
+    test = 0.1 * TASK.test[0], TASK.test[1]
+    task = replace(TASK, model=normalised, data=ClientData.joined(tiny), test=test)
+    config = small(
+        devices={"clients": 30, "sigma": 0.2},
+        train={"local_steps": 20},
+        run={"virtual_time": 12.0, "seeds": 1},
+    )
+    (run,) = simulate_task(task, config).runs
+    assert run.outcomes == {"accepted": run.updates}
+    assert all(math.isfinite(score) for _, score in run.accuracies)
+    assert run.final_accuracy > 0.9
 
 
 def test_neither_cohorts_nor_workers_change_the_digests() -> None:

@@ -164,7 +164,7 @@ def test_buffers_take_no_gain_that_hears_of_single_deltas():
     assert Parts(window=Sliding(2), gain=gain).gain == gain
     with pytest.raises(BadOption, match="sliding window"):
         Parts(window=Buffer(2), gain=gain)
-    assert AsyncWA(disjoint=True).parts().gain == RoundGain(120.0)
+    assert AsyncWA(disjoint=True).parts().gain == RoundGain(120.0, None, 60.0)
 
 
 @pytest.mark.parametrize(

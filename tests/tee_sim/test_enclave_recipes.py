@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.receipts import ACCEPTED
-from strategies import ClientUpdate, Engine, Recipe, ReleaseRule, recipe_from
+from strategies import ClientUpdate, Engine, Layout, Recipe, ReleaseRule, recipe_from
 from strategies.catalog import RECIPES
-from tests.support.enclave import INITIAL, K, Lab, SealedImage, described
+from strategies.roles import Roles
+from tee_sim.enclave.run import Run
+from tests.support.enclave import INITIAL, K, Lab, SealedImage, described, policy_for
 
 DISJOINT = [recipe_from(name, buffer_size=K) for name in RECIPES if recipe_from(name).disjoint] + [
     recipe_from("async-wa", buffer_size=K, disjoint=True)
@@ -30,6 +33,16 @@ def test_releases_what_the_engine_outside_merges(sealed_image: SealedImage, reci
 
     np.testing.assert_allclose(released, engine.merge(0.0).params, rtol=1e-6)
     assert (released != INITIAL).any()
+
+
+def test_run_in_the_enclave_knows_running_statistics_by_name() -> None:
+    layout = Layout.of({name: np.ones(2, np.float32) for name in ("0.weight", "1.running_var")})
+    recipe = recipe_from("async-wa", buffer_size=K, disjoint=True)
+    policy = policy_for(Ed25519PrivateKey.generate(), recipe=described(recipe))
+
+    run = Run("run", layout, recipe, np.ones(4, np.float32), policy)
+
+    assert run.engine.step.roles == Roles(variances=((2, 4),))
 
 
 def test_enclave_filters_without_telling_whom(sealed_image: SealedImage) -> None:
