@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from joserfc import jws as jose
 from joserfc.errors import JoseError, UnsupportedAlgorithmError
-from joserfc.jwk import import_key
+from joserfc.jwk import Key, OctKey, import_key
 
 from fl_protocol.canonical import parse_object
 from fl_protocol.codes import Code, TokenRejected
@@ -26,6 +26,8 @@ MAX_TOKEN_BYTES = 4096
 
 _HEADER_MEMBERS = {"alg", "typ", "kid"}
 _KEY_ID = re.compile(r"[A-Za-z0-9._@-]{1,128}")
+# RFC 7518, sections 6.2.2 and 6.3.2; RFC 8037, section 2.
+_PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "oth"}
 _MIN_RSA_BITS = 2048
 _ROCA_GENERATOR = 65537
 _ROCA_PRIMES = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
@@ -99,7 +101,8 @@ class VerifyingKey:
     ----------
     jwk : mapping
         A JWK (RFC 7517). ``alg`` decides the algorithm; without it, the curve does. ``use`` and
-        ``key_ops`` are honoured (sections 4.2 and 4.3).
+        ``key_ops`` are honoured (sections 4.2 and 4.3). Private members beside the public ones are
+        not used, but must belong to them.
 
     Raises
     ------
@@ -115,7 +118,7 @@ class VerifyingKey:
             raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
         self._registry = _OneAlgorithm(algorithms=[self.algorithm])
         try:
-            self._key = import_key(dict(jwk))
+            self._key = _public_key(jwk)
         except (JoseError, ValueError, TypeError) as error:
             raise TokenRejected(Code.TOKEN_UNKNOWN_KEY) from error
 
@@ -194,8 +197,26 @@ def _may_verify(jwk: Mapping[str, Any]) -> bool:
     return (
         jwk.get("use", "sig") == "sig"
         and isinstance(operations, list)
-        and operations.count("verify") == 1
+        and all(isinstance(operation, str) for operation in operations)
+        and len(set(operations)) == len(operations)
+        and "verify" in operations
     )
+
+
+def _public_key(jwk: Mapping[str, Any]) -> Key:
+    """Import what verifies; raises ValueError or joserfc's errors for a key that is none.
+
+    Which half joserfc believes where the two differ depends on the key type.
+    """
+    key = import_key(dict(jwk))
+    if isinstance(key, OctKey):
+        return key
+    public = import_key(
+        {name: value for name, value in jwk.items() if name not in _PRIVATE_MEMBERS}
+    )
+    if key.public_key != public.public_key:
+        raise ValueError("the private members are another key's")
+    return public
 
 
 def _strong_enough(jwk: Mapping[str, Any], algorithm: str) -> bool:

@@ -4,7 +4,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jws as jose
-from joserfc.jwk import ECKey, RSAKey
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from fl_protocol.codes import TokenRejected
 from fl_protocol.encoding import b64url, b64url_decode
@@ -259,6 +259,9 @@ def test_key_set_refuses_repeated_or_missing_kids():
         {**SIGNER.jwk(), "use": "enc"},
         {**SIGNER.jwk(), "key_ops": ["sign"]},
         {**SIGNER.jwk(), "key_ops": "verify"},
+        {**SIGNER.jwk(), "key_ops": ["verify", "verify"]},
+        {**SIGNER.jwk(), "key_ops": ["verify", "sign", "sign"]},
+        {**SIGNER.jwk(), "key_ops": ["verify", ["sign"]]},
         {**SIGNER.jwk(), "alg": "ES256"},
         {**SIGNER.jwk(), "crv": "Ed448"},
         {"kty": "oct", "alg": "HS256", "k": b64url(b"short")},
@@ -299,6 +302,37 @@ def test_refuses_a_weak_rsa_key():
         key = RSAKey.import_key(rsa.generate_private_key(65537, 1024).public_key())
     with refused("TOKEN_UNKNOWN_KEY"):
         VerifyingKey({**key.as_dict(private=False), "alg": "RS256"}).verify(issue())
+
+
+PRIVATE = {
+    "EdDSA": lambda: OKPKey.generate_key("Ed25519"),
+    "ES256": lambda: ECKey.generate_key("P-256"),
+    "RS256": lambda: RSAKey.generate_key(2048),
+}
+
+
+def token_of(key, algorithm):
+    registry = jose.JWSRegistry(algorithms=[algorithm])
+    return jose.serialize_compact({"alg": algorithm}, b"content", key, registry=registry)
+
+
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+@pytest.mark.parametrize("algorithm", PRIVATE)
+def test_refuses_a_key_whose_private_half_is_another_keys(algorithm):
+    own, other = PRIVATE[algorithm](), PRIVATE[algorithm]()
+    whole = {**own.as_dict(private=True), "alg": algorithm}
+    assert verify_compact_jws(token_of(own, algorithm), whole) == b"content"
+    mixed = {**other.as_dict(private=True), **own.as_dict(private=False), "alg": algorithm}
+    for signer in (own, other):
+        with refused("TOKEN_UNKNOWN_KEY"):
+            verify_compact_jws(token_of(signer, algorithm), mixed)
+
+
+@pytest.mark.parametrize("x", ["", "Ag", b64url(KEY.public_key().public_bytes_raw()[:31])])
+def test_refuses_a_public_half_of_wrong_length_beside_its_private_one(x):
+    jwk = {**SIGNER.jwk(), "x": x, "d": b64url(KEY.private_bytes_raw())}
+    with refused("TOKEN_UNKNOWN_KEY"):
+        verify_compact_jws(issue(), jwk)
 
 
 def test_refuses_an_ecdsa_signature_of_zeros():
