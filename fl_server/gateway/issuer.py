@@ -124,6 +124,8 @@ class Issuer:
         if client is None:
             raise EnrolmentRejected(Code.IDENTITY_INVALID)
         jkt = thumbprint(request.proof_key)
+        # First, because it may fail: then the refresh token, or the grant, is not spent.
+        signer = self._token_keys.signer(lambda kid: bool(self._registry.revoked(kid=kid)))
         # Whether a client was revoked is told to whoever has proved to be it.
         if request.WhichOneof("grant") == "refresh_token":
             family, refresh_token = self._rotate(client, request.refresh_token, jkt)
@@ -132,7 +134,6 @@ class Issuer:
             if self._registry.revoked(client=client.client_id):
                 raise TokenRejected(Code.TOKEN_REVOKED)
             family, refresh_token = self._start_family(client, jkt)
-        signer = self._token_keys.signer(lambda kid: bool(self._registry.revoked(kid=kid)))
         token = signer.issue(
             issuer=self._token_keys.issuer,
             audience=self._token_keys.audience,
@@ -150,9 +151,8 @@ class Issuer:
 
     def _rotate(self, client: Client, refresh_token: str, jkt: str) -> tuple[str, str]:
         successor = self._successor(refresh_token)
-        family = self._registry.rotate(refresh_token, successor, jkt, self._clock.now())
-        if family.client_id != client.client_id:
-            raise TokenRejected(Code.TOKEN_CLAIMS, "the refresh token belongs to another client")
+        now = self._clock.now()
+        family = self._registry.rotate(refresh_token, successor, client.client_id, jkt, now)
         return family.family, successor
 
     def _start_family(self, client: Client, jkt: str) -> tuple[str, str]:

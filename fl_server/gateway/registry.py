@@ -128,7 +128,7 @@ class Registry:
             _add_refresh_token(connection, refresh_token, family.family)
             _forget_oldest(connection, family, now)
 
-    def rotate(self, old: str, new: str, jkt: str, now: float) -> Family:
+    def rotate(self, old: str, new: str, client_id: str, jkt: str, now: float) -> Family:
         """Exchange a refresh token for its successor (RFC 9700 section 4.14.2).
 
         Whoever holds the proof key may repeat the exchange for `REFRESH_GRACE` seconds, as long
@@ -141,6 +141,8 @@ class Registry:
             What was presented.
         new : str
             Its successor, the same for each exchange of the same token.
+        client_id : str
+            Who the caller says it is.
         jkt : str
             Thumbprint of the proof key of the caller, which has shown that it holds it.
         now : float
@@ -150,14 +152,17 @@ class Registry:
         ------
         TokenRejected
             REFRESH_REUSED when the token was exchanged before: the whole family is revoked,
-            because one of the two holders is a thief. TOKEN_REVOKED, TOKEN_EXPIRED,
-            TOKEN_MALFORMED otherwise.
+            because one of the two holders is a thief. Any other refusal changes nothing:
+            TOKEN_MALFORMED, TOKEN_CLAIMS for another client's token, PROOF_INVALID,
+            TOKEN_REVOKED, TOKEN_EXPIRED.
         """
         with self._database.transaction() as connection:
             row = connection.execute(_presented(old)).first()
             if row is None:
                 raise TokenRejected(Code.TOKEN_MALFORMED, "the refresh token is not known here")
             family = Family(row.family, row.client_id, row.jkt)
+            if family.client_id != client_id:
+                raise TokenRejected(Code.TOKEN_CLAIMS, "the refresh token is another client's")
             repeated = bool(row.used) and (
                 jkt == family.jkt
                 and -SKEW <= now - row.used <= REFRESH_GRACE

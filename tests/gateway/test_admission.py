@@ -21,6 +21,7 @@ from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.auth import Gatekeeper
 from fl_server.gateway.authenticator import Authenticator
 from fl_server.gateway.limits import LoadLimits, RateLimiter
+from fl_server.gateway.registry import open_registry
 from fl_server.stack import LocalStack
 from fl_server.stack.keys import HOP_KEY
 from tee_sim.settings import load_key
@@ -198,6 +199,22 @@ def test_a_thief_of_a_spent_refresh_token_revokes_its_family_at_any_time(
     assert thief.refresh(enrolled.client_id, enrolled.refresh_token) == "REFRESH_REUSED"
     thief.close()
     assert raw.call("GetEvidence", evidence(), first.access_token) == "TOKEN_REVOKED"
+
+
+def test_a_refresh_that_is_refused_spends_nothing(stack: LocalStack, raw: RawGateway) -> None:
+    other = raw.enrol(stack.ticket("client", "other")).client_id
+    raw.identity = Identity.generate(SystemRng())
+    enrolled = raw.enrol(stack.ticket("client", "careless"))
+    assert raw.refresh(other, enrolled.refresh_token) == "TOKEN_CLAIMS"
+    path = stack.state_dir / "token.key"
+    key = path.read_bytes()
+    path.write_bytes(b"short")
+    assert raw.refresh(enrolled.client_id, enrolled.refresh_token) == "CONFIG_INVALID"
+    path.write_bytes(key)
+    with open_registry(stack.state_dir / "registry.sqlite") as registry:
+        now, jkt = SystemClock().now(), raw.identity.jkt
+        # A second exchange would be refused: its successor is another.
+        registry.rotate(enrolled.refresh_token, "next", enrolled.client_id, jkt, now)
 
 
 def test_an_identity_proof_serves_once_and_only_now(stack: LocalStack, raw: RawGateway) -> None:

@@ -54,9 +54,9 @@ def test_a_clients_oldest_families_make_room(registry: Registry) -> None:
         registry.start_family(family, f"r{number}", 0.0, expires_at=100.0 + number)
     for number in (0, 1):
         with pytest.raises(TokenRejected, match=r"^TOKEN_MALFORMED"):
-            registry.rotate(f"r{number}", "new", "jkt", now=2.0)
-    assert registry.rotate("r2", "s2", "jkt", now=2.0).family == "f2"
-    assert registry.rotate("theirs", "s", "jkt", now=2.0).family == "theirs"
+            registry.rotate(f"r{number}", "new", client.client_id, "jkt", now=2.0)
+    assert registry.rotate("r2", "s2", client.client_id, "jkt", now=2.0).family == "f2"
+    assert registry.rotate("theirs", "s", neighbour.client_id, "jkt", now=2.0).family == "theirs"
 
 
 def test_revoked_families_that_made_room_are_forgotten_with_their_last_access_token(
@@ -66,9 +66,9 @@ def test_revoked_families_that_made_room_are_forgotten_with_their_last_access_to
     for number in range(2 * MOST_FAMILIES):
         family = Family(f"f{number}", client.client_id, "jkt")
         registry.start_family(family, f"r{number}", 2.0, expires_at=1e6 + number)
-        registry.rotate(f"r{number}", f"s{number}", "jkt", now=2.0)
+        registry.rotate(f"r{number}", f"s{number}", client.client_id, "jkt", now=2.0)
         with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
-            registry.rotate(f"r{number}", "stolen", "thief", now=2.0)
+            registry.rotate(f"r{number}", "stolen", client.client_id, "thief", now=2.0)
 
     registry.prune(2.0 + MAX_TTL)
     assert registry.revoked(family="f0") == {"family"}
@@ -91,14 +91,14 @@ def test_reusing_a_refresh_token_revokes_the_whole_family(
     client = registry.redeem("ticket", KEY, now=1.0)
     family = Family("f", client.client_id, "jkt")
     registry.start_family(family, "r0", 0.0, expires_at=100.0)
-    assert registry.rotate("r0", "r1", "jkt", now=2.0) == family
+    assert registry.rotate("r0", "r1", client.client_id, "jkt", now=2.0) == family
     with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
-        registry.rotate("r0", "r1", "jkt", now=3.0 + REFRESH_GRACE)
+        registry.rotate("r0", "r1", client.client_id, "jkt", now=3.0 + REFRESH_GRACE)
     # A gateway that is restarted, or another one.
     with open_registry(location) as again:
         assert again.revoked(family="f")
         with pytest.raises(TokenRejected, match=r"^TOKEN_REVOKED"):
-            again.rotate("r1", "r2", "jkt", now=3.0)
+            again.rotate("r1", "r2", client.client_id, "jkt", now=3.0)
 
 
 def test_an_exchange_is_repeated_for_its_own_key_while_its_reply_may_be_lost(
@@ -107,19 +107,19 @@ def test_an_exchange_is_repeated_for_its_own_key_while_its_reply_may_be_lost(
     client = registry.redeem("ticket", KEY, now=1.0)
     family = Family("f", client.client_id, "jkt")
     registry.start_family(family, "r0", 0.0, expires_at=100.0)
-    registry.rotate("r0", "r1", "jkt", now=2.0)
-    assert registry.rotate("r0", "r1", "jkt", now=2.0 + REFRESH_GRACE) == family
-    assert registry.rotate("r1", "r2", "jkt", now=3.0 + REFRESH_GRACE) == family
+    registry.rotate("r0", "r1", client.client_id, "jkt", now=2.0)
+    assert registry.rotate("r0", "r1", client.client_id, "jkt", now=2.0 + REFRESH_GRACE) == family
+    assert registry.rotate("r1", "r2", client.client_id, "jkt", now=3.0 + REFRESH_GRACE) == family
 
 
 def test_an_exchange_is_repeated_at_a_gateway_whose_clock_is_behind(registry: Registry) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
     family = Family("f", client.client_id, "jkt")
     registry.start_family(family, "r0", 0.0, expires_at=100.0)
-    registry.rotate("r0", "r1", "jkt", now=2.0 + SKEW)
-    assert registry.rotate("r0", "r1", "jkt", now=2.0) == family
+    registry.rotate("r0", "r1", client.client_id, "jkt", now=2.0 + SKEW)
+    assert registry.rotate("r0", "r1", client.client_id, "jkt", now=2.0) == family
     with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
-        registry.rotate("r0", "r1", "jkt", now=1.0)
+        registry.rotate("r0", "r1", client.client_id, "jkt", now=1.0)
 
 
 @pytest.mark.parametrize(
@@ -130,19 +130,19 @@ def test_an_exchange_is_not_repeated_for_anybody_else(
 ) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
     registry.start_family(Family("f", client.client_id, "jkt"), "r0", 0.0, expires_at=100.0)
-    registry.rotate("r0", "r1", "jkt", now=2.0)
+    registry.rotate("r0", "r1", client.client_id, "jkt", now=2.0)
     with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
-        registry.rotate("r0", successor, jkt, now=2.0)
+        registry.rotate("r0", successor, client.client_id, jkt, now=2.0)
     assert registry.revoked(family="f")
 
 
 def test_an_exchange_is_not_repeated_once_its_successor_was_used(registry: Registry) -> None:
     client = registry.redeem("ticket", KEY, now=1.0)
     registry.start_family(Family("f", client.client_id, "jkt"), "r0", 0.0, expires_at=100.0)
-    registry.rotate("r0", "r1", "jkt", now=2.0)
-    registry.rotate("r1", "r2", "jkt", now=2.0)
+    registry.rotate("r0", "r1", client.client_id, "jkt", now=2.0)
+    registry.rotate("r1", "r2", client.client_id, "jkt", now=2.0)
     with pytest.raises(TokenRejected, match=r"^REFRESH_REUSED"):
-        registry.rotate("r0", "r1", "jkt", now=2.0)
+        registry.rotate("r0", "r1", client.client_id, "jkt", now=2.0)
     assert registry.revoked(family="f")
 
 
@@ -150,12 +150,27 @@ def test_a_refresh_token_is_bound_to_its_proof_key_and_time(registry: Registry) 
     client = registry.redeem("ticket", KEY, now=1.0)
     registry.start_family(Family("f", client.client_id, "jkt"), "r0", 0.0, expires_at=100.0)
     with pytest.raises(TokenRejected, match=r"^PROOF_INVALID"):
-        registry.rotate("r0", "r1", "other", now=2.0)
+        registry.rotate("r0", "r1", client.client_id, "other", now=2.0)
     with pytest.raises(TokenRejected, match=r"^TOKEN_EXPIRED"):
-        registry.rotate("r0", "r1", "jkt", now=101.0)
+        registry.rotate("r0", "r1", client.client_id, "jkt", now=101.0)
     with pytest.raises(TokenRejected, match=r"^TOKEN_MALFORMED"):
-        registry.rotate("guess", "r1", "jkt", now=2.0)
-    registry.rotate("r0", "r1", "jkt", now=2.0)
+        registry.rotate("guess", "r1", client.client_id, "jkt", now=2.0)
+    registry.rotate("r0", "r1", client.client_id, "jkt", now=2.0)
+
+
+@pytest.mark.parametrize("now", [2.0, 3.0 + REFRESH_GRACE], ids=["at once", "later"])
+def test_a_refresh_token_under_another_clients_name_is_refused_and_changes_nothing(
+    registry: Registry, now: float
+) -> None:
+    client = registry.redeem("ticket", KEY, now=1.0)
+    registry.start_family(Family("f", client.client_id, "jkt"), "r0", 0.0, expires_at=100.0)
+    with pytest.raises(TokenRejected, match=r"^TOKEN_CLAIMS"):
+        registry.rotate("r0", "r1", "somebody-else", "jkt", now=2.0)
+    # Not even the successor that was asked for first is remembered.
+    registry.rotate("r0", "s1", client.client_id, "jkt", now)
+    with pytest.raises(TokenRejected, match=r"^TOKEN_CLAIMS"):
+        registry.rotate("r0", "s1", "somebody-else", "jkt", now + 2 * REFRESH_GRACE)
+    registry.rotate("s1", "s2", client.client_id, "jkt", now)
 
 
 def test_the_file_holds_no_secret(tmp_path: Path) -> None:
@@ -182,9 +197,9 @@ def test_families_and_tickets_that_nobody_can_use_are_forgotten(registry: Regist
     registry.prune(now=1100.0)
     assert not registry.revoked(family="old")
     with pytest.raises(TokenRejected, match=r"^TOKEN_MALFORMED"):
-        registry.rotate("r-old", "next", "jkt", now=1100.0)
+        registry.rotate("r-old", "next", client.client_id, "jkt", now=1100.0)
     with pytest.raises(TokenRejected, match=r"^TOKEN_REVOKED"):
-        registry.rotate("r-new", "next", "jkt", now=1100.0)
+        registry.rotate("r-new", "next", client.client_id, "jkt", now=1100.0)
     with pytest.raises(EnrolmentRejected, match=r"^ENROL_TICKET_INVALID"):
         registry.redeem("unused", OTHER_KEY, now=1.0)
     assert registry.client(client.client_id) == client

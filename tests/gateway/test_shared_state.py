@@ -88,7 +88,9 @@ def test_a_refresh_token_is_rotated_once_and_a_second_successor_revokes(
         registries[0].start_family(family, f"r{number}", 0.0, expires_at=100.0)
         outcome = race(
             *(
-                lambda r=registry, n=number, w=which: r.rotate(f"r{n}", f"s{n}.{w}", "jkt", 2.0)
+                lambda r=registry, n=number, w=which: r.rotate(
+                    f"r{n}", f"s{n}.{w}", client.client_id, "jkt", 2.0
+                )
                 for which, registry in enumerate(registries)
             )
         )
@@ -105,7 +107,9 @@ def test_a_repeated_exchange_at_another_gateway_gets_the_same_answer(two: list[D
         first.start_family(family, f"r{number}", 0.0, expires_at=100.0)
         outcome = race(
             *(
-                lambda r=registry, n=number: r.rotate(f"r{n}", f"s{n}", "jkt", 2.0)
+                lambda r=registry, n=number: r.rotate(
+                    f"r{n}", f"s{n}", client.client_id, "jkt", 2.0
+                )
                 for registry in (first, second)
             )
         )
