@@ -17,6 +17,9 @@ from fl_protocol.codes import Code, GatewayUnavailable, error_for
 from fl_protocol.ports import Chunk, Clock
 from fl_server.gateway.call import await_hang_up
 
+# Every piece of a body costs about 400 bytes beside its content.
+_LEAST_PIECE = 16 * 1024
+
 
 @dataclass(frozen=True)
 class LoadLimits:
@@ -129,7 +132,7 @@ class TransferSlots:
 
 
 async def read_body(chunks: AsyncIterator[Chunk], length: int, limits: LoadLimits) -> list[Chunk]:
-    """Collect exactly `length` bytes of a stream.
+    """Collect exactly `length` bytes of a stream, in pieces of 16 KiB or more on average.
 
     Parameters
     ----------
@@ -144,15 +147,15 @@ async def read_body(chunks: AsyncIterator[Chunk], length: int, limits: LoadLimit
     ------
     AsynclaveError
         TOO_LARGE before anything is read when the announcement exceeds the bound, and as soon as
-        the stream exceeds the announcement; ENV_LENGTH when it ends early; DEADLINE when it
-        takes too long.
+        the stream exceeds the announcement; ENV_LENGTH when it ends early, or comes in more
+        pieces than it may; DEADLINE when it takes too long.
     """
     if length > limits.max_body:
         raise error_for(
             Code.TOO_LARGE, f"a body of {length} bytes exceeds the limit of {limits.max_body}"
         )
     parts: list[Chunk] = []
-    received = 0
+    received, most_pieces = 0, length // _LEAST_PIECE + 1
     try:
         async with asyncio.timeout(limits.read_deadline):
             async for chunk in chunks:
@@ -160,6 +163,8 @@ async def read_body(chunks: AsyncIterator[Chunk], length: int, limits: LoadLimit
                 if received > length:
                     raise error_for(Code.TOO_LARGE, "the body is longer than announced")
                 parts.append(chunk)
+                if len(parts) > most_pieces:
+                    raise error_for(Code.ENV_LENGTH, "the body comes in too many pieces")
     except TimeoutError:
         raise error_for(
             Code.DEADLINE, f"the body did not arrive within {limits.read_deadline:g} s"

@@ -11,6 +11,8 @@ from fl_protocol.codes import AsynclaveError, GatewayUnavailable
 from fl_server.gateway.limits import LoadLimits, RateLimiter, TransferSlots, read_body
 from tests.support.clock import SetClock
 
+PIECE = 16 * 1024
+
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
@@ -94,7 +96,8 @@ def test_one_client_cannot_take_every_slot() -> None:
 
 
 async def test_reads_exactly_the_announced_bytes() -> None:
-    assert await read_body(chunks(b"ab", b"", b"c"), 3, LoadLimits()) == [b"ab", b"", b"c"]
+    pieces = [bytes(1), bytes(PIECE), bytes(PIECE - 1)]
+    assert await read_body(chunks(*pieces), 2 * PIECE, LoadLimits()) == pieces
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,7 @@ async def test_reads_exactly_the_announced_bytes() -> None:
         (chunks(b"abcd"), 3, "TOO_LARGE"),
         (chunks(b"ab"), 3, "ENV_LENGTH"),
         (chunks(), 11, "TOO_LARGE"),
+        (chunks(b"", b"abc"), 3, "ENV_LENGTH"),
         (never(), 3, "DEADLINE"),
     ],
 )
@@ -111,3 +115,11 @@ async def test_refuses_a_body_that_is_not_as_announced(
 ) -> None:
     with pytest.raises(AsynclaveError, match=f"^{code}: "):
         await read_body(body, length, LoadLimits(max_body=10, read_deadline=0.05))
+
+
+@pytest.mark.parametrize("part", [b"", b"x"], ids=["empty", "one byte"])
+async def test_a_body_in_small_pieces_is_refused_before_they_fill_the_memory(part: bytes) -> None:
+    sent = chunks(*[part] * 200)
+    with pytest.raises(AsynclaveError, match=r"^ENV_LENGTH: the body comes in too many pieces"):
+        await read_body(sent, 100 * PIECE, LoadLimits())
+    assert len([left async for left in sent]) == 200 - (100 + 2)
