@@ -271,4 +271,13 @@ async def _abort(context: Any, refusal: AsynclaveError) -> None:
 
 
 def _metadata_of(context: Any) -> dict[str, str]:
-    return {key: value for key, value in context.invocation_metadata() or ()}
+    """Return the metadata, values of one key joined by commas (RFC 9110, section 5.3).
+
+    So none of several tokens or proofs passes for the only one: they have no commas. Binary values
+    are left out, because nothing reads them.
+    """
+    values: dict[str, list[str]] = {}
+    for key, value in context.invocation_metadata() or ():
+        if isinstance(value, str):
+            values.setdefault(key, []).append(value)
+    return {key: ",".join(several) for key, several in values.items()}

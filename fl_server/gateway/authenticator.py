@@ -65,7 +65,10 @@ class Authenticator:
         ------
         TokenRejected
         """
-        kind, _, token = metadata.get("authorization", "").partition(" ")
+        authorization = metadata.get("authorization", "")
+        if "DPoP " in authorization and "," in authorization:
+            raise TokenRejected(Code.TOKEN_MALFORMED, "send one access token")
+        kind, _, token = authorization.partition(" ")
         if kind != "DPoP" or not token:
             raise TokenRejected(Code.TOKEN_MISSING)
         claims = self._tokens.verify(token, scope)

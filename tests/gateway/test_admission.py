@@ -120,6 +120,24 @@ def test_refuses_a_stolen_token_without_its_key(raw: RawGateway, token: Token) -
     assert raw.call("GetEvidence", evidence(), metadata=bare) == "PROOF_MISSING"
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["bad first", "good first"])
+def test_refuses_a_second_proof_or_token_beside_a_good_one(
+    raw: RawGateway, token: Token, order: int
+) -> None:
+    good = token("client")
+    authorization = ("authorization", f"DPoP {good}")
+
+    def called_with(key: str, second: str) -> str | pb.EvidenceReply:
+        own = [("dpop", raw.proof("GetEvidence", good)), authorization]
+        return raw.call("GetEvidence", evidence(), metadata=[(key, second), *own][::order])
+
+    for proof in ("", "garbage", raw.proof("GetEvidence", good)):
+        assert called_with("dpop", proof) == "PROOF_INVALID"
+    for other in ("", "Bearer x", "DPoP x", f"DPoP {good}"):
+        assert called_with("authorization", other) == "TOKEN_MALFORMED"
+    assert called_with("traceparent", "").evidence
+
+
 def test_refuses_a_replayed_proof(raw: RawGateway, token: Token) -> None:
     good = token("client")
     proof = raw.proof("GetEvidence", good)
