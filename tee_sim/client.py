@@ -27,6 +27,8 @@ from tee_sim.channel import (
 )
 from tee_sim.hop import NO_BODY, HopSigner
 
+_MOST = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -112,7 +114,7 @@ class EnclaveClient:
         header = {
             "op": "OPEN_RUN",
             "run_id": run_id,
-            "version": version,
+            "version": _framed(version),
             "layout_json": layout_json,
             "recipe_json": recipe_json,
             "join": join,
@@ -163,13 +165,13 @@ class EnclaveClient:
         RunRejected
             ``RUN_UNKNOWN`` or ``RELEASE_NOT_READY``.
         """
-        header = {"op": "GET_RELEASE", "run_id": run_id, "version": version}
+        header = {"op": "GET_RELEASE", "run_id": run_id, "version": _framed(version)}
         reply, body = await self.request(header)
         return _signed(reply), body
 
     async def get_records(self, from_seq: int) -> Records:
         """Fetch records of the chain from a number on, up to about a thousand of those kept."""
-        reply, _ = await self.request({"op": "GET_RECORDS", "from_seq": from_seq})
+        reply, _ = await self.request({"op": "GET_RECORDS", "from_seq": _framed(from_seq)})
         return Records(tuple(map(_signed, reply["records"])), _signed(reply["head"]))
 
     async def update_status(
@@ -246,6 +248,14 @@ def _encoded(header: dict[str, Any], signer: HopSigner, digest: bytes, body_leng
         return encode_head(signer.sign(header, digest), body_length)
     except CanonicalError as error:
         raise error_for(Code.TOO_LARGE, f"The request does not fit a frame: {error}.") from error
+
+
+def _framed(number: int) -> int:
+    """Return a number of 64 bits as a frame can hold it: no version or record comes near the bound.
+
+    So the enclave answers a number that fits no frame as it does any other that is too great.
+    """
+    return min(number, _MOST)
 
 
 def _signed(reply: dict[str, Any]) -> Signed:

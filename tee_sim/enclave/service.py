@@ -12,7 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fl_protocol import records
 from fl_protocol.canonical import CanonicalError
-from fl_protocol.codes import AsynclaveError, Code, EnvelopeRejected, RunRejected, UpdateRejected
+from fl_protocol.codes import (
+    AsynclaveError,
+    Code,
+    EnvelopeRejected,
+    RunRejected,
+    UpdateRejected,
+    error_for,
+)
 from fl_protocol.envelope import SEGMENT_BYTES, TAG_BYTES, Header, Opener, body_digest, key_id
 from fl_protocol.header import VALID_SECONDS
 from fl_protocol.ports import Clock
@@ -256,7 +263,8 @@ class EnclaveService:
         if type(version) is not int:
             raise RunRejected(Code.RELEASE_NOT_READY)
         if run is None or header.get("run_id") != run.run_id:
-            return self._release_of_another(_text(header, "run_id"), version)
+            run_id = _text(header, "run_id", Code.RUN_UNKNOWN)
+            return self._release_of_another(run_id, version)
         self._release_due(run, self._now())
         released = run.release(version)
         model = released.merge.params.data.cast("B")
@@ -287,7 +295,9 @@ class EnclaveService:
         run = self._open()
         if header.get("run_id") != run.run_id:
             raise RunRejected(Code.RUN_UNKNOWN)
-        client, update_id, nonce = (_text(header, n) for n in ("client_id", "update_id", "nonce"))
+        client, update_id, nonce = (
+            _text(header, name, Code.ENV_MALFORMED) for name in ("client_id", "update_id", "nonce")
+        )
         try:
             signed = self._ledger.status(status_of(run, client, update_id, nonce, self._now()))
         except CanonicalError as error:
@@ -326,8 +336,8 @@ class EnclaveService:
         return self._latest
 
 
-def _text(header: dict[str, Any], name: str) -> str:
+def _text(header: dict[str, Any], name: str, code: Code = Code.RUN_MANIFEST) -> str:
     value = header.get(name)
     if type(value) is not str or not value:
-        raise RunRejected(Code.RUN_MANIFEST, f"The request has no valid {name}.")
+        raise error_for(code, f"The request has no valid {name}.")
     return value

@@ -34,7 +34,7 @@ Token = Callable[[str], str]
     ("method", "request_", "code"),
     [
         ("GetEvidence", pb.EvidenceRequest(nonce=bytes(1_000_000)), "EVIDENCE_NONCE"),
-        ("GetRelease", pb.GetReleaseRequest(run_id="x", version=2**64 - 1), "TOO_LARGE"),
+        ("GetRelease", pb.GetReleaseRequest(run_id="x", version=2**64 - 1), "RUN_UNKNOWN"),
         ("GetRelease", pb.GetReleaseRequest(run_id="\x01" * 1_900_000), "TOO_LARGE"),
     ],
     ids=["long nonce", "large version", "long run id"],
@@ -46,6 +46,15 @@ def test_an_oversized_request_leaves_the_enclave_running(
     assert raw.call(method, request_, member) == code
     assert raw.call("GetEvidence", pb.EvidenceRequest(nonce=bytes(32)), member).evidence
     assert stack.enclave_pid == enclave
+
+
+def test_records_from_a_number_beyond_any_are_none(
+    stack: LocalStack, raw: RawGateway, token: Token
+) -> None:
+    member = token("server")
+    for number in (2**63 - 1, 2**64 - 1):
+        reply = raw.call("GetRecords", pb.GetRecordsRequest(from_seq=number), member)
+        assert not reply.records and reply.head.payload
 
 
 def test_nobody_can_hold_calls_open_by_watching_health(stack: LocalStack, raw: RawGateway) -> None:

@@ -88,6 +88,20 @@ def test_refuses_initial_version_below_zero(lab: Lab) -> None:
     assert_refused(lab, Code.RUN_MANIFEST, lambda: lab.open_run(version=-1))
 
 
+@pytest.mark.parametrize("member", ["client_id", "update_id", "nonce"])
+@pytest.mark.parametrize("value", ["", "\0", 1], ids=["empty", "NUL", "number"])
+def test_refuses_to_sign_a_status_that_is_none(lab: Lab, member: str, value: object) -> None:
+    request = {"op": "UPDATE_STATUS", "run_id": lab.run_id, "client_id": "a", "update_id": "u"}
+    request["nonce"] = "0" * 32
+    assert lab.ask(request)["ok"]
+    assert_refused(lab, Code.ENV_MALFORMED, lambda: lab.ask(request | {member: value}))
+
+
+def test_refuses_the_release_of_a_run_without_a_name(lab: Lab) -> None:
+    request = {"op": "GET_RELEASE", "run_id": "", "version": 1}
+    assert_refused(lab, Code.RUN_UNKNOWN, lambda: lab.ask(request))
+
+
 def test_refused_run_keeps_the_buffer_of_the_open_one(lab: Lab) -> None:
     lab.send(lab.member("a"))
     assert not lab.open_run(described(FedAsync()))["ok"]
