@@ -1,11 +1,12 @@
 """Admission: every call passes here before its handler runs, and leaves one audit line.
 
 Order: method known -> refused tokens of the address -> token -> rate of the address with that
-token -> proof of possession -> revocation -> rate of the client -> request. Every method is served
-as a stream of requests, because gRPC calls those handlers at once: a caller whom the metadata does
-not admit is refused without its request being waited for, and nobody can keep a call open by
-sending none. Refusals leave as a gRPC status with the code in the trailing metadata and a constant
-sentence.
+token -> proof of possession -> revocation -> rate of the client -> request -> revocation. Every
+method is served as a stream of requests, because gRPC calls those handlers at once: a caller whom
+the metadata does not admit is refused without its request being waited for, and nobody can keep a
+call open by sending none. A caller can take a minute over a body or a download, so revocation is
+looked up again when that moves on. Refusals leave as a gRPC status with the code in the trailing
+metadata and a constant sentence.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -32,7 +34,7 @@ from fl_protocol.submission import read_message
 from fl_protocol.wire import CODE_METADATA, NONCE_METADATA, RETRY_METADATA, SERVICE
 from fl_server.gateway.audit import CANCELLED, AuditLog
 from fl_server.gateway.authenticator import Authenticator, Bearer
-from fl_server.gateway.call import Call, await_hang_up, begin_call
+from fl_server.gateway.call import Call, await_hang_up, begin_call, current_call
 from fl_server.gateway.limits import LoadLimits, RateLimiter
 from fl_server.gateway.statuses import status_for
 
@@ -153,6 +155,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         try:
             async with asyncio.timeout(self._write_deadline):
                 async for part in parts:
+                    await current_call().still_admitted()
                     await context.write(part)
         except TimeoutError:
             raise error_for(Code.DEADLINE, "the reply was not taken in time") from None
@@ -184,9 +187,12 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
             self._limiter.spend(address)
         else:
             self._refusals.check(address)
-            await asyncio.to_thread(self._authenticate, call, scope, address, metadata)
+            bearer = await asyncio.to_thread(self._authenticate, call, scope, address, metadata)
+            call.still_admitted = partial(asyncio.to_thread, self._auth.check_revocation, bearer)
 
-    def _authenticate(self, call: Call, scope: str, address: str, metadata: dict[str, str]) -> None:
+    def _authenticate(
+        self, call: Call, scope: str, address: str, metadata: dict[str, str]
+    ) -> Bearer:
         bearer = self._bearer(scope, address, metadata)
         client_id = bearer.claims.client_id
         call.claim(client_id)
@@ -197,6 +203,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         if bearer.revoked:
             raise TokenRejected(Code.TOKEN_REVOKED)
         self._limiter.spend(client_id)
+        return bearer
 
     def _bearer(self, scope: str, address: str, metadata: dict[str, str]) -> Bearer:
         try:
@@ -213,6 +220,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
             await asyncio.to_thread(
                 self._auth.check_key, SERVICE + call.method, request.proof_key, metadata
             )
+        await call.still_admitted()
         return request
 
     async def _prompt(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -72,16 +72,12 @@ class Authenticator:
         if kind != "DPoP" or not token:
             raise TokenRejected(Code.TOKEN_MISSING)
         claims = self._tokens.verify(token, scope)
-        revoked = self._registry.revoked(
-            client=claims.client_id,
-            family=family_of(claims.jti),
-            jti=claims.jti,
-            kid=parse_token(token).header["kid"],
-        )
-        if "kid" in revoked:
-            # Not the bearer's fault: the code makes clients ask for a new token.
-            raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
-        return Bearer(token, claims, bool(revoked))
+        return Bearer(token, claims, self._is_revoked(token, claims))
+
+    def check_revocation(self, bearer: Bearer) -> None:
+        """Look again whether a token was revoked; raises TokenRejected if it was."""
+        if self._is_revoked(bearer.token, bearer.claims):
+            raise TokenRejected(Code.TOKEN_REVOKED)
 
     def check_proof(self, method: str, bearer: Bearer, metadata: dict[str, str]) -> None:
         """Verify that whoever presents a token holds its key.
@@ -109,6 +105,18 @@ class Authenticator:
         ProofRejected
         """
         self._first_proofs.verify(_proof_in(metadata), method, None, thumbprint(proof_key))
+
+    def _is_revoked(self, token: str, claims: Claims) -> bool:
+        revoked = self._registry.revoked(
+            client=claims.client_id,
+            family=family_of(claims.jti),
+            jti=claims.jti,
+            kid=parse_token(token).header["kid"],
+        )
+        if "kid" in revoked:
+            # Not the bearer's fault: the code makes clients ask for a new token.
+            raise TokenRejected(Code.TOKEN_UNKNOWN_KEY)
+        return bool(revoked)
 
 
 def _proof_in(metadata: dict[str, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -21,7 +21,14 @@ _MAX_CLAIM = 128
 # millisecond on an idle machine.
 _HANG_UP_SECONDS = 0.1
 
+# Raises if whoever makes a call may not make it any more.
+Check = Callable[[], Awaitable[None]]
+
 _current: ContextVar[Call] = ContextVar("asynclave_call")
+
+
+async def always() -> None:
+    """Check nothing: anybody may make the call."""
 
 
 @dataclass
@@ -29,7 +36,8 @@ class Call:
     """What is known of the call being served; handlers fill in what the audit line should say.
 
     ``client_id`` is who makes it, ``claimed_client`` who the caller says it is as long as that is
-    not proved.
+    not proved. ``still_admitted`` is to be asked again after every wait for the caller or for
+    others.
     """
 
     method: str
@@ -37,6 +45,7 @@ class Call:
     claimed_client: str = ""
     trace_id: str = ""
     outcome: str = "OK"
+    still_admitted: Check = always
 
     def claim(self, client_id: str) -> None:
         """Note what the caller says."""

@@ -16,6 +16,7 @@ from fl_protocol.header import body_size
 from fl_protocol.ports import Chunk
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.signatures import Signed
+from fl_server.gateway.call import Check
 from fl_server.gateway.releases import Release, ReleaseCache
 from fl_server.gateway.undisturbed import Undisturbed
 from tee_sim.client import EnclaveClient, Opened
@@ -78,10 +79,13 @@ class EnclaveLink:
         """Have the platform answer a challenge about the running enclave."""
         return await self._requests.run(self._evidence(nonce))
 
-    async def open_run(self, header: pb.OpenRunHeader, body: Sequence[Chunk]) -> pb.OpenRunReply:
-        """Open a run from its parameters; raises RunRejected."""
+    async def open_run(
+        self, header: pb.OpenRunHeader, body: Sequence[Chunk], still_admitted: Check
+    ) -> pb.OpenRunReply:
+        """Open a run from its parameters; raises RunRejected, or what the check raises."""
 
         async def request(enclave: EnclaveClient) -> Opened:
+            await still_admitted()
             opened = await enclave.open_run(
                 header.run_id,
                 header.layout_json,
@@ -131,13 +135,24 @@ class EnclaveLink:
     def _limit(self) -> int:
         return 0 if self._model_bytes is None else body_size(self._model_bytes)[0]
 
-    async def submit(self, header: pb.SubmitHeader, body: Sequence[Chunk]) -> pb.SubmitReply:
-        """Hand a sealed update in; raises EnvelopeRejected or UpdateRejected.
+    async def submit(
+        self, header: pb.SubmitHeader, body: Sequence[Chunk], still_admitted: Check
+    ) -> pb.SubmitReply:
+        """Hand a sealed update in.
 
         The only request that its caller has to keep from being broken off.
+
+        Raises
+        ------
+        EnvelopeRejected or UpdateRejected
+            The enclave refused it.
+        AsynclaveError
+            What the check raises, which is made when it is the update's turn.
         """
-        signed = await self._exchange(
-            lambda enclave: enclave.submit(
+
+        async def request(enclave: EnclaveClient) -> Signed:
+            await still_admitted()
+            return await enclave.submit(
                 header.protected,
                 header.wrap,
                 header.tags,
@@ -145,7 +160,8 @@ class EnclaveLink:
                 header.membership,
                 body,
             )
-        )
+
+        signed = await self._exchange(request)
         return pb.SubmitReply(payload=signed.payload, signature=signed.signature)
 
     async def update_status(

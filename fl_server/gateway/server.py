@@ -20,6 +20,7 @@ from fl_server.gateway.auth import Gatekeeper
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.database import Database
 from fl_server.gateway.enclave_link import EnclaveLink
+from fl_server.gateway.registry import Registry
 from fl_server.gateway.service import GatewayService
 from fl_server.gateway.shared_memory import Refusals
 from fl_server.gateway.submissions import open_submissions
@@ -56,7 +57,12 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
     admitted = admission(config, database, audit, hop_key, clock, rng)
     try:
         async with open_submissions(
-            link, config.journal_dir, LocalDisk(), rng, Refusals(database, clock)
+            link,
+            config.journal_dir,
+            LocalDisk(),
+            rng,
+            Refusals(database, clock),
+            Registry(database),
         ) as submissions:
             service = GatewayService(admitted.issuer, link, submissions, config.limits)
             status = health.aio.HealthServicer()

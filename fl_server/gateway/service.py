@@ -58,10 +58,10 @@ class GatewayService(GatewayServicer):
         self, requests: AsyncIterator[pb.OpenRunRequest], context: Any
     ) -> pb.OpenRunReply:
         """Relay a run's layout, recipe and initial parameters to the enclave."""
-        header = await _first(requests)
-        with self._uploads.take(current_call().client_id):
+        header, call = await _first(requests), current_call()
+        with self._uploads.take(call.client_id):
             body = await read_body(_chunks(requests), header.length, self._limits)
-            return await self._link.open_run(header, body)
+            return await self._link.open_run(header, body, call.still_admitted)
 
     async def SubmitUpdate(
         self, messages: AsyncIterator[SubmitMessage], context: Any
@@ -81,7 +81,7 @@ class GatewayService(GatewayServicer):
         await self._link.check_size(header.ct_len)
         with self._uploads.take(call.client_id):
             body = await read_body(_segments(first, messages), header.ct_len, self._limits)
-            return await self._submissions.submit(envelope, header, body)
+            return await self._submissions.submit(envelope, header, body, call.still_admitted)
 
     async def GetUpdateStatus(
         self, request: pb.UpdateStatusRequest, context: Any

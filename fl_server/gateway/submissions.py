@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
-from fl_protocol.codes import SENTENCES, AsynclaveError, Code, StorageFailed
+from fl_protocol.codes import SENTENCES, AsynclaveError, Code, StorageFailed, TokenRejected
 from fl_protocol.header import Header
 from fl_protocol.ports import Chunk, Disk, Rng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.durable.journal import Journal
 from fl_server.durable.lock import locked
 from fl_server.gateway.audit import AuditLog
-from fl_server.gateway.call import begin_call
+from fl_server.gateway.call import Check, begin_call
 from fl_server.gateway.enclave_link import EnclaveLink
+from fl_server.gateway.registry import Registry
 from fl_server.gateway.shared_memory import Refusals
 from fl_server.gateway.undisturbed import Undisturbed
 from fl_server.gateway.update_journal import Kept, LeftOver, UpdateJournal
@@ -38,16 +40,27 @@ class Submissions:
     refusals : Refusals or None
         What the gateways beside this one refused, if there are any: a client that gets no answer
         here tries again there.
+    registry : Registry or None
+        Who was revoked since an earlier process kept their updates.
     """
 
     def __init__(
-        self, link: EnclaveLink, journal: UpdateJournal | None, refusals: Refusals | None = None
+        self,
+        link: EnclaveLink,
+        journal: UpdateJournal | None,
+        refusals: Refusals | None = None,
+        registry: Registry | None = None,
     ) -> None:
-        self._link, self._journal, self._refusals = link, journal, refusals
+        self._link, self._journal = link, journal
+        self._refusals, self._registry = refusals, registry
         self._under_way = Undisturbed()
 
     async def submit(
-        self, envelope: pb.SubmitHeader, header: Header, body: Sequence[Chunk]
+        self,
+        envelope: pb.SubmitHeader,
+        header: Header,
+        body: Sequence[Chunk],
+        still_admitted: Check,
     ) -> pb.SubmitReply:
         """Have the enclave take an update in, also if the caller hangs up meanwhile.
 
@@ -59,9 +72,9 @@ class Submissions:
             As for `EnclaveLink.submit`.
         """
         if self._journal is None:
-            work = self._link.submit(envelope, body)
+            work = self._link.submit(envelope, body, still_admitted)
         else:
-            work = self._submit(self._journal, envelope, header, body)
+            work = self._submit(self._journal, envelope, header, body, still_admitted)
         return await self._under_way.run(work)
 
     async def finish_left_over(self, audit: AuditLog) -> None:
@@ -99,10 +112,11 @@ class Submissions:
         envelope: pb.SubmitHeader,
         header: Header,
         body: Sequence[Chunk],
+        still_admitted: Check,
     ) -> pb.SubmitReply:
         kept = await journal.keep(envelope, header, body)
         try:
-            return await self._answered(journal, kept, envelope, body)
+            return await self._answered(journal, kept, envelope, body, still_admitted)
         except AsynclaveError:
             if self._refusals is not None:
                 await asyncio.to_thread(self._refusals.note, header)
@@ -118,7 +132,8 @@ class Submissions:
             await journal.refused(left.kept)
             return "OK", "dropped: another gateway has refused it since"
         try:
-            await self._answered(journal, left.kept, envelope, body)
+            check = partial(self._check_client, left.client_id)
+            await self._answered(journal, left.kept, envelope, body, check)
         except AsynclaveError as refusal:
             return refusal.code, refusal.sentence
         return "OK", "taken up from the journal"
@@ -128,15 +143,22 @@ class Submissions:
             return False
         return await asyncio.to_thread(self._refusals.noted, header)
 
+    async def _check_client(self, client_id: str) -> None:
+        if self._registry is None:
+            return
+        if await asyncio.to_thread(self._registry.revoked, client=client_id):
+            raise TokenRejected(Code.TOKEN_REVOKED)
+
     async def _answered(
         self,
         journal: UpdateJournal,
         kept: Kept,
         envelope: pb.SubmitHeader,
         body: Sequence[Chunk],
+        still_admitted: Check,
     ) -> pb.SubmitReply:
         try:
-            reply = await self._link.submit(envelope, body)
+            reply = await self._link.submit(envelope, body, still_admitted)
         except AsynclaveError:
             await journal.refused(kept)
             raise
@@ -146,7 +168,12 @@ class Submissions:
 
 @asynccontextmanager
 async def open_submissions(
-    link: EnclaveLink, journal_dir: str, disk: Disk, rng: Rng, refusals: Refusals | None = None
+    link: EnclaveLink,
+    journal_dir: str,
+    disk: Disk,
+    rng: Rng,
+    refusals: Refusals | None = None,
+    registry: Registry | None = None,
 ) -> AsyncIterator[Submissions]:
     """Open the journal in a folder, or none if that is empty.
 
@@ -160,7 +187,8 @@ async def open_submissions(
         return
     folder = Path(journal_dir)
     with locked(folder):
-        submissions = Submissions(link, UpdateJournal(_opened(folder, disk, rng)), refusals)
+        journal = UpdateJournal(_opened(folder, disk, rng))
+        submissions = Submissions(link, journal, refusals, registry)
         try:
             yield submissions
         finally:

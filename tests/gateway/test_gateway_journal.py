@@ -135,6 +135,20 @@ def test_a_restarted_gateway_finishes_what_it_had_begun(stack: LocalStack) -> No
     intake.close()
 
 
+def test_a_restarted_gateway_drops_what_a_client_that_was_revoked_had_begun(
+    stack: LocalStack,
+) -> None:
+    intake = large_run(stack)
+    interrupted = Interrupted(stack)
+    stack.revoke("client", interrupted.uploader._session.enrol().client_id)
+    os.kill(stack.enclave_pid, signal.SIGCONT)
+    stack.restart_gateway()
+    assert taken_up(stack) == [("TOKEN_REVOKED", trace_of(interrupted.sealed))]
+    stack.restart_gateway()
+    assert len(taken_up(stack)) == 1
+    intake.close()
+
+
 def test_without_what_is_in_the_journal_it_is_left_to_its_sender(stack: LocalStack) -> None:
     intake = large_run(stack)
     Interrupted(stack)

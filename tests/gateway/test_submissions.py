@@ -12,6 +12,7 @@ import pytest
 from fl_protocol.ports import LocalDisk, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.durable.journal import Journal
+from fl_server.gateway.call import always
 from fl_server.gateway.enclave_link import EnclaveLink
 from fl_server.gateway.submissions import open_submissions
 from fl_server.gateway.update_journal import UpdateJournal
@@ -39,7 +40,7 @@ async def test_what_is_under_way_has_ended_and_stays_in_the_journal(
     about = header("waiting")
     envelope = pb.SubmitHeader(protected=about.encode())
     async with open_submissions(link, str(folder), LocalDisk(), SystemRng()) as submissions:
-        upload = asyncio.create_task(submissions.submit(envelope, about, BODY))
+        upload = asyncio.create_task(submissions.submit(envelope, about, BODY, always))
         # Asked for the enclave, which is after the update was kept.
         connection, _ = await asyncio.get_running_loop().sock_accept(silent)
     with connection, pytest.raises(asyncio.CancelledError):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 from fl_client.updates import LocalUpdate
 from fl_protocol.codes import RunRejected
+from fl_protocol.encoding import b64url_decode
 from fl_protocol.ports import SystemClock
 from fl_protocol.proto import gateway_pb2 as pb
+from fl_protocol.wire import CODE_METADATA
 from fl_server.gateway.limits import LoadLimits
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
@@ -140,5 +144,20 @@ def test_a_download_left_unread_gives_its_place_back(stack: LocalStack) -> None:
     taken = raw.call("GetRelease", wanted, token)
     assert sum(len(part.chunk) for part in taken) == 4 * LARGE
     unread.cancel()
+    raw.close()
+    intake.close()
+
+
+def test_a_server_that_is_revoked_gets_no_more_of_a_download(stack: LocalStack) -> None:
+    intake = release_of(stack, "half", LARGE, 0.001)
+    raw, token = reader_of(stack, "leaving")
+    metadata = [("dpop", raw.proof("GetRelease", token)), ("authorization", f"DPoP {token}")]
+    wanted = pb.GetReleaseRequest(run_id="half", version=1)
+    parts = raw._stub.GetRelease(wanted, metadata=metadata, timeout=20)
+    next(parts)
+    stack.revoke("jti", json.loads(b64url_decode(token.split(".")[1]))["jti"])
+    with pytest.raises(grpc.RpcError) as caught:
+        list(parts)
+    assert dict(caught.value.trailing_metadata())[CODE_METADATA] == "TOKEN_REVOKED"
     raw.close()
     intake.close()

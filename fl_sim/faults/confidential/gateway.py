@@ -21,6 +21,7 @@ from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.database import Database
 from fl_server.gateway.enclave_link import EnclaveLink
+from fl_server.gateway.registry import Registry
 from fl_server.gateway.service import GatewayService
 from fl_server.gateway.shared_memory import Refusals
 from fl_server.gateway.submissions import Submissions
@@ -122,7 +123,10 @@ class Gateway:
             if journal.size > _LARGEST_JOURNAL:
                 raise Violation(f"I9: the gateway's journal has grown to {journal.size} bytes")
             submissions = Submissions(
-                self._link, UpdateJournal(journal), Refusals(self._database, clock)
+                self._link,
+                UpdateJournal(journal),
+                Refusals(self._database, clock),
+                Registry(self._database),
             )
             service = GatewayService(admitted.issuer, self._link, submissions, config.limits)
             self._handlers = _handlers_of(service)
