@@ -1,7 +1,8 @@
 """What was done to a chain of records after the enclave signed it.
 
 A chain is what a server wrote down: per enclave epoch the opening of its run and everything the
-enclave signed since, in order, nothing left out. Epochs follow each other.
+enclave signed since, in order, nothing left out. Epochs follow each other. The enclave may have
+signed records before that opening, of another run or of this one, which was then opened anew.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fl_protocol.codes import ReceiptRejected
-from fl_protocol.receipts import Chained, Head, Opening, is_from, read_record, record_digest
+from fl_protocol.receipts import (
+    GENESIS,
+    Chained,
+    Head,
+    Opening,
+    is_from,
+    read_record,
+    record_digest,
+)
 from fl_protocol.signatures import Signed
 
 
@@ -73,14 +82,17 @@ def first_fault(
     Returns
     -------
     Fault or None
-        None when nothing was changed. Records removed together with the head that covers them
-        cannot be missed here; whoever holds one of their receipts can tell.
+        None when nothing was changed. Records removed together with the head that covers them,
+        or from the beginning of an epoch up to another opening of the run, cannot be missed here;
+        whoever holds one of their receipts can tell.
     """
     before: Chained | None = None
     for index, link in enumerate(links):
         fault = _signature_fault(links, index, keys, heads)
         if fault is None and link.record is not None:
-            fault = _order_fault(links, index, link.record, before, heads)
+            fault = _order_fault(links, index, link.record, before, heads) or _head_fault(
+                index, link, link.record, heads
+            )
         if fault is not None:
             return fault
         before = link.record
@@ -122,9 +134,7 @@ def _order_fault(
         fault = _end_fault(links, index, before, heads) or _skipped(
             links, index, before, record.epoch, heads
         )
-        if fault is not None or isinstance(record, Opening):
-            return fault
-        return _missing(links, index, record.epoch, None, "the opening of the run")
+        return fault or _first_fault_of_epoch(links, index, record, heads)
     if record.epoch < before.epoch:
         return Fault(index, Damage.REORDERED, f"epoch {record.epoch} is over before this record")
     if record.seq > before.seq + 1:
@@ -139,14 +149,52 @@ def _order_fault(
     return None
 
 
-def _missing(links: Sequence[Link], index: int, epoch: int, seq: int | None, what: str) -> Fault:
+def _first_fault_of_epoch(
+    links: Sequence[Link], index: int, record: Chained, heads: Mapping[int, Head]
+) -> Fault | None:
+    if not isinstance(record, Opening) or record.run_id != _run_of(links):
+        return _without_opening(links, index, record)
+    if (record.seq == 0) != (record.prev == GENESIS):
+        detail = f"the enclave signed record {record.seq} and another beginning of its chain"
+        return Fault(index, Damage.FORKED, detail)
+    head = heads.get(record.epoch)
+    if head is not None and 0 < head.length <= record.seq:
+        detail = f"record {head.length - 1}, the last that the head counts, is missing"
+        return Fault(index, Damage.REMOVED, detail)
+    return None
+
+
+def _run_of(links: Sequence[Link]) -> str | None:
+    openings = (link.record for link in links if isinstance(link.record, Opening))
+    return next((opening.run_id for opening in openings), None)
+
+
+def _without_opening(links: Sequence[Link], index: int, first: Chained) -> Fault:
+    moved = any(
+        isinstance(later.record, Opening)
+        and (later.record.epoch, later.record.run_id) == (first.epoch, _run_of(links))
+        and later.record.seq < first.seq
+        for later in links[index + 1 :]
+    )
+    return _absent(index, "the opening of the run", moved)
+
+
+def _head_fault(index: int, link: Link, record: Chained, heads: Mapping[int, Head]) -> Fault | None:
+    head = heads.get(record.epoch)
+    if head is None or record.seq != head.length - 1 or link.digest == head.last:
+        return None
+    return Fault(index, Damage.FORKED, f"the signed head names another record {record.seq}")
+
+
+def _missing(links: Sequence[Link], index: int, epoch: int, seq: int, what: str) -> Fault:
     """Tell what stands later in the chain from what is in it no more."""
-    for later in links[index + 1 :]:
-        record = later.record
-        if record is None or record.epoch != epoch:
-            continue
-        if record.seq == seq or (seq is None and isinstance(record, Opening)):
-            return Fault(index, Damage.REORDERED, f"{what} must stand here")
+    later = (link.record for link in links[index + 1 :] if link.record)
+    return _absent(index, what, any((r.epoch, r.seq) == (epoch, seq) for r in later))
+
+
+def _absent(index: int, what: str, moved: bool) -> Fault:
+    if moved:
+        return Fault(index, Damage.REORDERED, f"{what} must stand here")
     return Fault(index, Damage.REMOVED, f"{what} must stand here and is missing")
 
 
@@ -176,7 +224,8 @@ def _skipped(
     after = -1 if before is None else before.epoch
     for epoch in sorted(heads):
         if after < epoch < until:
-            return _missing(links, index, epoch, None, f"every record of epoch {epoch}")
+            moved = any(link.record and link.record.epoch == epoch for link in links[index + 1 :])
+            return _absent(index, f"every record of epoch {epoch}", moved)
     return None
 
 

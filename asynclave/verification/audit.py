@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
+from asynclave.verification.notes import begun_before, silent_epochs
 from asynclave.verification.rules import Flaw, Ledger
 from fl_protocol.chain import Link, first_fault
 from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected, ReceiptRejected
@@ -108,7 +108,8 @@ def audit(folder: Path, policy: Path | None = None, run_id: str | None = None) -
     if found.flaw is None:
         found.flaw = _check_chain(folder, links, found)
     if found.flaw is None:
-        found.notes += _silent_epochs(links, found)
+        records = [link.record for link in links if link.record]
+        found.notes += silent_epochs(records, found.enclaves.keys()) + begun_before(records)
         _check_rules(folder, links, layout, found)
         if run_id is not None and found.run_id != run_id:
             found.flaw = Flaw(0, "opening", f"the records are of run {found.run_id}, not {run_id}")
@@ -147,26 +148,6 @@ def _head(folder: Path, epoch: int, key: bytes) -> Head | None:
     except (OSError, ValueError, ReceiptRejected):
         return None
     return head if head.epoch == epoch else None
-
-
-def _silent_epochs(links: list[Link], found: Audit) -> list[str]:
-    """Tell of enclaves without a record, which an honest server leaves as well.
-
-    Evidence is kept before the run is opened, and an enclave may end before a run is opened in it.
-    """
-    recorded = sorted({link.record.epoch for link in links if link.record})
-    notes = [
-        f"evidence-{epoch}.json: there is no record of that enclave; the run was not opened in it, "
-        "or its records were left out"
-        for epoch in sorted(found.enclaves.keys() - set(recorded))
-    ]
-    for before, after in pairwise(recorded):
-        if any(epoch not in found.enclaves for epoch in range(before + 1, after)):
-            notes.append(
-                f"between epochs {before} and {after} there were enclaves of which nothing is "
-                "here; the run was not opened in them, or all of it was left out"
-            )
-    return notes
 
 
 def _check_rules(folder: Path, links: list[Link], layout: bytes, found: Audit) -> None:

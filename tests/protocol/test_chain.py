@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_protocol.chain import Damage, Link, first_fault
-from fl_protocol.receipts import GENESIS, Head, Opening, record_digest, sign
+from fl_protocol.receipts import GENESIS, Head, Opening, read_record, record_digest, sign
 from fl_protocol.signatures import Signed
 from tests.protocol.support import DIGEST
 from tests.protocol.test_receipts import KEY, OTHER, PUBLIC, RECEIPT, RELEASE
 
 EPOCH = RECEIPT.epoch
+BEFORE = "9" * 64
 KEYS = {epoch: PUBLIC for epoch in range(EPOCH, EPOCH + 2)}
 OPENING = Opening(
     v=1,
@@ -45,6 +46,25 @@ def make_chain(key: Ed25519PrivateKey = KEY, epoch: int = EPOCH, seq: int = 0) -
     return chain
 
 
+def relinked(chain: Chain, after: Signed) -> Chain:
+    """Sign records again behind another one."""
+    links = [after]
+    for signed in chain:
+        links.append(sign(replace(read_record(signed), prev=record_digest(links[-1])), KEY))
+    return links[1:]
+
+
+def twice_opened(epoch: int = EPOCH, other: str = OPENING.run_id) -> Chain:
+    """The opening of the run, two receipts, another opening, receipt and release."""
+    chain: Chain = []
+    prev = GENESIS
+    again = replace(OPENING, run_id=other)
+    for seq, record in enumerate([OPENING, RECEIPT, RECEIPT, again, RECEIPT, RELEASE]):
+        chain.append(sign(replace(record, epoch=epoch, seq=seq, prev=prev), KEY))
+        prev = record_digest(chain[-1])
+    return chain
+
+
 def heads_of(*chains: Chain) -> dict[int, Head]:
     return {
         EPOCH + number: Head(1, EPOCH + number, len(chain), record_digest(chain[-1]), 0)
@@ -52,25 +72,61 @@ def heads_of(*chains: Chain) -> dict[int, Head]:
     }
 
 
-def fault(chain: Chain, *originals: Chain) -> tuple[int, str] | None:
+def fault(chain: Chain, *originals: Chain, length: int | None = None) -> tuple[int, str] | None:
     heads = heads_of(*(originals or (make_chain(),)))
+    if length is not None:
+        heads = {EPOCH: replace(heads[EPOCH], length=length)}
     found = first_fault([Link.of(signed) for signed in chain], KEYS, heads)
     return None if found is None else (found.index, found.damage.value)
 
 
 def test_a_whole_chain_has_no_fault() -> None:
     assert fault(make_chain()) is None
-    assert fault([*make_chain(), *make_chain(epoch=EPOCH + 1)], make_chain(), make_chain()) is None
+    first, second = make_chain(), make_chain(epoch=EPOCH + 1)
+    assert fault([*first, *second], first, second) is None
     assert first_fault([], KEYS, {}) is None
 
 
 def test_a_chain_begins_with_the_opening_of_the_run_wherever_that_stands() -> None:
-    later = make_chain(seq=40)
-    heads = {EPOCH: Head(1, EPOCH, 47, record_digest(later[-1]), 0)}
-    assert first_fault([Link.of(signed) for signed in later], KEYS, heads) is None
-    beheaded = [Link.of(signed) for signed in later[1:]]
-    found = first_fault(beheaded, KEYS, heads)
-    assert found is not None and (found.index, found.damage) == (0, Damage.REMOVED)
+    opening = sign(replace(OPENING, seq=40, prev=BEFORE), KEY)
+    chain = [opening, *relinked(make_chain(seq=40)[1:], opening)]
+    assert fault(chain, chain, length=47) is None
+    assert fault(chain[1:], chain, length=47) == (0, "removed")
+
+
+def test_a_later_opening_of_the_run_does_not_stand_for_the_first() -> None:
+    whole = twice_opened()
+    assert fault(whole, whole) is None
+    assert fault(whole[1:], whole) == (0, "removed")
+    assert fault(whole[2:], whole) == (0, "removed")
+    # Nothing tells these from another run's.
+    assert fault(whole[3:], whole) is None
+    assert fault([whole[1], whole[0], *whole[2:]], whole) == (0, "reordered")
+
+
+def test_an_epoch_that_begins_with_the_opening_of_another_run_lacks_its_own() -> None:
+    first = make_chain()
+    second = twice_opened(epoch=EPOCH + 1, other="run-2")
+    assert fault([*first, *second], first, second) is None
+    assert fault([*first, *second[3:]], first, second) == (7, "removed")
+
+
+def test_a_chain_that_begins_twice_is_forked() -> None:
+    for seq, prev in [(40, GENESIS), (0, BEFORE)]:
+        opening = sign(replace(OPENING, seq=seq, prev=prev), KEY)
+        assert fault([opening], [opening], length=seq + 1) == (0, "forked")
+
+
+def test_a_head_that_ends_before_the_opening_counts_records_that_are_missing() -> None:
+    opening = sign(replace(OPENING, seq=40, prev=BEFORE), KEY)
+    assert fault([opening], [opening], length=40) == (0, "removed")
+
+
+@pytest.mark.parametrize("index", range(len(RECORDS)))
+def test_a_head_that_names_another_record_is_forked(index: int) -> None:
+    chain = make_chain()
+    other = sign(replace(RECEIPT, seq=index, client_id="x"), KEY)
+    assert fault(chain, [*chain[:index], other]) == (index, "forked")
 
 
 def test_records_after_the_head_are_no_fault() -> None:

@@ -185,6 +185,20 @@ def test_a_gap_between_epochs_is_noted(tmp_path: Path) -> None:
     assert found.notes[0].startswith("between epochs 1 and 3 there were enclaves")
 
 
+def test_records_before_the_opening_of_a_run_are_noted(tmp_path: Path) -> None:
+    with LocalStack(tmp_path / "stack", StackSettings(recipe=RECIPE, k=K)) as stack:
+        config = stack.server_config(records=tmp_path / "records")
+        for _ in range(2):
+            # The second knows nothing of the first, and opens the run in the same enclave anew.
+            intake = SealedIntake(config, RECIPE, watch_interval=3600)
+            intake.open(RUN, LAYOUT, initial())
+            intake.close()
+    assert audit(tmp_path / "records" / RUN).notes == ["released-model.bin is version 0"]
+    found = audit(tmp_path / "records" / f"{RUN}-2")
+    assert found.flaw is None
+    assert found.notes[0].startswith("epoch 1: records before number 1 are not here")
+
+
 def test_a_cut_last_line_is_named(run: Path) -> None:
     edit(run, lambda lines: lines.append(lines.pop()[:-9]))
     assert flaw(run) == (LAST, "edited")
