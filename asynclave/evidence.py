@@ -19,13 +19,13 @@ from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import SystemClock
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.certificates import read_certificates
+from tee_sim.evidence import LAST_SECOND
 from tee_sim.explanation import Explanation, Outcome, explain
 from tee_sim.trust_file import load_trust
 
 app = typer.Typer(help="Look at attestation evidence.", no_args_is_help=True)
 
 _MAX_FILE_BYTES = 64 << 10
-_LAST_SECOND = 253_402_300_799  # of the year 9999, where the calendar ends
 _STYLES = {Outcome.OK: "green", Outcome.REFUSED: "bold red", Outcome.NOT_CHECKED: "yellow"}
 
 
@@ -46,7 +46,7 @@ def explain_command(
         Path | None, typer.Option(help="Intel's collateral, JSON; needs asynclave[dcap].")
     ] = None,
     at: Annotated[
-        int | None, typer.Option(min=0, max=_LAST_SECOND, help="Unix seconds to judge at; now.")
+        int | None, typer.Option(min=0, max=LAST_SECOND, help="Unix seconds to judge at; now.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

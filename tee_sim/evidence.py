@@ -26,6 +26,7 @@ MAX_EVIDENCE_BYTES = 16 << 10
 MIN_NONCE_BYTES, MAX_NONCE_BYTES = 16, 64
 SIMULATED = "simulated"
 DOMAIN = b"asynclave/evidence/v1\0"
+LAST_SECOND = 253_402_300_799  # of the year 9999, where the calendar ends
 
 _REPORT = b"asynclave/report/v1\0"
 _MAX_CHAIN = 4
@@ -94,10 +95,10 @@ class Evidence:
 class Claims:
     """What evidence says; ``policy`` is the whole policy as canonical-JSON members.
 
-    Digests and nonce are hexadecimal, keys base64url, ``iat`` Unix seconds; ``isolation`` tells
-    for each layer of lockdown whether it is active. ``tcb`` are versions of the platform's parts
-    by name, ``tcb_status`` is its vendor's judgement of them, empty without collateral, and
-    ``unsafe_attributes`` names what of a trust domain's attributes is refused, and
+    Digests and nonce are hexadecimal, keys base64url, ``iat`` Unix seconds up to `LAST_SECOND`;
+    ``isolation`` tells for each layer of lockdown whether it is active. ``tcb`` are versions of the
+    platform's parts by name, ``tcb_status`` is its vendor's judgement of them, empty without
+    collateral, and ``unsafe_attributes`` names what of a trust domain's attributes is refused, and
     ``code_signers`` has digests of the keys that signed the code (``signer_id`` is the platform's);
     these come from a verifier, never from the payload.
     """
@@ -181,6 +182,11 @@ def _whole(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**53
 
 
+def _time(value: object) -> bool:
+    # Kept evidence is judged as of this time, before anything vouches for it.
+    return type(value) is int and 0 <= value <= LAST_SECOND
+
+
 def _key(value: object) -> bool:
     return type(value) is str and len(b64url_decode(value)) == KEY_BYTES
 
@@ -203,5 +209,5 @@ _RULES: dict[str, Callable[[object], bool]] = {
     "hpke_key": _key,
     "receipt_key": _key,
     "isolation": _texts,
-    "iat": _whole,
+    "iat": _time,
 }

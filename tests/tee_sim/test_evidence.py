@@ -21,9 +21,10 @@ from fl_protocol.codes import Code, EvidenceRejected
 from fl_protocol.encoding import b64url
 from fl_protocol.ports import SystemRng
 from fl_protocol.signatures import sign_payload
+from fl_server.intake.continued import appraise_kept
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.certificates import SimulatedRoot, create_root
-from tee_sim.evidence import DOMAIN, Claims, EnclaveKeys, Evidence
+from tee_sim.evidence import DOMAIN, LAST_SECOND, Claims, EnclaveKeys, Evidence
 from tee_sim.platform import RunningEnclave, SimulatedPlatform
 from tee_sim.policy import EnclavePolicy, Guardrails
 from tests.support.clock import SetClock
@@ -134,6 +135,26 @@ def test_refuses_a_platform_whose_name_is_none(host: Host, name: str) -> None:
 )
 def test_refuses_malformed_evidence(host: Host, damage: Callable[[bytes], bytes]) -> None:
     assert host.refusal(damage(host.evidence())) == Code.EVIDENCE_MALFORMED
+
+
+@pytest.mark.parametrize("iat", [LAST_SECOND + 1, 10**12, 2**53 - 1])
+def test_refuses_a_time_beyond_the_calendar(host: Host, iat: int) -> None:
+    assert host.refusal(host.forged(iat=iat)) == Code.EVIDENCE_MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("iat", "code"),
+    [
+        (0, Code.EVIDENCE_EXPIRED),
+        (LAST_SECOND, Code.EVIDENCE_EXPIRED),
+        (LAST_SECOND + 1, Code.EVIDENCE_MALFORMED),
+    ],
+)
+def test_refuses_kept_evidence_of_any_other_time(host: Host, iat: int, code: Code) -> None:
+    assert appraise_kept(host.evidence(), host.trust, EPOCH).epoch == EPOCH
+    with pytest.raises(EvidenceRejected) as caught:
+        appraise_kept(host.forged(iat=iat), host.trust, EPOCH)
+    assert caught.value.code == code
 
 
 def test_refuses_certificate_of_another_root(host: Host, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from asynclave.verification.audit import Audit, audit
+from fl_protocol import canonical
 from fl_protocol.codes import ConfigInvalid, UpdateRejected
 from fl_protocol.receipts import GENESIS, Receipt, read_record, record_digest, sign
 from fl_protocol.signatures import Signed
@@ -27,6 +28,7 @@ from fl_server.intake.records import decode_record, encode_record
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
 from strategies.update import digest_of
+from tee_sim.evidence import Evidence
 from tests.support.processes import kill
 from tests.support.sealed import LAYOUT, RECIPE, K, client, initial, offer, trained
 
@@ -248,6 +250,14 @@ def test_changed_evidence_is_named(run: Path) -> None:
     payload = members["payload"]
     members["payload"] = payload[:200] + ("A" if payload[200] != "A" else "B") + payload[201:]
     path.write_text(json.dumps(members, separators=(",", ":"), sort_keys=True))
+    assert flaw(run) == (SECOND_OPENING, "evidence")
+
+
+def test_evidence_of_a_time_beyond_the_calendar_is_named(run: Path) -> None:
+    path = run / "evidence-2.json"
+    evidence = Evidence.decode(path.read_bytes())
+    claims = json.loads(evidence.payload) | {"iat": 10**12}
+    path.write_bytes(replace(evidence, payload=canonical.encode(claims)).encode())
     assert flaw(run) == (SECOND_OPENING, "evidence")
 
 
