@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,12 @@ import numpy as np
 from fl_protocol.codes import Code, StorageFailed
 
 _META = "meta"
+# What NumPy and zipfile raise of a damaged file: it may name any size, version, compression, key.
+_UNREADABLE = (
+    *(AttributeError, EOFError, KeyError, MemoryError, OSError),
+    *(RuntimeError, TypeError, ValueError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def encode_state(state: dict[str, Any]) -> bytes:
@@ -28,6 +36,6 @@ def decode_state(data: bytes) -> dict[str, Any]:
         with np.load(io.BytesIO(data), allow_pickle=False) as saved:
             state: dict[str, Any] = {name: saved[name] for name in saved.files}
         state[_META] = state[_META].tobytes().decode()
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise StorageFailed(Code.LEDGER_DAMAGED, "The checkpoint cannot be read.") from error
     return state
