@@ -22,8 +22,10 @@ from fl_server.intake.records import (
     LAYOUT,
     MODEL,
     SERVER,
+    TRUST,
     decode_record,
     evidence_name,
+    of_a_run,
     whole_lines,
 )
 from strategies.layout import Layout
@@ -32,6 +34,8 @@ from tee_sim.appraisal import Attested, TrustPolicy
 from tee_sim.evidence import Claims, Evidence
 
 _HEAD = re.compile(r"head-\d+\.json")
+_FLOAT_BYTES = 4
+_NO_STATE = (AttributeError, KeyError, RecursionError, StorageFailed, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -93,19 +97,20 @@ def read_folder(
     Raises
     ------
     StorageFailed
-        ``STATE_MISMATCH``: it holds another run. ``LEDGER_DAMAGED``: it cannot be read.
+        ``STATE_MISMATCH``: it holds another run. ``LEDGER_DAMAGED``: it cannot be read, or holds
+        a part of a run.
     """
     disk = disk or LocalDisk()
-    if not disk.exists(folder / CHAIN) or not disk.exists(folder / LAYOUT):
+    if not _is_begun(disk, folder):
         return None
     lines = whole_lines(_read(disk, folder / CHAIN))
     links = [Link.of(decode_record(line)) for line in lines]
     _require_whole(disk, folder, links)
     _require_same(disk, folder, run_id, layout, links)
     model = _read(disk, folder / MODEL)
-    params = np.frombuffer(model, "<f4").astype(np.float32)
-    if params.size != layout.num_params:
+    if len(model) != _FLOAT_BYTES * layout.num_params:
         raise _damaged(folder / MODEL)
+    params = np.frombuffer(model, "<f4").astype(np.float32)
     own = [link.record for link in links if link.record and link.record.run_id == run_id]
     version = _version(hashlib.sha256(model).hexdigest(), own)
     if version is None:
@@ -119,7 +124,7 @@ def read_folder(
         epoch,
         tuple(link for link in links if link.record and link.record.epoch == epoch),
         _keys(disk, folder, trust, epoch),
-        _server(disk, folder, version),
+        _server(disk, folder, version, layout.num_params),
     )
 
 
@@ -152,6 +157,19 @@ class _Stopped(Clock):
 
     def sleep(self, seconds: float) -> None:
         raise AssertionError("an appraisal does not wait")
+
+
+def _is_begun(disk: Disk, folder: Path) -> bool:
+    """Whether a run was begun in a folder as a whole; if only a part of it is there, it raises."""
+    found = of_a_run(disk.list(folder))
+    if CHAIN in found and LAYOUT in found:
+        return True
+    # The layout is written last, so a server that ended before had no record to write down.
+    if found <= {CHAIN, MODEL, TRUST} and CHAIN in found and not disk.size(folder / CHAIN):
+        return False
+    if found:
+        raise _damaged(folder / (LAYOUT if CHAIN in found else CHAIN), "missing")
+    return False
 
 
 def _keys(disk: Disk, folder: Path, trust: TrustPolicy, epoch: int) -> dict[int, bytes]:
@@ -204,20 +222,38 @@ def _head(disk: Disk, path: Path) -> Head:
         raise _damaged(path) from error
 
 
-def _server(disk: Disk, folder: Path, version: int) -> Mapping[str, Any]:
-    if not disk.exists(folder / SERVER):
+def _server(disk: Disk, folder: Path, version: int, num_params: int) -> Mapping[str, Any]:
+    path = folder / SERVER
+    if not disk.exists(path):
         return {}
-    state = decode_state(_read(disk, folder / SERVER))
-    meta = json.loads(state["meta"])
+    try:
+        state = decode_state(_read(disk, path))
+        meta = json.loads(state["meta"])
+        _require_state(meta, state.get("mean"), num_params)
+    except _NO_STATE as error:
+        raise _damaged(path) from error
     return {**state, **meta} if meta["version"] == version else {}
+
+
+def _require_state(meta: Any, mean: Any, num_params: int) -> None:
+    """Insist on what `RunRecords.server` is given; raises one of `_NO_STATE`."""
+    numbers, owners = (meta["version"], meta["merges"]), meta["nodes"].values()
+    if any(type(n) is not int or n < 0 for n in numbers) or any(type(o) is not str for o in owners):
+        raise ValueError("a member of another type")
+    if bool(meta["merges"]) != (mean is not None):
+        raise ValueError("a mean over nothing, or none over versions")
+    if mean is not None and (mean.dtype, mean.shape) != (np.float32, (num_params,)):
+        raise ValueError("a mean of another layout")
 
 
 def _read(disk: Disk, path: Path) -> bytes:
     try:
         return disk.read(path)
+    except FileNotFoundError as error:
+        raise _damaged(path, "missing") from error
     except OSError as error:
         raise _damaged(path) from error
 
 
-def _damaged(path: Path) -> StorageFailed:
-    return StorageFailed(Code.LEDGER_DAMAGED, f"{path} is damaged; the run cannot be continued.")
+def _damaged(path: Path, what: str = "damaged") -> StorageFailed:
+    return StorageFailed(Code.LEDGER_DAMAGED, f"{path} is {what}; the run cannot be continued.")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fl_protocol.codes import Code, GatewayUnavailable, ReceiptRejected
-from fl_protocol.ports import Disk
+from fl_protocol.ports import Disk, LocalDisk
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import Release, verify_head, verify_record
 from fl_protocol.session import Session
 from fl_protocol.signatures import Signed
-from fl_server.intake.records import CHAIN, RunRecords
+from fl_server.intake.records import RunRecords, of_a_run
 from fl_server.intake.witness import ChainWitness
 from strategies.layout import Layout
 from strategies.update import Vector
@@ -149,11 +149,12 @@ class ChainKeeper:
         return _Answer.MORE if found else _Answer.ALL
 
 
-def free_folder(parent: Path, run_id: str) -> Path:
+def free_folder(parent: Path, run_id: str, disk: Disk | None = None) -> Path:
     """Return a folder for a run that no other has used: its name, or with a number behind it."""
+    disk = disk or LocalDisk()
     name = run_id if run_id.strip(".") else "_"
     number, folder = 1, parent / name
-    while (folder / CHAIN).exists():
+    while of_a_run(disk.list(folder)):
         number += 1
         folder = parent / f"{name}-{number}"
     return folder

@@ -16,6 +16,8 @@ Nothing in it is secret. `asynclave verify-run` reads it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
@@ -39,6 +41,8 @@ LAYOUT = "layout.json"
 MODEL = "released-model.bin"
 SERVER = "server.npz"
 
+_FILES = frozenset({CHAIN, TRUST, LAYOUT, MODEL, SERVER})
+_OF_EPOCH = re.compile(r"(evidence|head)-\d+\.json")
 _MAX_LINE = 1 << 16
 _MODE = 0o644
 
@@ -162,6 +166,11 @@ def _holds_a_record(line: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def of_a_run(names: Iterable[str]) -> set[str]:
+    """Return which names of files in a folder are those of a run's records."""
+    return {name for name in names if name in _FILES or _OF_EPOCH.fullmatch(name)}
 
 
 def evidence_name(epoch: int) -> str:
