@@ -9,7 +9,7 @@ from typing import Any
 
 from fl_protocol.receipts import ACCEPTED
 from fl_server.durable.copy import RunCopy
-from fl_server.durable.ledger import Recorded, Row
+from fl_server.durable.rows import Recorded, Row
 from strategies.update import digest_of
 
 MERGED, WAITING = "merged", "waiting"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fl_protocol.receipts import ACCEPTED
-from fl_server.durable.ledger import Recorded, Row
+from fl_server.durable.rows import Recorded, Row
 from strategies.reject import Reject
 from strategies.update import Accepted, ClientUpdate, Merge, Rejected, Vector, digest_of
 

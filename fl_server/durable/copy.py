@@ -17,7 +17,7 @@ from fl_server.durable.checkpoint import decode_state
 from fl_server.durable.engine import DurableEngine, Saved
 from fl_server.durable.folder import JOURNAL, LEDGER, connect
 from fl_server.durable.journal import Journal
-from fl_server.durable.ledger import Ledger, damaged
+from fl_server.durable.ledger import Ledger, damaged, typed
 from fl_server.intake.spill import SpillFiles
 from strategies.catalog import recipe_from
 from strategies.engine import Engine, Limits
@@ -66,11 +66,8 @@ def _copy_of(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise StorageFailed(Code.STATE_MISMATCH, f"{path.parent} holds no saved run.")
     copy = sqlite3.connect(":memory:", isolation_level=None)
-    try:
-        with closing(connect(path, read_only=True)) as original:
-            original.backup(copy)
-    except sqlite3.DatabaseError as error:
-        raise damaged(str(error)) from error
+    with closing(connect(path, read_only=True)) as original, typed():
+        original.backup(copy)
     return copy
 
 

@@ -17,7 +17,8 @@ from fl_protocol.ports import Disk
 from fl_server.durable.account import Account, bytes_of
 from fl_server.durable.checkpoint import decode_state, encode_state
 from fl_server.durable.journal import Entry, Journal
-from fl_server.durable.ledger import Checkpoint, Ledger, Recorded, Row, damaged
+from fl_server.durable.ledger import Checkpoint, Ledger, damaged
+from fl_server.durable.rows import Recorded, Row
 from strategies.batch import Pending
 from strategies.engine import Engine
 from strategies.errors import BadState, MergeDue

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fl_protocol.codes import Code, StorageFailed
 from fl_protocol.ports import LocalDisk, SystemRng
 from fl_server.durable.engine import Saved
 from fl_server.durable.journal import Journal
-from fl_server.durable.ledger import Ledger
+from fl_server.durable.ledger import Ledger, typed
 from fl_server.durable.lock import locked
 
 LEDGER = "ledger.sqlite"
@@ -52,15 +51,11 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         ``LEDGER_FAILED``: it cannot be opened. ``LEDGER_DAMAGED``: it is no database.
     """
     mode = "ro" if read_only else "rwc"
-    try:
+    with typed(str(path)):
         connection = sqlite3.connect(
             f"file:{path}?mode={mode}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
         )
         if not read_only:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.OperationalError as error:
-        raise StorageFailed(Code.LEDGER_FAILED, f"{path} cannot be opened: {error}.") from error
-    except sqlite3.DatabaseError as error:
-        raise StorageFailed(Code.LEDGER_DAMAGED, f"{path} is no ledger: {error}.") from error
     return connection

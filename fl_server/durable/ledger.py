@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from fl_protocol import canonical
-from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, StorageFailed
 from fl_protocol.receipts import GENESIS
+from fl_server.durable.rows import Row
 
-_MAX_ROW_BYTES = 64 << 20
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
     number INTEGER PRIMARY KEY, version INTEGER NOT NULL, content BLOB NOT NULL, link TEXT NOT NULL
@@ -34,118 +32,6 @@ CREATE TABLE IF NOT EXISTS checkpoint (
     name TEXT NOT NULL, digest TEXT NOT NULL
 );
 """
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What became of one update.
-
-    Attributes
-    ----------
-    update_id, client : str
-        Which, and whose.
-    entry : int
-        Its number in the journal.
-    base_version, num_examples, staleness : int
-        What it claimed, and how many versions it lagged behind when it came.
-    outcome : str
-        "accepted" or the code of its refusal.
-    weight : float
-        Its weight in the merge, 0 if it was refused.
-    digest : str
-        Hex SHA-256 of its float32 bytes.
-    """
-
-    update_id: str
-    client: str
-    entry: int
-    base_version: int
-    num_examples: int
-    staleness: int
-    outcome: str
-    weight: float
-    digest: str
-
-    def members(self) -> list[Any]:
-        """Return it as canonical JSON data; the weight is the shortest decimal that is exact."""
-        return [
-            self.update_id,
-            self.client,
-            self.entry,
-            self.base_version,
-            self.num_examples,
-            self.staleness,
-            self.outcome,
-            repr(self.weight),
-            self.digest,
-        ]
-
-    @classmethod
-    def from_members(cls, members: Sequence[Any]) -> Recorded:
-        """Read `members` again."""
-        update_id, client, entry, base, examples, staleness, outcome, weight, digest = members
-        return cls(
-            update_id, client, entry, base, examples, staleness, outcome, float(weight), digest
-        )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One link of the chain.
-
-    Attributes
-    ----------
-    number : int
-        Counts from 0, the opening of the run.
-    version : int
-        The version it made; that of the row before for a row of refusals only.
-    model_digest : str
-        Hex SHA-256 of that version's float32 bytes.
-    at : float
-        Seconds on the run's clock.
-    entry : int
-        The journal's newest entry at that time.
-    updates : tuple of Recorded
-        Those merged, in the order in which they came, and those refused.
-    about : dict
-        What the opening says of the run; empty in other rows.
-    """
-
-    number: int
-    version: int
-    model_digest: str
-    at: float
-    entry: int
-    updates: tuple[Recorded, ...]
-    about: dict[str, Any]
-
-    def encode(self) -> bytes:
-        """Return the bytes that the chain covers."""
-        return canonical.encode(
-            {
-                "number": self.number,
-                "version": self.version,
-                "model_digest": self.model_digest,
-                "at": repr(self.at),
-                "entry": self.entry,
-                "updates": [update.members() for update in self.updates],
-                "about": self.about,
-            }
-        )
-
-    @classmethod
-    def decode(cls, content: bytes) -> Row:
-        """Read what `encode` wrote; raises ValueError, KeyError or TypeError."""
-        members = canonical.decode_object(content, _MAX_ROW_BYTES)
-        return cls(
-            members["number"],
-            members["version"],
-            members["model_digest"],
-            float(members["at"]),
-            members["entry"],
-            tuple(map(Recorded.from_members, members["updates"])),
-            members["about"],
-        )
 
 
 @dataclass(frozen=True)
@@ -173,11 +59,13 @@ class Ledger:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._database = connection
-        with _typed():
+        with typed():
             connection.executescript(_SCHEMA)
             newest = connection.execute(
                 "SELECT number, link FROM rows ORDER BY number DESC LIMIT 1"
             ).fetchone()
+        if newest is not None:
+            _require_types(newest, int, str)
         self._next: int = 0 if newest is None else newest[0] + 1
         self._link: str = GENESIS if newest is None else newest[1]
 
@@ -202,7 +90,7 @@ class Ledger:
         content = row.encode()
         link = next_link(self._link, content)
         updates = [(u.update_id, row.number, u.client, u.outcome) for u in row.updates]
-        with _typed(), self._transaction():
+        with typed(), self._transaction():
             self._database.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?)", (row.number, row.version, content, link)
             )
@@ -215,10 +103,21 @@ class Ledger:
         self._next, self._link = row.number + 1, link
 
     def checkpoint(self) -> Checkpoint | None:
-        """Return the checkpoint to continue from."""
-        with _typed():
+        """Return the checkpoint to continue from.
+
+        Raises
+        ------
+        StorageFailed
+            ``LEDGER_DAMAGED``: it is of no row.
+        """
+        with typed():
             found = self._database.execute("SELECT row, name, digest FROM checkpoint").fetchone()
-        return None if found is None else Checkpoint(*found)
+        if found is None:
+            return None
+        _require_types(found, int, str, str)
+        if not 0 <= found[0] < self._next:
+            raise damaged(f"there is no row {found[0]}, of which it names a checkpoint")
+        return Checkpoint(*found)
 
     def rows(self, first: int = 0) -> Iterator[Row]:
         """Yield the rows from a number on.
@@ -228,19 +127,25 @@ class Ledger:
         StorageFailed
             ``LEDGER_DAMAGED``: a row is missing, altered, or does not fit the chain.
         """
-        link = self._link_before(first)
-        with _typed():
+        link, end = self._link_before(first), self._next
+        with typed():
             found = self._database.execute(
                 "SELECT number, version, CAST(content AS BLOB), link FROM rows WHERE number >= ? "
                 "ORDER BY number",
                 (first,),
             )
-            for expected, (number, version, content, stored) in enumerate(found, first):
-                link = next_link(link, content)
+            expected = first
+            for number, version, content, stored in found:
+                link = next_link(link, content or b"")
+                if (number, stored) != (expected, link):
+                    raise damaged(f"row {expected} does not fit the chain")
                 row = _decoded(content, number)
-                if (number, number, version, link) != (expected, row.number, row.version, stored):
+                if (number, version) != (row.number, row.version):
                     raise damaged(f"row {expected} does not fit the chain")
                 yield row
+                expected += 1
+        if expected < end:
+            raise damaged(f"row {expected} is missing")
 
     def about(self) -> dict[str, Any] | None:
         """Return what the opening says of the run, None before there is one."""
@@ -254,7 +159,7 @@ class Ledger:
         StorageFailed
             ``LEDGER_DAMAGED``.
         """
-        with _typed():
+        with typed():
             said = self._database.execute("PRAGMA integrity_check").fetchone()[0]
             if said != "ok":
                 raise damaged(f"SQLite says: {said}")
@@ -278,12 +183,13 @@ class Ledger:
     def _link_before(self, number: int) -> str:
         if number == 0:
             return GENESIS
-        with _typed():
+        with typed():
             found = self._database.execute(
                 "SELECT link FROM rows WHERE number = ?", (number - 1,)
             ).fetchone()
         if found is None:
             raise damaged(f"row {number - 1} is missing")
+        _require_types(found, str)
         return str(found[0])
 
     @contextmanager
@@ -303,27 +209,39 @@ def next_link(link: str, content: bytes) -> str:
     return hashlib.sha256(link.encode() + content).hexdigest()
 
 
-def damaged(what: str) -> StorageFailed:
+def damaged(what: str, ledger: str = "The ledger") -> StorageFailed:
     """Return the error for a ledger that is not as it was written."""
-    return StorageFailed(Code.LEDGER_DAMAGED, f"The ledger is damaged: {what}.")
+    return StorageFailed(Code.LEDGER_DAMAGED, f"{ledger} is damaged: {what}.")
 
 
 def _decoded(content: bytes, number: int) -> Row:
     try:
         return Row.decode(content)
-    except (CanonicalError, KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise damaged(f"row {number} cannot be read") from error
 
 
+def _require_types(found: Sequence[object], *types: type) -> None:
+    """Insist on types: SQLite promises those of a column only if its pages are whole."""
+    if tuple(map(type, found)) != types:
+        raise damaged("it holds something of another type")
+
+
 @contextmanager
-def _typed() -> Iterator[None]:
+def typed(ledger: str = "The ledger") -> Iterator[None]:
+    """Turn what `sqlite3` raises of a ledger into ``LEDGER_DAMAGED`` or ``LEDGER_FAILED``."""
     try:
         yield
     except sqlite3.IntegrityError as error:
-        raise damaged(f"a row would be written twice ({error})") from error
+        raise damaged(f"a row would be written twice ({error})", ledger) from error
     except sqlite3.OperationalError as error:
-        raise StorageFailed(
-            Code.LEDGER_FAILED, f"The ledger could not be used: {error}."
-        ) from error
+        # Without a code it is of a text that is none; of the statements here, SQLite finds fault
+        # with none unless the tables are not those of a ledger.
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR:
+            raise damaged(str(error), ledger) from error
+        raise StorageFailed(Code.LEDGER_FAILED, f"{ledger} could not be used: {error}.") from error
     except sqlite3.DatabaseError as error:
-        raise damaged(str(error)) from error
+        raise damaged(str(error), ledger) from error
+    except UnicodeDecodeError as error:
+        # SQLite's own sentence quotes what it stumbled over.
+        raise damaged("its tables cannot be read", ledger) from error

@@ -42,7 +42,9 @@ class SimulatedDatabase:
         """Execute a statement, or fail, or die before or after it."""
         self._disk.step()
         if statement == "COMMIT" and self._chance.strikes("full"):
-            raise sqlite3.OperationalError("database or disk is full")
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
         cursor = self._database.execute(statement, *parameters)
         self._disk.step()
         return cursor

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fl_protocol.receipts import ACCEPTED, GENESIS
-from fl_server.durable.ledger import Recorded, Row, next_link
+from fl_server.durable.ledger import next_link
+from fl_server.durable.rows import Recorded, Row
 from fl_sim.faults.chance import Violation
 from strategies.engine import Engine
 from strategies.update import Accepted, ClientUpdate, Vector

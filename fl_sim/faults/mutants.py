@@ -16,7 +16,8 @@ from fl_server.durable import frames
 from fl_server.durable.account import Account
 from fl_server.durable.engine import DurableEngine
 from fl_server.durable.journal import Journal
-from fl_server.durable.ledger import Checkpoint, Ledger, Row
+from fl_server.durable.ledger import Checkpoint, Ledger
+from fl_server.durable.rows import Row
 from fl_server.strategy.dispatch import Fleet, Task
 from strategies.ledger import Ledger as Contributions
 from strategies.update import Merge

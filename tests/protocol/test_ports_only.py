@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DURABLE = ("account", "checkpoint", "engine", "frames", "group_commit", "journal", "ledger")
+DURABLE = ("account", "checkpoint", "engine", "frames", "group_commit", "journal", "ledger", "rows")
 CORE = [
     *(ROOT / "strategies").rglob("*.py"),
     *(
@@ -21,6 +21,7 @@ CORE = [
             "group_commit",
             "journal",
             "ledger",
+            "rows",
         )
     ),
     *(ROOT / "fl_protocol" / f"{name}.py" for name in ("breaker", "retry", "session", "replay")),
