@@ -291,6 +291,29 @@ def test_damage_is_named_and_never_passed_over(change, code):
     assert altered(Machine(), change) == code
 
 
+@pytest.mark.parametrize("ended", [False, True], ids=["killed", "ended"])
+def test_a_journal_cut_at_its_end_loses_nothing_that_the_ledger_counts(ended):
+    machine = Machine()
+    engine = machine.boot()
+    drive(engine, random.Random(6), 8, {})
+    if ended:
+        engine.close(99.0)
+    path = FOLDER / "journal" / machine.disk.list(FOLDER / "journal")[-1]
+    whole, received = bytes(machine.disk.files[path]), set()
+    for end in range(len(whole) + 1):
+        machine.disk.files[path][:] = whole[:end]
+        try:
+            again = machine.boot()
+        except StorageFailed as refused:
+            assert refused.code in {"JOURNAL_DAMAGED", "LEDGER_DAMAGED"}
+        else:
+            assert again.version == 2
+            received.add(again.num_received)
+        machine.disk.files[path] = bytearray(whole)
+    # Nothing tells updates that no row counts from a write that was torn.
+    assert received == ({8} if ended else {6, 7, 8})
+
+
 def test_a_limit_that_the_engine_refuses_by_is_part_of_the_state():
     machine = Machine()
     machine.boot()
