@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_protocol.files import UnfitFile, read_regular
 from fl_protocol.ports import SystemClock
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.certificates import read_certificates
@@ -67,13 +68,11 @@ def explain_command(
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_FILE_BYTES + 1)
+        return read_regular(path, _MAX_FILE_BYTES)
+    except UnfitFile as error:
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path} {error}") from None
     except OSError as error:
         raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error.strerror}") from None
-    if len(data) > _MAX_FILE_BYTES:
-        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path} is too large")
-    return data
 
 
 def _read_text(path: Path | None) -> str:

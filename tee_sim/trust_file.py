@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_protocol.files import open_regular, read_regular
 from fl_protocol.ports import Disk, LocalDisk
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.policy import Guardrails
@@ -26,6 +27,8 @@ from tee_sim.quotes.verifiers import ROOT_KEYS, hardware_verifiers
 # Of MRSIGNER (SHA-256), and of an ID key or its author's (SHA-384).
 _SIGNER_BYTES = {INTEL_SGX: 32, AMD_SEV_SNP: 48}
 _MAX_LISTS = 8
+# Lists may stand in the file itself.
+_MAX_BYTES = 16 << 20
 _PEM = "-----BEGIN X509 CRL-----"
 REVOCATION_LISTS_FORM = (
     f"revocation_lists has at most {_MAX_LISTS} files for any of the platforms "
@@ -42,7 +45,7 @@ def load_trust(path: Path) -> TrustPolicy:
         The file cannot be read, or a member is unknown or of another type.
     """
     try:
-        members = tomllib.loads(path.read_text())
+        members = tomllib.loads(read_regular(path, _MAX_BYTES).decode())
         for name, value in members.items():
             if name not in _RULES or not _RULES[name](value):
                 known = ", ".join(_RULES)
@@ -128,7 +131,7 @@ def _unusable(name: str, error: Exception) -> ConfigInvalid:
 
 
 def _content(path: Path) -> bytes:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return stream.read(MAX_LIST_BYTES + 1)
 
 

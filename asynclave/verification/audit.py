@@ -7,33 +7,30 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
-
+from asynclave.verification.files import unreadable
+from asynclave.verification.models import Models
 from asynclave.verification.notes import begun_before, silent_epochs
 from asynclave.verification.rules import Flaw, Ledger
 from fl_protocol.chain import Link, first_fault
-from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected, ReceiptRejected
+from fl_protocol.codes import Code, EvidenceRejected, ReceiptRejected
+from fl_protocol.files import UnfitFile, open_regular, read_regular
 from fl_protocol.receipts import Head, verify_head
 from fl_protocol.signatures import Signed
 from fl_server.intake.continued import appraise_kept
 from fl_server.intake.records import (
     CHAIN,
     LAYOUT,
-    MODEL,
+    MAX_LINE_BYTES,
     TRUST,
     decode_record,
     evidence_name,
     head_name,
 )
-from strategies.catalog import recipe_from
-from strategies.errors import ManifestMismatch
-from strategies.layout import Layout
-from strategies.update import digest_of
 from tee_sim.appraisal import Attested, TrustPolicy
+from tee_sim.channel import MAX_HEADER_BYTES
+from tee_sim.evidence import MAX_EVIDENCE_BYTES
 from tee_sim.trust_file import load_trust
 
-_PUBLISHED = "model.safetensors"
 _EVIDENCE = re.compile(re.escape(evidence_name(0)).replace("0", "(0|[1-9][0-9]{0,15})"))
 _UNREADABLE = Link(Signed(b"", b""), None)
 
@@ -75,11 +72,6 @@ class Audit:
     flaw: Flaw | None = None
 
 
-# What safetensors raises besides its own: of a folder, of arrays that are not there, and of types
-# that numpy does not have.
-_UNREADABLE_ARRAYS = (OSError, KeyError, ValueError, TypeError, AttributeError)
-
-
 def audit(folder: Path, policy: Path | None = None, run_id: str | None = None) -> Audit:
     """Check a run's directory.
 
@@ -98,9 +90,9 @@ def audit(folder: Path, policy: Path | None = None, run_id: str | None = None) -
         The folder holds no records, or the policy cannot be read.
     """
     found = Audit()
-    links = _links(_read(folder / CHAIN))
+    links = _links(folder / CHAIN)
     trust = load_trust(policy or folder / TRUST)
-    layout = _read(folder / LAYOUT)
+    layout = _layout(folder / LAYOUT)
     found.num_records = len(links)
     found.flaw = _appraise(folder, links, trust, found)
     if found.flaw is None and not links:
@@ -121,12 +113,22 @@ def _appraise(folder: Path, links: list[Link], trust: TrustPolicy, found: Audit)
         int(match[1]) for path in folder.iterdir() if (match := _EVIDENCE.fullmatch(path.name))
     )
     for epoch in epochs:
-        evidence = _read(folder / evidence_name(epoch))
         try:
+            evidence = _evidence(folder / evidence_name(epoch))
             found.enclaves[epoch] = appraise_kept(evidence, trust, epoch)
         except EvidenceRejected as error:
             return Flaw(_first_of(links, epoch), "evidence", f"epoch {epoch}: {error}")
     return None
+
+
+def _evidence(path: Path) -> bytes:
+    try:
+        return read_regular(path, MAX_EVIDENCE_BYTES)
+    except UnfitFile as error:
+        sentence = f"{path.name} {error}."
+        raise EvidenceRejected(Code.EVIDENCE_MALFORMED, sentence) from error
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def _first_of(links: list[Link], epoch: int) -> int:
@@ -144,7 +146,8 @@ def _check_chain(folder: Path, links: list[Link], found: Audit) -> Flaw | None:
 
 def _head(folder: Path, epoch: int, key: bytes) -> Head | None:
     try:
-        head = verify_head(decode_record((folder / head_name(epoch)).read_bytes()), key)
+        line = read_regular(folder / head_name(epoch), MAX_LINE_BYTES)
+        head = verify_head(decode_record(line), key)
     except (OSError, ValueError, ReceiptRejected):
         return None
     return head if head.epoch == epoch else None
@@ -159,61 +162,22 @@ def _check_rules(folder: Path, links: list[Link], layout: bytes, found: Audit) -
     found.releases, found.version = ledger.releases, ledger.version
     found.released = ledger.consumed
     if found.flaw is None:
-        found.flaw = _check_released(folder, ledger, found) or _check_published(
-            folder, layout, ledger, found
-        )
+        recipe = next(iter(found.enclaves.values())).policy.recipe
+        found.flaw = Models(folder, layout, recipe, ledger, found.notes).check(found.num_records)
 
 
-def _check_released(folder: Path, ledger: Ledger, found: Audit) -> Flaw | None:
-    path = folder / MODEL
-    if not path.exists():
-        missing = Flaw(found.num_records, "model", f"{MODEL} is missing")
-        return missing if ledger.releases else None
-    version = ledger.released.get(hashlib.sha256(_read(path)).hexdigest())
-    if version is None:
-        return Flaw(found.num_records, "model", f"{MODEL} is no model the enclave released")
-    # A server writes the record first, so one that was cut off in between leaves the one before.
-    if version < ledger.version - 1:
-        sentence = f"{MODEL} is version {version}, but {ledger.version} was released"
-        return Flaw(found.num_records, "model", sentence)
-    found.notes.append(f"{MODEL} is version {version}")
-    return None
-
-
-def _check_published(folder: Path, layout: bytes, ledger: Ledger, found: Audit) -> Flaw | None:
-    path = folder / _PUBLISHED
-    if not path.exists():
-        return None
+def _links(path: Path) -> list[Link]:
+    links: list[Link] = []
     try:
-        with safe_open(path, "numpy") as file:
-            named = (file.metadata() or {}).get("digest", "")
-        arrays, shape = load_file(path), Layout.from_json(layout.decode())
-        params = shape.flatten({entry.name: arrays[entry.name] for entry in shape.entries})
-    except (SafetensorError, ManifestMismatch, *_UNREADABLE_ARRAYS) as error:
-        return Flaw(found.num_records, "model", f"{_PUBLISHED} cannot be read: {error}")
-    if named not in ledger.released:
-        return Flaw(found.num_records, "model", f"{_PUBLISHED} names a model never released")
-    version = ledger.released.get(digest_of(params))
-    if version is not None:
-        found.notes.append(f"{_PUBLISHED} is version {version}")
-    elif _publishes_a_mean(found):
-        found.notes.append(
-            f"{_PUBLISHED} is a mean over releases up to version {ledger.released[named]}, "
-            "which no signature covers"
-        )
-    else:
-        return Flaw(found.num_records, "model", f"{_PUBLISHED} is no model the enclave released")
-    return None
-
-
-def _publishes_a_mean(found: Audit) -> bool:
-    recipe = next(iter(found.enclaves.values())).policy.recipe
-    return recipe_from(recipe["name"], **recipe["options"]).parts().published is not None
-
-
-def _links(chain: bytes) -> list[Link]:
-    lines = chain.split(b"\n")
-    return [_link(line) for line in (lines if lines[-1] else lines[:-1])]
+        with open_regular(path) as chain:
+            while line := chain.readline(MAX_LINE_BYTES + 1):
+                links.append(_link(line.removesuffix(b"\n")))
+                if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    # No record, and there may be no end to it.
+                    break
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return links
 
 
 def _link(line: bytes) -> Link:
@@ -223,14 +187,8 @@ def _link(line: bytes) -> Link:
         return _UNREADABLE
 
 
-def _read(path: Path) -> bytes:
+def _layout(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except IsADirectoryError:
-        raise ConfigInvalid(
-            Code.CONFIG_INVALID, f"{path} is a folder, and a file of the records has that name."
-        ) from None
+        return read_regular(path, MAX_HEADER_BYTES)
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        hint = "; only confidential runs leave records to verify" if missing else ""
-        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path}: {error.strerror}{hint}.") from None
+        raise unreadable(path, error) from None

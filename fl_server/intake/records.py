@@ -43,7 +43,7 @@ SERVER = "server.npz"
 
 _FILES = frozenset({CHAIN, TRUST, LAYOUT, MODEL, SERVER})
 _OF_EPOCH = re.compile(r"(evidence|head)-\d+\.json")
-_MAX_LINE = 1 << 16
+MAX_LINE_BYTES = 1 << 16
 _MODE = 0o644
 
 
@@ -197,7 +197,7 @@ def decode_record(line: bytes) -> Signed:
     ValueError
         It is anything else: two spellings of a record would be one edit that goes unseen.
     """
-    members = canonical.decode_object(line, _MAX_LINE)
+    members = canonical.decode_object(line, MAX_LINE_BYTES)
     if members.keys() != {"payload", "signature"}:
         raise ValueError("a record has a payload and a signature")
     payload, signature = members["payload"], members["signature"]

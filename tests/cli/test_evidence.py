@@ -147,3 +147,11 @@ def test_says_when_there_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(AsynclaveError) as caught:
         explain(tmp_path / "nothing")
     assert caught.value.code == Code.CONFIG_INVALID
+
+
+def test_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "quote"
+    os.mkfifo(path)
+    with pytest.raises(AsynclaveError, match="is no regular file") as caught:
+        explain(path)
+    assert caught.value.code == Code.CONFIG_INVALID

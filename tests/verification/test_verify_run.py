@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -283,15 +285,76 @@ def test_a_released_model_that_is_none_is_named(run: Path, change: bytes) -> Non
     assert flaw(run) == (LAST + 1, "model")
 
 
-@pytest.mark.parametrize("name", ["released-model.bin", "evidence-2.json", "model.safetensors"])
-def test_a_folder_where_a_file_should_be_is_no_crash(run: Path, name: str) -> None:
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+
+
+def a_hole(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(200 << 30)
+
+
+FOUND = {
+    "evidence-2.json": (SECOND_OPENING, "evidence"),
+    "evidence-9.json": (LAST + 1, "evidence"),
+    "head-2.json": (LAST + 1, "removed"),
+    "released-model.bin": (LAST + 1, "model"),
+    "model.safetensors": (LAST + 1, "model"),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize("make", [a_folder, a_pipe, a_socket, a_hole])
+def test_what_is_no_file_or_too_large_is_named(
+    run: Path, name: str, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Names of sockets are short.
+    monkeypatch.chdir(run)
     (run / name).unlink(missing_ok=True)
-    (run / name).mkdir()
-    try:
-        assert flaw(run) is not None
-    except ConfigInvalid as refused:
-        assert f"{name} is a folder" in refused.sentence
-        assert "only confidential runs" not in refused.sentence
+    make(Path(name))
+    assert flaw(run) == FOUND[name]
+
+
+@pytest.mark.parametrize("name", ["receipts.jsonl", "layout.json", "trust.toml"])
+@pytest.mark.parametrize("make", [a_folder, a_pipe, a_socket])
+def test_without_a_file_of_the_records_there_is_nothing_to_check(
+    run: Path, name: str, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    (run / name).unlink()
+    make(Path(name))
+    with pytest.raises(ConfigInvalid, match=f"{name}.* is (a folder|no regular file)") as refused:
+        audit(run)
+    assert "only confidential runs" not in refused.value.sentence
+
+
+def test_records_and_policies_without_an_end_are_no_crash(run: Path) -> None:
+    for name in ("layout.json", "trust.toml"):
+        content = (run / name).read_bytes()
+        a_hole(run / name)
+        with pytest.raises(ConfigInvalid, match=f"{name}.* has more than"):
+            audit(run)
+        (run / name).write_bytes(content)
+    with (run / "receipts.jsonl").open("ab") as chain:
+        chain.truncate(200 << 30)
+    assert flaw(run) == (LAST + 1, "edited")
+
+
+def test_a_revocation_list_that_is_a_pipe_is_not_waited_for(run: Path) -> None:
+    os.mkfifo(run / "list.pem")
+    trust = (run / "trust.toml").read_text().replace("[revocation_lists]", "")
+    (run / "trust.toml").write_text(f'{trust}[revocation_lists]\nintel-tdx = ["list.pem"]\n')
+    with pytest.raises(ConfigInvalid, match=r"list\.pem.* is no regular file"):
+        audit(run)
 
 
 def test_a_published_model_of_a_type_without_numbers_here_is_named(run: Path) -> None:
