@@ -70,6 +70,7 @@ class Code(StrEnum):
     RUN_MEMORY = "RUN_MEMORY"
     LEAKY_RECIPE = "LEAKY_RECIPE"
     DP_RECIPE = "DP_RECIPE"
+    DP_CHANGED = "DP_CHANGED"
     RELEASE_NOT_READY = "RELEASE_NOT_READY"
     RECEIPT_INVALID = "RECEIPT_INVALID"
     GATEWAY_UNAVAILABLE = "GATEWAY_UNAVAILABLE"
@@ -179,6 +180,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "so it cannot run confidentially.",
         Code.DP_RECIPE: "With this strategy what one client changes in a release is not bounded, "
         "so it cannot be differentially private.",
+        Code.DP_CHANGED: "Releases of this run were handed out under another dp, or none, and what "
+        "they spent does not add up with this one's; begin a run under a new name.",
         Code.RELEASE_NOT_READY: "No release with this version exists yet.",
         Code.RECEIPT_INVALID: "The receipt is not signed by the attested enclave or does not "
         "match what was sent.",
@@ -325,6 +328,7 @@ _FAMILIES: tuple[tuple[str, type[AsynclaveError]], ...] = (
     ("RUN_", RunRejected),
     ("LEAKY_", RunRejected),
     ("DP_RECIPE", RunRejected),
+    ("DP_CHANGED", RunRejected),
     ("RELEASE_", RunRejected),
     ("RECEIPT_", ReceiptRejected),
     ("GATEWAY_", GatewayUnavailable),

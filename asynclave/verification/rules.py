@@ -17,6 +17,7 @@ from fl_protocol.receipts import (
     Release,
     updates_digest,
 )
+from strategies.privacy.settings import Privacy
 from strategies.reject import Reject
 from tee_sim.policy import EnclavePolicy
 
@@ -60,6 +61,7 @@ class Ledger:
     _model: tuple[int, str] = (-1, "")
     _spent: Counter[str] = field(default_factory=Counter)
     _most_spent: int = 0
+    _privacy: Privacy | None = None
 
     @property
     def model_digest(self) -> str:
@@ -93,6 +95,13 @@ class Ledger:
             return
         _require(opening.policy_digest == self._policy(opening).digest, "another policy")
         _require(opening.manifest_digest == self.manifest_digest, "the model has another layout")
+        privacy = self._policy(opening).dp
+        _require(
+            not self.releases or privacy == self._privacy,
+            "its differential privacy is not that of the releases before, so what they spent does "
+            "not add up",
+        )
+        self._privacy = privacy
         opened = (opening.version, opening.model_digest)
         if self.version < 0:
             _require(opening.continues == GENESIS, "the run began before these records")

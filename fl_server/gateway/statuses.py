@@ -15,6 +15,7 @@ _EXACT: dict[str, grpc.StatusCode] = {
     Code.ENV_KEY_ID: grpc.StatusCode.FAILED_PRECONDITION,
     Code.RUN_UNKNOWN: grpc.StatusCode.FAILED_PRECONDITION,
     Code.RUN_REGRESSED: grpc.StatusCode.FAILED_PRECONDITION,
+    Code.DP_CHANGED: grpc.StatusCode.FAILED_PRECONDITION,
     Code.RUN_MEMORY: grpc.StatusCode.FAILED_PRECONDITION,
     Code.RELEASE_NOT_READY: grpc.StatusCode.NOT_FOUND,
     Code.GATEWAY_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,

@@ -64,6 +64,8 @@ class RunMemory:
         Chain link of the record of release `version`.
     spent : Mapping of str to int
         Releases up to `version` by client, where the policy has differential privacy.
+    privacy : Mapping of str to str
+        Its parameters, none without: what a release spends follows from them.
     """
 
     version: int
@@ -72,6 +74,7 @@ class RunMemory:
     contributions: tuple[Contribution, ...]
     release: str
     spent: Mapping[str, int] = field(default_factory=dict)
+    privacy: Mapping[str, str] = field(default_factory=dict)
 
 
 class Vault(Protocol):
@@ -159,6 +162,7 @@ class ReleaseMemory:
                 tuple((base, client, update) for base, client, update in members["contributions"]),
                 members["release"],
                 {client: releases for client, releases in members["spent"]},
+                dict(members["privacy"]),
             )
         except (InvalidTag, CanonicalError, KeyError, TypeError, ValueError) as error:
             raise RunRejected(Code.RUN_MEMORY) from error
@@ -191,6 +195,7 @@ class ReleaseMemory:
             "contributions": [list(contribution) for contribution in memory.contributions],
             "release": memory.release,
             "spent": [list(item) for item in memory.spent.items()],
+            "privacy": dict(memory.privacy),
         }
         remembered = canonical.encode(members)
         if len(remembered) > MAX_STATE_BYTES:

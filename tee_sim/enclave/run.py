@@ -82,8 +82,9 @@ class Run:
     Raises
     ------
     RunRejected
-        ``LEAKY_RECIPE``, ``DP_RECIPE``, ``RUN_RECIPE``, ``RUN_MANIFEST``, or ``RUN_REGRESSED`` for
-        a model that is not the newest handed out.
+        ``LEAKY_RECIPE``, ``DP_RECIPE``, ``RUN_RECIPE``, ``RUN_MANIFEST``, ``RUN_REGRESSED`` for
+        a model that is not the newest handed out, or ``DP_CHANGED`` for another privacy than that
+        of the releases handed out.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Run:
         self._contributions: list[tuple[int, Contribution]] = []
         self._charges: list[tuple[int, frozenset[str]]] = []
         self._spent: Counter[str] = Counter()
+        self._privacy = {} if policy.dp is None else policy.dp.texts()
         if memory is not None:
             self._continue(memory)
         self._released: deque[Released] = deque()
@@ -201,6 +203,7 @@ class Run:
             ),
             record_digest(released.record),
             self._spent_up_to(version),
+            self._privacy,
         )
 
     def handed_out(self, memory: RunMemory) -> None:
@@ -219,6 +222,8 @@ class Run:
         version = self.engine.version
         if (version, self._digests[version]) != (memory.version, memory.digests[memory.version]):
             raise RunRejected(Code.RUN_REGRESSED)
+        if memory.privacy != self._privacy:
+            raise RunRejected(Code.DP_CHANGED)
         self._digests = dict(memory.digests)
         self._first_version = memory.first_version
         self._contributions = [(version, contribution) for contribution in memory.contributions]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fl_protocol.codes import Code
+from fl_protocol.receipts import NO_PRIVACY
 from strategies import AsyncWA, FedAvg, Privacy
 from tests.support.enclave import INITIAL, Lab, Member, SealedImage, described, fresh_run
 
@@ -33,9 +36,9 @@ class Epochs:
         assert self._lab is not None
         return self._lab
 
-    def next(self) -> Lab:
+    def next(self, privacy: Privacy | None = PRIVACY) -> Lab:
         self.close()
-        changes = {"dp": PRIVACY}
+        changes = {"dp": privacy}
         self._lab = Lab(self._image, self._issuer, changes, next(_epochs), self._run)
         return self._lab
 
@@ -103,6 +106,30 @@ def test_successor_does_not_forget_what_was_spent(epochs: Epochs) -> None:
     assert epochs.fetch(2) == PRIVACY.stated(2)
     epochs.reopen()
     assert epochs.send(epochs.clients[1])["code"] == "DP_BUDGET"
+
+
+@pytest.mark.parametrize(
+    "changed", [None, replace(PRIVACY, noise_multiplier=40.0), replace(PRIVACY, max_epsilon=1e3)]
+)
+def test_successor_goes_on_under_the_same_privacy_only(
+    epochs: Epochs, changed: Privacy | None
+) -> None:
+    epochs.merge()
+    epochs.fetch(1)
+    asked = {"version": epochs.version, "params": epochs.params.tobytes()}
+
+    assert epochs.next(changed).open_run(**asked)["code"] == Code.DP_CHANGED
+    assert epochs.next().open_run(**asked)["ok"]
+
+
+def test_run_that_began_without_privacy_gets_none_later(epochs: Epochs) -> None:
+    epochs.next(None)
+    epochs.lab.open_run()
+    epochs.merge()
+    assert epochs.fetch(1) == NO_PRIVACY
+
+    asked = {"version": epochs.version, "params": epochs.params.tobytes()}
+    assert epochs.next().open_run(**asked)["code"] == Code.DP_CHANGED
 
 
 def test_merge_that_nobody_saw_is_not_spent_and_gets_noise_of_its_own(epochs: Epochs) -> None:

@@ -238,18 +238,22 @@ def test_epsilon_is_recomputed_from_who_was_in_which_release() -> None:
         assert flaw is not None and flaw.kind == "release"
 
 
-def test_epsilon_is_that_of_the_policy_a_release_was_made_under() -> None:
-    dp = Privacy(1.0, 1.0, 1e-5, 50.0)
-    policies = {1: replace(POLICY, dp=dp), 2: replace(POLICY, dp=replace(dp, noise_multiplier=2.0))}
-    first = {"policy_digest": policies[1].digest}
-    second = {"policy_digest": policies[2].digest, "epoch": 2}
-    early = release("a", "b", epsilon=dp.stated(1), **first)
-    chain = [opening(**first), receipt("a"), receipt("b"), early]
+@pytest.mark.parametrize("changed", [None, Privacy(1.0, 2.0, 1e-5, 50.0)])
+def test_run_keeps_its_privacy_once_something_was_released(changed: Privacy | None) -> None:
+    private = replace(POLICY, dp=Privacy(1.0, 1.0, 1e-5, 50.0))
+    policies = {1: private, 2: replace(POLICY, dp=changed)}
+    place = {"policy_digest": private.digest}
+    early = release("a", "b", epsilon=private.dp.stated(1) if private.dp else "", **place)
+    again = {"policy_digest": policies[2].digest, "epoch": 2}
+    unreleased = [opening(**place), receipt("a"), receipt("b")]
     members = {"version": 1, "model_digest": early.model_digest}
-    chain.append(opening(continues=linked(early).digest, **members, **second))
-    chain += [receipt(client, epoch=2, staleness=1) for client in "cd"]
-    # Other clients: nobody is in more releases than before.
-    stated = policies[2].dp.stated(1) if policies[2].dp else ""
-    late = {"version": 2, "model_digest": "f" * 64, "epsilon": stated}
-    chain.append(release("c", "d", **late, **second))
-    assert Ledger(policies, LAYOUT).follow([linked(record) for record in chain]) is None
+    continued = opening(continues=linked(early).digest, **members, **again)
+
+    def followed(*chain: Chained) -> Flaw | None:
+        return Ledger(policies, LAYOUT).follow([linked(record) for record in chain])
+
+    flaw = followed(*unreleased, early, continued)
+
+    assert flaw is not None and (flaw.index, flaw.kind) == (4, "opening")
+    assert "differential privacy" in flaw.detail
+    assert followed(*unreleased, opening(**again)) is None
