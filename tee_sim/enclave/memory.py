@@ -187,8 +187,9 @@ class ReleaseMemory:
             ``RUN_MEMORY``: it could not be stored, or no successor could read it back; then
             nothing was.
         """
+        counter = self._counters[run_id] + 1
         members = {
-            "counter": self._counters[run_id] + 1,
+            "counter": counter,
             "version": memory.version,
             "first_version": memory.first_version,
             "digests": [list(item) for item in memory.digests.items()],
@@ -207,9 +208,9 @@ class ReleaseMemory:
         head = canonical.encode(
             {"payload": b64url(release.payload), "signature": b64url(release.signature)}
         )
-        self._store(_release_name(run_id, memory.version), (head, b"\n", model), run_id)
+        self._store(_release_name(run_id, counter), (head, b"\n", model), run_id)
         self._store(_name(run_id), (remembered,), run_id)
-        self._counters[run_id] += 1
+        self._counters[run_id] = counter
 
     def release(self, run_id: str, version: int) -> tuple[Signed, bytes] | None:
         """Return the newest release handed out, its record and its bytes, if it has this version.
@@ -222,7 +223,7 @@ class ReleaseMemory:
         memory = self.recall(run_id)
         if memory is None or memory.version != version:
             return None
-        name = _release_name(run_id, version)
+        name = _release_name(run_id, self._counters[run_id])
         _, sealed = self._vault.load(name)
         try:
             head, _, model = self._opened(sealed, name, run_id).partition(b"\n")
@@ -257,9 +258,10 @@ def _name(run_id: str) -> str:
     return hashlib.sha256(run_id.encode()).hexdigest()
 
 
-def _release_name(run_id: str, version: int) -> str:
-    # Two in turn: the one before stays whole until the memory names its successor.
-    return hashlib.sha256(f"{version % 2} {run_id}".encode()).hexdigest()
+def _release_name(run_id: str, counter: int) -> str:
+    # Two in turn, whichever versions are handed out: the one before stays whole until the memory
+    # names its successor.
+    return hashlib.sha256(f"{counter % 2} {run_id}".encode()).hexdigest()
 
 
 def _bound_to(name: str, run_id: str) -> bytes:

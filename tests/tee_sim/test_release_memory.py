@@ -233,15 +233,15 @@ def test_the_newest_release_can_be_handed_out_again() -> None:
     assert successor.release("another", 2) is None
 
 
-def test_a_release_stored_without_its_memory_is_not_handed_out() -> None:
-    """The enclave died between the two: nobody has been given the newer one."""
+@pytest.mark.parametrize("newer", [3, 4])
+def test_a_release_stored_without_its_memory_is_not_handed_out(newer: int) -> None:
+    """The enclave died between the two: nobody has been given the newer one, or one that skips."""
     vault = MemoryVault()
     memory = ReleaseMemory(vault, bytes(32), SystemRng())
     memory.recall("run")
     memory.keep("run", MEMORY, RECORD, MODEL)
     kept = {name: list(sealed) for name, sealed in vault.sealed.items()}
-    newer = RunMemory(3, 0, {3: "3" * 64}, (), "f" * 64)
-    memory.keep("run", newer, RECORD, MODEL)
+    memory.keep("run", RunMemory(newer, 0, {newer: "3" * 64}, (), "f" * 64), RECORD, MODEL)
     mine = next(iter(kept.keys() - {n for n in kept if len(vault.sealed[n]) == len(kept[n])}))
     vault.sealed[mine] = kept[mine]
     assert ReleaseMemory(vault, bytes(32), SystemRng()).release("run", 2) == (RECORD, bytes(MODEL))
@@ -268,7 +268,7 @@ def test_damaged_or_older_memory_is_refused(damage: str) -> None:
         memory.keep(run_id, MEMORY, RECORD, MODEL)
     memory.keep("run", MEMORY, RECORD, MODEL)
     # Of each run the release comes before what is remembered of it.
-    _, mine, _, other = vault.sealed
+    _, mine, _, other, _ = vault.sealed
     stored = vault.sealed[mine]
     newest = stored[-1]
     stored[-1] = {
