@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from cryptography import x509
@@ -163,21 +164,46 @@ def verify_chain(chain: Sequence[str], root_pem: str, now: float) -> Ed25519Publ
     except ValueError as error:
         raise EvidenceRejected(Code.EVIDENCE_MALFORMED) from error
     try:
-        issuers = [*certificates[1:], read_certificates(root_pem.encode())[0]]
-        for certificate, issuer in zip(certificates, issuers, strict=True):
-            certificate.verify_directly_issued_by(issuer)
-            if not _is_authority(issuer):
-                raise ValueError("issued by something that is no authority")
-        key = certificates[0].public_key()
+        path = [*certificates, read_certificates(root_pem.encode())[0]]
+        check_path(path)
+        key = path[0].public_key()
     except NOT_ISSUED as error:
         raise EvidenceRejected(Code.EVIDENCE_CHAIN) from error
     if not isinstance(key, Ed25519PublicKey):
         raise EvidenceRejected(Code.EVIDENCE_CHAIN)
     moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
-    for certificate in (*certificates, issuers[-1]):
+    for certificate in path:
         if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
             raise EvidenceRejected(Code.EVIDENCE_EXPIRED)
     return key
+
+
+def check_path(path: Sequence[x509.Certificate]) -> None:
+    """Check that each certificate was issued by the next, which may (RFC 5280, section 6.1).
+
+    Self-issued certificates count for path lengths, and an extension that is critical and none of
+    those looked at here is refused, as are policies and names, which these chains do not use.
+
+    Parameters
+    ----------
+    path : sequence of Certificate
+        Leaf first, the trusted root last.
+
+    Raises
+    ------
+    ValueError
+        Or another of `NOT_ISSUED`.
+    """
+    for certificate in path:
+        for each in certificate.extensions:
+            if each.critical and not isinstance(each.value, x509.BasicConstraints | x509.KeyUsage):
+                raise ValueError(
+                    f"a certificate has the critical extension {each.oid.dotted_string}"
+                )
+    for below, (certificate, issuer) in enumerate(pairwise(path)):
+        certificate.verify_directly_issued_by(issuer)
+        if not _may_issue(issuer, below):
+            raise ValueError("a certificate was issued by something no authority")
 
 
 def _name(common_name: str) -> x509.Name:
@@ -214,6 +240,12 @@ def _read_exact(pem: str) -> x509.Certificate:
     return certificate
 
 
-def _is_authority(certificate: x509.Certificate) -> bool:
-    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    return constraints.value.ca
+def _may_issue(certificate: x509.Certificate, authorities_below: int) -> bool:
+    extensions = certificate.extensions
+    constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+    usages = [each.value for each in extensions if isinstance(each.value, x509.KeyUsage)]
+    return (
+        constraints.ca
+        and (constraints.path_length is None or authorities_below <= constraints.path_length)
+        and all(usage.key_cert_sign for usage in usages)
+    )
