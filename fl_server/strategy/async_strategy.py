@@ -41,6 +41,9 @@ from strategies.selection import Policy, policy_from, selector_for
 
 RecipeFactory = Callable[[int], Recipe]
 
+# Addressee of a version's template: it has to be there, connected nodes or not.
+_NOBODY = 0
+
 
 class AsyncStrategy(Strategy):
     """Asynchronous federated learning with any recipe of ``strategies``.
@@ -234,12 +237,12 @@ class AsyncStrategy(Strategy):
 
         Called once per version with the same `config` object, so that an override may adapt
         it by `server_round` (the version plus one). Who gets them and when is decided as nodes
-        fall idle: of the messages returned the content of the first counts.
+        fall idle: of the messages returned the content of the first counts. An override that
+        returns none is asked again a second later.
         """
         config["server-round"] = server_round
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-        nodes = sorted(grid.get_node_ids())[:1]
-        return [Message(record, node, MessageType.TRAIN) for node in nodes]
+        return [Message(record, _NOBODY, MessageType.TRAIN)]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from logging import INFO, WARNING
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fl_protocol.codes import Code, GatewayUnavailable, StorageFailed
-from fl_protocol.flower import BASE_VERSION
 from fl_protocol.ports import Clock
 from fl_server.intake.base import Intake, Outcome
 from fl_server.strategy.dispatch import Fleet, Task
@@ -21,17 +19,9 @@ from fl_server.strategy.hooks import Hooks, RunSettings
 from fl_server.strategy.model import Model
 from fl_server.strategy.pacing import REFRESH_SECONDS, NoProgress, Pacer
 from fl_server.strategy.replies import code_in, utilisation_in, without_arrays
+from fl_server.strategy.snapshots import Snapshots
 from strategies.reject import Reject
-from strategies.update import Merge, Vector
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """What is sent at one version, kept while somebody trains from it."""
-
-    version: int
-    params: Vector
-    content: RecordDict
+from strategies.update import Merge
 
 
 class AsyncRun:
@@ -76,10 +66,11 @@ class AsyncRun:
         self._pacer = Pacer(grid, clock)
         self._version = intake.version
         self._continue_saved()
-        self._sent: dict[int, _Snapshot] = {}
+        self._snapshots = Snapshots(hooks, grid, model, config)
         self._merged_replies: list[Message] = []
         self._evaluator = Evaluator(hooks, grid, config, result, self._elapsed)
         self._training = True
+        self._composes_from = self._start
         self._last_failure = "none"
         self._budgets_spent = False
 
@@ -130,8 +121,10 @@ class AsyncRun:
         free = self._free_places()
         if not self._training or free <= 0:
             return
+        content = self._content(now)
+        if content is None:
+            return
         for node in self._fleet.choose(now, self._version, free):
-            content = self._snapshot(node).content
             message = Message(content, node, MessageType.TRAIN, group_id=str(self._version + 1))
             self._push(message, self._version, evaluate=False)
 
@@ -140,25 +133,16 @@ class AsyncRun:
             return self._config.cohort - self._fleet.num_engaged(self._version)
         return self._hooks.in_flight(len(self._fleet.connected)) - self._fleet.num_training
 
-    def _snapshot(self, node: int) -> _Snapshot:
-        if self._version not in self._sent:
-            in_use = self._fleet.versions_in_use()
-            self._sent = {v: s for v, s in self._sent.items() if v in in_use}
-            self._sent[self._version] = self._compose()
-        return self._sent[self._version]
-
-    def _compose(self) -> _Snapshot:
-        """Ask the strategy once per version what to send; add what every task carries."""
-        messages = self._hooks.configure_train(
-            self._version + 1, self._model.current, self._config.train_config, self._grid
-        )
-        template = next(iter(messages)).content
-        key = self._config.configrecord_key
-        entries = dict(template.config_records.get(key, ConfigRecord()))
-        entries.update(self._config.task_entries)
-        entries[BASE_VERSION] = self._version
-        content = RecordDict({**template, key: ConfigRecord(entries)})
-        return _Snapshot(self._version, self._model.params, content)
+    def _content(self, now: float) -> RecordDict | None:
+        """Return what tasks of this version carry, None as long as the strategy does not say."""
+        snapshot = self._snapshots.get(self._version)
+        due = now >= self._composes_from and self._fleet.trainable(now, self._version)
+        if snapshot is None and due:
+            snapshot = self._snapshots.take(self._version, self._fleet.versions_in_use())
+            if snapshot is None:
+                self._composes_from = self._refresh
+                self._last_failure = "configure_train of the strategy returned no message"
+        return None if snapshot is None else snapshot.content
 
     def _push(self, message: Message, version: int, *, evaluate: bool) -> None:
         node, now = message.metadata.dst_node_id, self._clock.now()
@@ -218,9 +202,10 @@ class AsyncRun:
         return self._version if self._config.rests_until_merge else base_version
 
     def _offer(self, task: Task, content: RecordDict, now: float) -> Outcome:
-        base = self._sent[task.version].params
+        sent = self._snapshots.get(task.version)
+        assert sent is not None  # for its task was under way until now
         try:
-            return self._intake.offer(content, str(task.node), task.version, base, now)
+            return self._intake.offer(content, str(task.node), task.version, sent.params, now)
         except (GatewayUnavailable, StorageFailed) as error:
             # It may work again; if it does not, the run ends for want of progress.
             log(WARNING, "%s", error)

@@ -22,6 +22,7 @@ from fl_protocol.codes import Code, GatewayUnavailable
 from fl_server.intake.base import Outcome
 from fl_server.intake.plain import PlainIntake
 from fl_server.strategy import AsyncStrategy, AsyncWA, FedAsync, FedBuff, NoProgress
+from fl_sim.devices import Devices
 from fl_sim.failures import Failures
 from fl_sim.grid import FIRST_NODE_ID, Presence, VirtualGrid
 from tests.support.federation import (
@@ -219,6 +220,37 @@ def test_nodes_that_join_late_contribute_and_nodes_that_leave_are_done_without()
     assert max(times[0]) <= 6.0
     assert times[1]
     assert min(times[1]) > 10.0
+
+
+def test_waits_for_nodes_if_all_are_gone_when_a_version_is_composed() -> None:
+    recorder = Recorder()
+    away = {0: Presence(leaves=0.5), 1: Presence(leaves=0.5), 2: Presence(joins=30.0)}
+    grid = VirtualGrid(client_app(), 3, Devices((0.5,) * 3, jitter=0.0), presence=away)
+    strategy = FedBuff(buffer_size=1, fraction_evaluate=0.0, callbacks=[recorder])
+    train(strategy, grid, 3, timeout=60.0)
+    assert [event.time > 30.0 for event in recorder.merges] == [False, False, True]
+
+
+def test_reports_no_progress_when_all_nodes_stay_away() -> None:
+    away = {0: Presence(leaves=0.5), 1: Presence(leaves=0.5)}
+    grid = VirtualGrid(client_app(), 2, Devices((0.5,) * 2, jitter=0.0), presence=away)
+    with pytest.raises(NoProgress, match="0 nodes connected"):
+        train(FedBuff(buffer_size=1, fraction_evaluate=0.0), grid, 3, timeout=20.0)
+
+
+def test_an_override_that_sends_nothing_yet_is_asked_again() -> None:
+    asked: list[int] = []
+
+    class Hesitant(FedAsync):
+        def configure_train(self, server_round, arrays, config, grid):
+            asked.append(server_round)
+            messages = super().configure_train(server_round, arrays, config, grid)
+            return messages if len(asked) > 3 else []
+
+    grid = virtual_grid()
+    train(Hesitant(fraction_evaluate=0.0), grid, 2)
+    assert asked == [1, 1, 1, 1, 2]
+    assert grid.clock.now() > 3.0
 
 
 def test_silent_nodes_are_asked_again_after_their_lease() -> None:
