@@ -19,6 +19,7 @@ from fl_protocol.ports import Clock, SteadyClock
 from fl_server.durable.engine import Saved
 from fl_server.intake.base import Intake
 from fl_server.intake.plain import Replies
+from fl_server.strategy.checks import require_options, require_recipe
 from fl_server.strategy.dispatch import Fleet
 from fl_server.strategy.events import Event, Observer
 from fl_server.strategy.flwr_compat import (
@@ -64,7 +65,8 @@ class AsyncStrategy(Strategy):
         Share of the connected nodes that evaluate a version; 0.0 switches client-side
         evaluation off.
     min_train_nodes : int (default: 2)
-        Minimum number of training tasks in flight, as far as nodes are connected.
+        Minimum number of training tasks in flight, as far as nodes are connected; one in any
+        case.
     min_evaluate_nodes : int (default: 2)
         Minimum number of nodes that evaluate a version.
     min_available_nodes : int (default: 2)
@@ -156,10 +158,6 @@ class AsyncStrategy(Strategy):
         callbacks: Sequence[Observer] = (),
     ) -> None:
         require_supported()
-        if fraction_train <= 0.0:
-            raise ConfigInvalid(
-                Code.CONFIG_INVALID, "An asynchronous strategy needs fraction_train above 0."
-            )
         if fraction_evaluate == 0.0:
             min_evaluate_nodes = 0
             log(WARNING, "fraction_evaluate is set to 0.0. Federated evaluation will be skipped.")
@@ -189,6 +187,7 @@ class AsyncStrategy(Strategy):
         self._rng = random.Random(seed)
         self._stopping = False
         self._model: Model | None = None
+        require_options(self)
         tried = self.recipe(1)
         if gateway is not None:
             require_confidential(tried)
@@ -209,11 +208,14 @@ class AsyncStrategy(Strategy):
 
     def recipe(self, in_flight: int) -> Recipe:
         """Return the recipe for a number of tasks kept in flight."""
-        return self._recipe(in_flight) if callable(self._recipe) else self._recipe
+        if isinstance(self._recipe, type) or not callable(self._recipe):
+            return require_recipe(self._recipe)
+        return require_recipe(self._recipe(in_flight))
 
     def in_flight(self, num_nodes: int) -> int:
         """Return how many training tasks to keep under way with so many connected nodes."""
-        return min(num_nodes, max(int(num_nodes * self.fraction_train), self.min_train_nodes))
+        wanted = max(int(num_nodes * self.fraction_train), self.min_train_nodes, 1)
+        return min(num_nodes, wanted)
 
     def notify(self, event: Event) -> None:
         """Pass an event to the callbacks."""

@@ -21,6 +21,7 @@ from fl_server.strategy import AsyncStrategy, AsyncWA, FedAsync, FedBuff
 from fl_server.strategy.options import StrategyOptions
 from strategies import Engine
 from strategies.errors import BadOption, LeakyRecipe
+from strategies.recipes import fedbuff
 from strategies.roles import Roles
 from tests.support.federation import (
     CLASSES,
@@ -171,9 +172,36 @@ def test_buffer_sizes_follow_the_tasks_in_flight_in_plain_mode() -> None:
     assert sizes(FedBuff(buffer_size=7)) == ["7", "7", "7"]
 
 
-def test_refuses_a_share_of_no_nodes() -> None:
-    with pytest.raises(ConfigInvalid, match="fraction_train"):
-        AsyncWA(fraction_train=0.0)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fraction_train": 0.0},
+        {"fraction_train": float("nan")},
+        {"fraction_train": 1.5},
+        {"fraction_evaluate": -1.0},
+        {"fraction_evaluate": float("nan")},
+        {"fraction_evaluate": "all"},
+        {"min_train_nodes": -1},
+        {"min_evaluate_nodes": 0.5},
+        {"min_available_nodes": -2},
+        {"replies": "weight"},
+    ],
+)
+def test_refuses_options_that_make_no_sense(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(ConfigInvalid, match=name):
+        FedBuff(**options)
+
+
+@pytest.mark.parametrize("recipe", [fedbuff.FedBuff, "fedbuff", lambda in_flight: "fedbuff"])
+def test_refuses_what_is_no_recipe(recipe: Any) -> None:
+    with pytest.raises(ConfigInvalid, match="recipe must be a recipe"):
+        AsyncStrategy(recipe)
+
+
+def test_a_small_share_of_few_nodes_is_one_task() -> None:
+    strategy = AsyncWA(fraction_train=0.01, min_train_nodes=0)
+    assert [strategy.in_flight(nodes) for nodes in (0, 1, 10, 200)] == [0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("found", ["1.40.2", "1.42.0", "2.0.0", "1.410.0"])

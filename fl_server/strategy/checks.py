@@ -1,0 +1,59 @@
+"""Refuses options that make no sense, before anything starts."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, get_args
+
+from fl_protocol.codes import Code, ConfigInvalid
+from fl_server.intake.plain import Replies
+from strategies.recipe import Recipe
+
+if TYPE_CHECKING:
+    from fl_server.strategy.async_strategy import AsyncStrategy
+
+_MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
+
+
+def require_options(strategy: AsyncStrategy) -> None:
+    """Check the shares and numbers of nodes, and what ClientApps reply.
+
+    Raises
+    ------
+    ConfigInvalid
+        If one of them makes no sense; the sentence names it.
+    """
+    train, evaluate = strategy.fraction_train, strategy.fraction_evaluate
+    # No comparison with NaN holds.
+    if not (isinstance(train, Real) and 0.0 < train <= 1.0):
+        raise _invalid("fraction_train must be above 0 and at most 1", train)
+    if not (isinstance(evaluate, Real) and 0.0 <= evaluate <= 1.0):
+        raise _invalid("fraction_evaluate must be from 0 to 1", evaluate)
+    for name in _MINIMA:
+        minimum = getattr(strategy, name)
+        if not (isinstance(minimum, Integral) and minimum >= 0):
+            raise _invalid(f"{name} must be an integer of at least 0", minimum)
+    if strategy.replies not in get_args(Replies):
+        raise _invalid('replies must be "weights" or "deltas"', strategy.replies)
+
+
+def require_recipe(recipe: Any) -> Recipe:
+    """Return what is a recipe.
+
+    Raises
+    ------
+    ConfigInvalid
+        If it is none, or the class of one.
+    """
+    if isinstance(recipe, type) or not hasattr(recipe, "parts"):
+        raise _invalid(
+            'recipe must be a recipe, as recipe_from("fedbuff"), or a function of the number of '
+            "tasks in flight that returns one",
+            recipe,
+        )
+    found: Recipe = recipe
+    return found
+
+
+def _invalid(sentence: str, found: object) -> ConfigInvalid:
+    return ConfigInvalid(Code.CONFIG_INVALID, f"{sentence}, not {found!r}.")
