@@ -22,13 +22,10 @@ from fl_server.intake.plain import Replies
 from fl_server.strategy.checks import require_options, require_recipe
 from fl_server.strategy.dispatch import Fleet
 from fl_server.strategy.events import Event, Observer
-from fl_server.strategy.flwr_compat import (
-    aggregate_metricrecords,
-    log,
-    log_strategy_start_info,
-)
+from fl_server.strategy.flwr_compat import log, log_strategy_start_info
 from fl_server.strategy.hooks import EvaluateFn, RunSettings
 from fl_server.strategy.intakes import make_intake, opened, saved_in_flight
+from fl_server.strategy.metrics import average_metrics
 from fl_server.strategy.model import Model
 from fl_server.strategy.options import Gateway, MetricsAggregation
 from fl_server.strategy.pacing import wait_for_nodes
@@ -79,8 +76,8 @@ class AsyncStrategy(Strategy):
         Key of the ConfigRecord in messages to nodes.
     train_metrics_aggr_fn : callable, optional
         Function with signature (list[RecordDict], str) -> MetricRecord, used to aggregate the
-        metrics of the updates behind a version. The records hold metrics only. If unset, the
-        average weighted by `weighted_by_key`.
+        metrics of the updates behind a version. The records hold metrics only. If unset, each
+        metric's average over the nodes that report it, weighted by `weighted_by_key`.
     evaluate_metrics_aggr_fn : callable, optional
         The same for evaluation replies.
     replies : {"weights", "deltas"} (default: "weights")
@@ -169,8 +166,8 @@ class AsyncStrategy(Strategy):
         self.weighted_by_key = weighted_by_key
         self.arrayrecord_key = arrayrecord_key
         self.configrecord_key = configrecord_key
-        self.train_metrics_aggr_fn = train_metrics_aggr_fn or aggregate_metricrecords
-        self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn or aggregate_metricrecords
+        self.train_metrics_aggr_fn = train_metrics_aggr_fn or average_metrics
+        self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn or average_metrics
         self.replies = replies
         self.limits = limits
         self.release_rule = release_rule

@@ -16,10 +16,7 @@ from fl_protocol.flower import require_supported
 try:
     from flwr.app.message.message import make_message
     from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
-    from flwr.serverapp.strategy.strategy_utils import (
-        aggregate_metricrecords,
-        log_strategy_start_info,
-    )
+    from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
     from flwr.supercore.logger import log
 except ImportError:
     # A version that moved its internals is, first of all, an unsupported version.
@@ -27,7 +24,6 @@ except ImportError:
     raise
 
 __all__ = [
-    "aggregate_metricrecords",
     "announcements_of",
     "log",
     "log_strategy_start_info",

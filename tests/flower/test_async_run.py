@@ -330,6 +330,16 @@ def test_train_metrics_are_weighted_by_the_number_of_examples() -> None:
     assert "num-examples" not in result.train_metrics_clientapp[1]
 
 
+def test_a_metric_that_one_node_reports_is_that_nodes_value() -> None:
+    def state_load(reply: Message) -> None:
+        reply.content["metrics"]["utilisation"] = 80.0
+
+    app = client_app(mods=[spoiled({2}, state_load)])
+    strategy = FedBuff(buffer_size=6, fraction_evaluate=0.0)
+    result = train(strategy, virtual_grid(app=app), 1)
+    assert result.train_metrics_clientapp[1]["utilisation"] == pytest.approx(80.0)
+
+
 def test_broken_metrics_do_not_stop_the_run() -> None:
     def unequal(reply: Message) -> None:
         reply.content["metrics"]["extra"] = [1.0] * (reply.metadata.src_node_id % 3)
