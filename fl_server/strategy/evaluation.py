@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Result
 from fl_server.strategy.events import EvaluationEvent
 from fl_server.strategy.flwr_compat import log
 from fl_server.strategy.hooks import Hooks, RunSettings
+from fl_server.strategy.replies import was_lost
 
 
 class EvaluationRound:
@@ -128,13 +129,14 @@ class Evaluator:
             self._result.evaluate_metrics_clientapp[closing.version] = metrics
         event = EvaluationEvent(self._elapsed(), closing.version, len(replies), metrics)
         self._hooks.notify(event)
-        if replies and all(reply.has_error() for reply in replies):
+        answers = [reply for reply in replies if not was_lost(reply)]
+        if answers and all(reply.has_error() for reply in answers):
             # Typically the ClientApp has no evaluate function: asking again would cost every
             # node a task per round for nothing.
             self._worthwhile = False
             log(
                 WARNING,
                 "All %s evaluation tasks failed; no more client-side evaluation in this run. %s",
-                len(replies),
-                replies[0].error.reason,
+                len(answers),
+                answers[0].error.reason,
             )

@@ -15,6 +15,7 @@ from fl_protocol.flower import require_supported
 
 try:
     from flwr.app.message.message import make_message
+    from flwr.common.constant import ErrorCode
     from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
     from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
     from flwr.supercore.logger import log
@@ -24,11 +25,21 @@ except ImportError:
     raise
 
 __all__ = [
+    "LOST_ON_THE_WAY",
     "announcements_of",
     "log",
     "log_strategy_start_info",
     "with_content",
 ]
+
+LOST_ON_THE_WAY = frozenset(
+    {
+        ErrorCode.NODE_UNAVAILABLE,
+        ErrorCode.MESSAGE_UNAVAILABLE,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+    }
+)
+"""Codes of errors that a SuperLink reports in the place of a node or answer that was lost."""
 
 
 def with_content(message: Message, content: RecordDict) -> Message:

@@ -6,12 +6,17 @@ from flwr.app import Message, RecordDict
 
 from fl_protocol.codes import Code
 from fl_protocol.flower import UTILISATION
-from fl_server.strategy.flwr_compat import with_content
+from fl_server.strategy.flwr_compat import LOST_ON_THE_WAY, with_content
 
 
 def without_arrays(reply: Message) -> Message:
     """Keep the metrics for `aggregate_train`; the arrays have been counted and are large."""
     return with_content(reply, RecordDict(dict(reply.content.metric_records)))
+
+
+def was_lost(reply: Message) -> bool:
+    """Return whether the node or its answer was lost on the way, so that no app gave it."""
+    return reply.has_error() and reply.error.code in LOST_ON_THE_WAY
 
 
 def code_in(reason: str) -> str:

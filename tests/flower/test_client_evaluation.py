@@ -5,6 +5,7 @@ from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
 from fl_server.strategy import AsyncWA, FedBuff
+from fl_sim.failures import Failures
 from fl_sim.grid import FIRST_NODE_ID, Presence
 from tests.support.federation import (
     Recorder,
@@ -88,6 +89,30 @@ def test_an_app_without_evaluate_function_is_not_asked_for_ever() -> None:
     assert asked == 6
     assert result.evaluate_metrics_clientapp == {}
     assert len(result.train_metrics_clientapp) == 60
+
+
+def test_a_round_of_nodes_that_drop_out_does_not_end_evaluation() -> None:
+    recorder = Recorder()
+    grid = virtual_grid(failures=Failures(drop_out=0.4, seed=1))
+    strategy = AsyncWA(fraction_evaluate=0.1, min_evaluate_nodes=1, callbacks=[recorder])
+    strategy.start(grid, initial_arrays(), num_rounds=60)
+    lost = [event.metrics is None for event in recorder.evaluations]
+    assert True in lost
+    assert False in lost[lost.index(True) :]
+
+
+def test_an_app_without_evaluate_function_is_found_out_beside_nodes_that_drop_out() -> None:
+    app = ClientApp()
+    full = client_app()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return full(message, context)
+
+    recorder = Recorder()
+    grid = virtual_grid(app=app, failures=Failures(drop_out=0.4, seed=1))
+    AsyncWA(callbacks=[recorder]).start(grid, initial_arrays(), num_rounds=60)
+    assert len(recorder.evaluations) == 1
 
 
 def test_a_node_that_leaves_does_not_hold_up_a_round() -> None:
