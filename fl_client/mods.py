@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from strategies.errors import ManifestMismatch
 from strategies.layout import Layout
 from strategies.reject import Reject
 from strategies.update import Vector, digest_of
+
+_logger = getLogger(__name__)
 
 _ERROR_CODE = 1
 
@@ -84,6 +87,8 @@ def sealed_uploads(config: ClientConfig | Path | str | None = None) -> Mod:
         try:
             uploaded = uploader.upload(task.update_in(reply), _metrics(reply.content))
         except REFUSALS as error:
+            # The answer has room for the code only.
+            _logger.warning("The update was refused. %s", error)
             return _answer(message, reply.content, error.code)
         except AsynclaveError as error:
             return _failed(message, error)
@@ -164,8 +169,10 @@ class _Task:
 
     def _delta_in(self, content: RecordDict) -> Vector:
         try:
-            trained = self._layout.flatten(_only_arrays(content))
-        except (ManifestMismatch, ValueError):
+            trained = self._layout.fit(_only_arrays(content))
+        except ManifestMismatch as error:
+            raise EnvelopeRejected(Code.ENV_MANIFEST, error.sentence) from None
+        except ValueError:
             raise EnvelopeRejected(Code.ENV_MANIFEST) from None
         if not self._replies_deltas:
             # Infinite weights give an infinite or NaN delta, which the enclave refuses by name.

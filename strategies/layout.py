@@ -171,12 +171,39 @@ class Layout:
             Names, order, shapes or dtypes differ.
         """
         self._compare(arrays)
-        flat = np.empty(self.num_params, np.float32) if out is None else out
-        if flat.shape != (self.num_params,) or flat.dtype != np.float32:
-            raise ManifestMismatch(f"The output is not a float32 vector of {self.num_params}.")
-        for entry, start, stop in self._spans():
-            np.copyto(flat[start:stop].reshape(entry.shape), arrays[entry.name], "same_kind")
-        return flat
+        return self._copy(arrays, out)
+
+    def fit(self, arrays: Arrays, out: Vector | None = None) -> Vector:
+        """Copy what a client trained into one vector, matched by name.
+
+        Order and precision of the floating-point arrays do not matter, and integer and boolean
+        arrays are not read: they may be missing or differ.
+
+        Parameters
+        ----------
+        arrays : Mapping of str to ndarray
+            What was trained from a model of this layout.
+        out : Vector, optional
+            Where to write, shape ``(P,)``; a new vector by default.
+
+        Returns
+        -------
+        Vector
+            Flat model, float32, shape ``(P,)``; infinite where a value is too large for float32.
+
+        Raises
+        ------
+        ManifestMismatch
+            A floating-point array is missing, has another shape, or is not in the model.
+        """
+        for entry in self.entries:
+            _check_fit(entry, arrays.get(entry.name))
+        names = {entry.name for entry in self.entries}
+        for name, array in arrays.items():
+            if name not in names and array.dtype.name not in _CARRIED:
+                raise ManifestMismatch(f"The model has no array {name!r}.")
+        with np.errstate(over="ignore"):
+            return self._copy(arrays, out)
 
     def unflatten(self, vector: Vector, carried: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Split a vector into the model's arrays.
@@ -212,6 +239,14 @@ class Layout:
         }
         return {e.name: views[e.name] if e.trained else carried[e.name] for e in self.entries}
 
+    def _copy(self, arrays: Arrays, out: Vector | None) -> Vector:
+        flat = np.empty(self.num_params, np.float32) if out is None else out
+        if flat.shape != (self.num_params,) or flat.dtype != np.float32:
+            raise ManifestMismatch(f"The output is not a float32 vector of {self.num_params}.")
+        for entry, start, stop in self._spans():
+            np.copyto(flat[start:stop].reshape(entry.shape), arrays[entry.name], "same_kind")
+        return flat
+
     def _spans(self) -> list[tuple[Entry, int, int]]:
         spans, start = [], 0
         for entry in self.entries:
@@ -230,6 +265,21 @@ class Layout:
 
 def _describe(name: str, array: npt.NDArray[Any]) -> Entry:
     return Entry(name, array.dtype.name, tuple(array.shape))
+
+
+def _check_fit(entry: Entry, array: npt.NDArray[Any] | None) -> None:
+    if array is None:
+        if entry.trained:
+            raise ManifestMismatch(f"The model's array {entry.name!r} is missing.")
+        return
+    if array.dtype.name not in (_FLOATS if entry.trained else _CARRIED):
+        raise ManifestMismatch(
+            f"Array {entry.name!r} is of {array.dtype.name}, the model's of {entry.dtype}."
+        )
+    if entry.trained and array.shape != entry.shape:
+        raise ManifestMismatch(
+            f"Array {entry.name!r} has the shape {array.shape}, the model's {entry.shape}."
+        )
 
 
 def _check_entry(entry: Entry) -> None:

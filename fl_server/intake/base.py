@@ -25,11 +25,14 @@ class Outcome:
         ``"accepted"`` or the code of the refusal.
     staleness : int
         Versions merged since the model it was trained from was current.
+    detail : str (default: "")
+        A sentence on what exactly is wrong with a refused one, if there is more to say.
     """
 
     accepted: bool
     code: str
     staleness: int
+    detail: str = ""
 
 
 class Intake(Protocol):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import ArrayRecord, RecordDict
 
+from fl_protocol.codes import UpdateRejected
 from fl_protocol.ports import Clock
 from fl_protocol.receipts import ACCEPTED
 from fl_server.durable.engine import DurableEngine, Saved
@@ -31,8 +32,8 @@ Replies = Literal["weights", "deltas"]
 class PlainIntake:
     """Feeds an engine with the arrays of ClientApp replies.
 
-    A reply must hold exactly one ArrayRecord, of the model's layout, and one MetricRecord
-    with the number of examples; anything else is refused, never raised.
+    A reply must hold exactly one ArrayRecord that fits the model (see `Layout.fit`), and one
+    MetricRecord with the number of examples; anything else is refused, never raised.
 
     Parameters
     ----------
@@ -131,19 +132,18 @@ class PlainIntake:
     ) -> Outcome:
         """Turn a reply into an update and offer it to the engine."""
         staleness = self.version - base_version
-        num_examples = examples_in(reply, self._weighted_by_key)
-        if num_examples is None:
-            return Outcome(False, Reject.BAD_NUM_EXAMPLES.value, staleness)
-        delta = self._delta(reply, base)
-        if delta is None:
-            return Outcome(False, Reject.WRONG_SHAPE.value, staleness)
+        try:
+            num_examples = examples_in(reply, self._weighted_by_key)
+            delta = self._delta(reply, base)
+        except UpdateRejected as error:
+            return Outcome(False, error.code, staleness, error.sentence)
         update_id = f"update-{self._num_offers + 1}"
         answer = self._engine.offer(
             ClientUpdate(client, base_version, delta, num_examples, update_id), now
         )
         self._num_offers += 1
         if isinstance(answer, Rejected):
-            return Outcome(False, answer.code.value, staleness)
+            return Outcome(False, answer.code.value, staleness, self._detail(answer, num_examples))
         return Outcome(True, ACCEPTED, answer.staleness)
 
     def take_merge(self) -> Merge | None:
@@ -156,19 +156,36 @@ class PlainIntake:
         if self._durable is not None:
             self._durable.close(self._clock.now())
 
-    def _delta(self, reply: RecordDict, base: Vector) -> Vector | None:
+    def _detail(self, answer: Rejected, num_examples: int) -> str:
+        if answer.code != Reject.BAD_NUM_EXAMPLES:
+            return ""
+        return (
+            f"{num_examples} examples under {self._weighted_by_key!r}; limits.max_examples allows "
+            f"1 to {self._limits.max_examples}."
+        )
+
+    def _delta(self, reply: RecordDict, base: Vector) -> Vector:
         row = self._engine.lease()
-        try:
-            (record,) = reply.array_records.values()
-            self._layout.flatten(arrays_of(record), out=row)
-        except (ManifestMismatch, ValueError, TypeError, EOFError):
-            # np.load raises the latter three on bytes that are no array.
-            return None
+        self._fit(reply, row)
         if self._replies == "weights":
             # Infinite weights give an infinite or NaN delta, which the engine refuses by name.
             with np.errstate(invalid="ignore", over="ignore"):
                 np.subtract(row, base, out=row)
         return row
+
+    def _fit(self, reply: RecordDict, row: Vector) -> None:
+        records = list(reply.array_records.values())
+        if len(records) != 1:
+            sentence = f"The reply holds {len(records)} ArrayRecords and should hold one."
+            raise UpdateRejected(Reject.WRONG_SHAPE, sentence)
+        try:
+            self._layout.fit(arrays_of(records[0]), out=row)
+        except ManifestMismatch as error:
+            raise UpdateRejected(Reject.WRONG_SHAPE, error.sentence) from None
+        except (ValueError, TypeError, EOFError):
+            # np.load raises these on bytes that are no array.
+            sentence = "The reply holds an array that cannot be read."
+            raise UpdateRejected(Reject.WRONG_SHAPE, sentence) from None
 
 
 def arrays_of(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
@@ -176,15 +193,26 @@ def arrays_of(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def examples_in(reply: RecordDict, key: str) -> int | None:
-    """Return the number of examples a reply states, or None if it states none.
+def examples_in(reply: RecordDict, key: str) -> int:
+    """Return the number of examples a reply states.
 
     FedAvg's convention is followed: one MetricRecord, a single number under `key`; a float
     counts if it is a whole number.
+
+    Raises
+    ------
+    UpdateRejected
+        ``BAD_NUM_EXAMPLES`` if it states none.
     """
-    if len(reply.metric_records) != 1:
-        return None
-    value = next(iter(reply.metric_records.values())).get(key)
+    records = list(reply.metric_records.values())
+    value = records[0].get(key) if len(records) == 1 else None
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return value if isinstance(value, int) else None
+    if isinstance(value, int):
+        return value
+    found = f"{len(records)} MetricRecords" if len(records) != 1 else f"{value!r}"
+    raise UpdateRejected(
+        Reject.BAD_NUM_EXAMPLES,
+        f"The reply should hold one MetricRecord with a whole number of examples under {key!r}, "
+        f"and holds {found}.",
+    )

@@ -189,8 +189,9 @@ class AsyncRun:
             self._fleet.accepted(task.node, self._counted(task.version))
             self._merged_replies.append(without_arrays(reply))
         else:
-            self._last_failure = f"{outcome.code} (node {task.node})"
-            log(WARNING, "Refused an update of node %d: %s", task.node, outcome.code)
+            why = f"{outcome.code}: {outcome.detail}" if outcome.detail else outcome.code
+            self._last_failure = f"{why} (node {task.node})"
+            log(WARNING, "Refused an update of node %d: %s", task.node, why)
             if outcome.code == Reject.DP_BUDGET:
                 self._fleet.retire(task.node)
                 self._budgets_spent = True

@@ -190,6 +190,28 @@ def test_a_refusal_travels_as_a_code_and_raises_nothing(
     intake.close()
 
 
+def _reordered(arrays: dict[str, Any]) -> None:
+    for name in sorted(arrays):
+        array = arrays.pop(name)
+        arrays[name] = array if name == "steps" else array.astype(np.float64)
+
+
+def test_arrays_are_sealed_in_the_models_order_and_precision(
+    stack: LocalStack, config: Path
+) -> None:
+    intake = open_run(stack, "mod")
+    reply = sealed_uploads(config)(task(), context(None), app(_reordered))
+    assert receipt_in(reply)["code"] == "accepted"
+    intake.close()
+
+
+def test_the_node_logs_which_array_does_not_fit(
+    config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sealed_uploads(config)(task(), context(None), app(_extra))
+    assert "ENV_MANIFEST: The model has no array 'extra'." in caplog.text
+
+
 def test_a_training_task_without_a_run_never_sends_plain_arrays(config: Path) -> None:
     reply = sealed_uploads(config)(task({}), context(None), must_not_train)
     assert reply.has_error()

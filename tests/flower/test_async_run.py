@@ -153,6 +153,58 @@ def test_refused_updates_of_one_client_leave_the_others_result_untouched() -> No
     assert accuracy_of(result.arrays) > 0.8
 
 
+def of_dtype(dtype: str) -> Callable[[Message], None]:
+    def convert(reply: Message) -> None:
+        record = reply.content["arrays"]
+        for name, array in list(record.items()):
+            record[name] = Array(array.numpy().astype(dtype))
+
+    return convert
+
+
+def in_another_order(reply: Message) -> None:
+    record = reply.content["arrays"]
+    for name in sorted(record, reverse=True):
+        record[name] = record.pop(name)
+
+
+@pytest.mark.parametrize("change", [of_dtype("float64"), of_dtype("float16"), in_another_order])
+def test_arrays_of_any_precision_and_order_count(change: Callable[[Message], None]) -> None:
+    def weights(app: ClientApp) -> np.ndarray:
+        strategy = FedBuff(buffer_size=3, fraction_evaluate=0.0)
+        result = train(strategy, virtual_grid(app=app), 3)
+        assert list(result.arrays) == list(initial_arrays())
+        return np.concatenate([a.numpy().ravel() for a in result.arrays.values()])
+
+    changed = client_app(mods=[spoiled(set(range(6)), change)])
+    np.testing.assert_allclose(weights(changed), weights(client_app()), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda r: r.content["arrays"].pop("2.bias"), "array '2.bias' is missing"),
+        (
+            lambda r: r.content["arrays"].update({"lora": Array(np.zeros(2))}),
+            "no array 'lora'",
+        ),
+        (
+            lambda r: r.content["arrays"].update({"2.bias": Array(np.zeros(2))}),
+            r"'2.bias' has the shape \(2,\), the model's \(3,\)",
+        ),
+        (lambda r: r.content.update({"more": ArrayRecord()}), "2 ArrayRecords"),
+        (lambda r: r.content["metrics"].update({"num-examples": 0.5}), "whole number .* holds 0.5"),
+        (lambda r: r.content["metrics"].update({"num-examples": 10**9}), "max_examples"),
+    ],
+)
+def test_no_progress_says_what_is_wrong_with_replies(
+    spoil: Callable[[Message], None], sentence: str
+) -> None:
+    app = client_app(mods=[spoiled(set(range(6)), spoil)])
+    with pytest.raises(NoProgress, match=sentence):
+        train(FedAsync(fraction_evaluate=0.0), virtual_grid(app=app), 2, timeout=20.0)
+
+
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [

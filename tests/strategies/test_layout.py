@@ -84,6 +84,47 @@ def test_refuses_missing_and_extra_arrays():
             layout.flatten(model)
 
 
+def test_fit_matches_by_name_and_takes_any_precision():
+    layout = Layout.of(MODEL)
+    floats = {name: array for name, array in MODEL.items() if array.dtype.kind == "f"}
+    row = np.empty(layout.num_params, np.float32)
+
+    for dtype in (np.float16, np.float32, np.float64):
+        trained = {name: array.astype(dtype) for name, array in reversed(floats.items())}
+        assert layout.fit(trained, out=row) is row
+        np.testing.assert_array_equal(row, layout.flatten(MODEL))
+
+
+def test_fit_reads_no_carried_arrays():
+    layout = Layout.of(MODEL)
+
+    other = {**MODEL, "bn.num_batches_tracked": np.zeros(3, np.int32), "counter": np.array(1)}
+    np.testing.assert_array_equal(layout.fit(other), layout.flatten(MODEL))
+
+
+def test_fit_makes_infinite_what_is_too_large():
+    layout = Layout.of({"w": np.zeros(2, np.float32)})
+
+    np.testing.assert_array_equal(layout.fit({"w": np.array([1e300, 1.0])}), [np.inf, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"bn.bias": None}, "'bn.bias' is missing"),
+        ({"bn.bias": np.zeros(3)}, r"'bn.bias' has the shape \(3,\), the model's \(2,\)"),
+        ({"bn.bias": np.zeros(2, int)}, "'bn.bias' is of int64, the model's of float64"),
+        ({"mask": np.zeros(2)}, "'mask' is of float64, the model's of bool"),
+        ({"lora": np.zeros(2)}, "no array 'lora'"),
+    ],
+)
+def test_fit_says_which_array_differs(changed, sentence):
+    arrays = {name: array for name, array in (MODEL | changed).items() if array is not None}
+
+    with pytest.raises(ManifestMismatch, match=sentence):
+        Layout.of(MODEL).fit(arrays)
+
+
 def test_refuses_carried_array_that_is_missing_or_differs():
     layout = Layout.of(MODEL)
     flat = layout.flatten(MODEL)
