@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+import copy
+
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["ErrorCode", "Run", "adopt_identity", "snapshot", "stamp"]
+__all__ = ["ErrorCode", "Run", "adopt_identity", "detach", "snapshot", "stamp"]
 
 
 def adopt_identity(run_id: int) -> None:
@@ -35,24 +37,30 @@ def snapshot(message: Message, message_id: str) -> Message:
     Records are copied (array bytes are shared, they are immutable), as serialisation would do:
     what either side changes afterwards is not seen by the other.
     """
-    copy = Message(
+    sent = Message(
         _copy(message.content),
         message.metadata.dst_node_id,
         message.metadata.message_type,
         ttl=message.metadata.ttl,
         group_id=message.metadata.group_id,
     )
-    stamp(copy, message_id)
-    return copy
+    stamp(sent, message_id)
+    return sent
+
+
+def detach(reply: Message) -> None:
+    """Make a reply's content its own, as it arrives at the server; see `snapshot`."""
+    if reply.has_content():
+        reply.content = _copy(reply.content)
 
 
 def _copy(content: RecordDict) -> RecordDict:
-    records: dict[str, ArrayRecord | ConfigRecord | MetricRecord] = {}
-    for key, record in content.items():
-        if isinstance(record, ArrayRecord):
-            records[key] = ArrayRecord(dict(record))
-        elif isinstance(record, MetricRecord):
-            records[key] = MetricRecord(dict(record))
-        else:
-            records[key] = ConfigRecord(dict(record))
-    return RecordDict(records)
+    # Metrics and settings may be lists.
+    return RecordDict(
+        {
+            key: ArrayRecord(dict(record))
+            if isinstance(record, ArrayRecord)
+            else copy.deepcopy(record)
+            for key, record in content.items()
+        }
+    )

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from fl_sim.clock import VirtualClock
 from fl_sim.devices import DeviceModel, Devices
 from fl_sim.failures import Failures, Fate
-from fl_sim.flwr_compat import ErrorCode, Run, adopt_identity, snapshot, stamp
+from fl_sim.flwr_compat import ErrorCode, Run, adopt_identity, detach, snapshot, stamp
 
 FIRST_NODE_ID = 101
 """Node number of client 0; Flower keeps 1 for the SuperLink."""
@@ -269,10 +269,12 @@ class VirtualGrid(Grid):
     def _run_app(self, task: _Task) -> Message:
         context = self._nodes[task.message.metadata.dst_node_id].context
         try:
-            return self._app(task.message, context)
+            reply = self._app(task.message, context)
         except Exception as error:
             # As a SuperNode does: whatever the user's code raises becomes an error reply.
             reason = f"{type(error).__name__}: {error}"
             return Message(
                 Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=task.message
             )
+        detach(reply)
+        return reply

@@ -3,7 +3,15 @@ from __future__ import annotations
 import random
 
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
@@ -111,6 +119,37 @@ def test_a_message_changed_after_sending_arrives_as_it_was_sent() -> None:
     message.content["config"]["lr"] = 2
     (reply,) = grid.pull_messages(ids)
     assert reply.content["config"]["lr"] == 1
+
+
+def test_lists_that_an_app_changes_are_its_own() -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        rates = message.content["config"]["rates"]
+        assert isinstance(rates, list)
+        rates.append(float(context.node_id))
+        return Message(message.content, reply_to=message)
+
+    grid, record = VirtualGrid(app, 2), ConfigRecord({"rates": [0.5]})
+    content = RecordDict({"config": record})
+    replies = grid.send_and_receive([Message(content, node, MessageType.TRAIN) for node in (A, B)])
+    assert [reply.content["config"]["rates"] for reply in replies] == [[0.5, A], [0.5, B]]
+    assert record["rates"] == [0.5]
+
+
+def test_a_reply_changed_after_sending_arrives_as_it_was_sent() -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        losses = context.state.setdefault("losses", MetricRecord({"loss": [0.0]}))
+        assert isinstance(losses["loss"], list)
+        losses["loss"].append(1.0)
+        return Message(RecordDict({"losses": losses}), reply_to=message)
+
+    replies = VirtualGrid(app, 1).send_and_receive([task(A), task(A)])
+    assert [len(reply.content["losses"]["loss"]) for reply in replies] == [2, 3]
 
 
 def test_context_state_survives_between_messages_of_a_node() -> None:
