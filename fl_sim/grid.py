@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fl_sim.clock import VirtualClock
-from fl_sim.devices import DeviceModel, Devices
+from fl_sim.devices import Course, DeviceModel, Devices
 from fl_sim.failures import Failures, Fate
 from fl_sim.flwr_compat import ErrorCode, Run, adopt_identity, detach, snapshot, stamp
 
@@ -67,7 +67,8 @@ class VirtualGrid(Grid):
     What becomes of tasks is up to `devices`; the ClientApp itself runs in this process at the
     moment its reply is delivered. `pull_messages` delivers one reply at a time, in the order of
     virtual time; with nothing ready it advances the clock to the next completion (but not past
-    the alarm of the clock). A node works on its messages one after the other.
+    the alarm of the clock). A node works on its messages one after the other; the answer to a
+    query takes no time of its own.
 
     A node that is offline is not connected: it is not listed and takes no messages. Its task
     pauses and is answered once the node has come back and finished it. A task that breaks off is
@@ -235,20 +236,10 @@ class VirtualGrid(Grid):
         return message_id
 
     def _schedule(self, message: Message, node_id: int) -> _Task:
-        node, client = self._nodes[node_id], node_id - FIRST_NODE_ID
-        evaluate = message.metadata.message_type.startswith(MessageType.EVALUATE)
-        number, now = node.num_tasks[evaluate], self.clock.now()
-        node.num_tasks[evaluate] += 1
-        start = max(now, node.busy_until)
-        if now < node.leaves:
-            due, fate = node.leaves, Fate.LEAVES
-        else:
-            due, fate = self._devices.course(client, number, start, evaluate=evaluate)
+        node, now = self._nodes[node_id], self.clock.now()
+        due, fate = self._course(node, message)
         if fate is Fate.LEAVES:
             node.leaves = due
-        if fate is Fate.COMPLETES:
-            fate, share = self._failures.fate(client, number, evaluate=evaluate)
-            due = due if share == 1.0 else start + share * (due - start)
         node.busy_until = due
         expiry = now + message.metadata.ttl
         if fate is Fate.GOES_SILENT or due > expiry:
@@ -256,6 +247,22 @@ class VirtualGrid(Grid):
         if node.presence.leaves < due:
             due, fate = node.presence.leaves, Fate.LEAVES
         return _Task(message, due, fate)
+
+    def _course(self, node: _Node, message: Message) -> Course:
+        kind, now = message.metadata.message_type, self.clock.now()
+        evaluate, query = (kind.startswith(k) for k in (MessageType.EVALUATE, MessageType.QUERY))
+        number, start = node.num_tasks[evaluate], max(now, node.busy_until)
+        node.num_tasks[evaluate] += not query
+        if now < node.leaves:
+            return Course(node.leaves, Fate.LEAVES)
+        if query:
+            return Course(start, Fate.COMPLETES)
+        client = message.metadata.dst_node_id - FIRST_NODE_ID
+        due, fate = self._devices.course(client, number, start, evaluate=evaluate)
+        if fate is Fate.COMPLETES:
+            fate, share = self._failures.fate(client, number, evaluate=evaluate)
+            due = due if share == 1.0 else start + share * (due - start)
+        return Course(due, fate)
 
     def _complete(self, message_id: str) -> Message:
         task = self._tasks.pop(message_id)

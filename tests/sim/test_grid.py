@@ -68,6 +68,31 @@ def test_a_node_works_on_its_messages_one_after_the_other() -> None:
     assert grid.clock.now() == 12.0
 
 
+def test_a_query_takes_no_time_and_no_draw_of_a_task() -> None:
+    app = echo_app()
+
+    @app.query()
+    def answer(message: Message, context: Context) -> Message:
+        return Message(message.content, reply_to=message)
+
+    def second_task_ends(*messages: Message) -> float:
+        grid = VirtualGrid(app, 1, Devices((5.0,), jitter=0.5))
+        for message in messages:
+            grid.send_and_receive([message])
+        return grid.clock.now()
+
+    query = Message(RecordDict(), A, MessageType.QUERY)
+    assert second_task_ends(query) == 0.0
+    assert second_task_ends(task(A), query, task(A)) == second_task_ends(task(A), task(A))
+
+
+def test_a_query_is_answered_after_the_task_before_it() -> None:
+    grid = echo_grid(4.0)
+    grid.push_messages([task(A)])
+    grid.send_and_receive([Message(RecordDict(), A, MessageType.QUERY)])
+    assert grid.clock.now() == 4.0
+
+
 def test_send_and_receive_gives_up_at_its_timeout() -> None:
     grid = echo_grid(1.0, 60.0)
     replies = grid.send_and_receive([task(A), task(B)], timeout=10.0)
