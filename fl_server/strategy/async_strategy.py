@@ -84,7 +84,8 @@ class AsyncStrategy(Strategy):
         Whether ClientApps reply trained weights, as for FedAvg, or differences.
     limits : Limits, optional
         Bounds on staleness, norm and number of examples of an update, in plain mode. If unset,
-        see `fitting_limits`.
+        an update may lag fifty rounds of the tasks in flight behind, and 1000 versions at least;
+        ten rounds and 100 versions with recipes that keep models, such as FedAsync.
     release_rule : ReleaseRule, optional
         What every merge must satisfy, in plain mode; an enclave has its own.
     cache_folder : path, optional

@@ -10,11 +10,9 @@ from fl_protocol.ports import Clock
 from fl_server.durable.engine import Saved
 from fl_server.durable.folder import open_saved
 from fl_server.intake.base import Intake
+from fl_server.intake.limits import fitting_limits
 from fl_server.intake.plain import PlainIntake
 from fl_server.intake.spill import SpillFiles
-from strategies.recipe import Recipe
-from strategies.screening import Limits
-from strategies.window import Buffer
 
 _IN_FLIGHT = "in_flight"
 
@@ -54,18 +52,3 @@ def saved_in_flight(saved: Saved | None) -> int | None:
     """Return how many tasks a saved run keeps in flight: its recipe may depend on it."""
     about = None if saved is None else saved.ledger.about()
     return None if about is None else about.get(_IN_FLIGHT)
-
-
-def fitting_limits(recipe: Recipe, in_flight: int) -> Limits:
-    """Return bounds that let slow clients take part.
-
-    Staleness counts versions. Where every upload makes a version, a client a hundred times
-    slower than the others lags a hundred times `in_flight` versions behind; the bound of 100
-    stands for as many rounds. Recipes that mix models keep every model within the bound in
-    memory, so theirs is ten rounds.
-    """
-    parts = recipe.parts()
-    if isinstance(parts.window, Buffer):
-        return Limits()
-    rounds = 10 if parts.keeps_models else 100
-    return Limits(max_staleness=max(100, rounds * in_flight))

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_server.intake.limits import fitting_staleness
 from fl_server.intake.spill import SpillFiles
 from fl_sim.cohort.choice import trainer_for
 from fl_sim.simulation.choices import check_room, check_windows, recipe_of, selector_of
@@ -30,10 +31,6 @@ from strategies.selection import jain_index
 
 Progress = Callable[[int, float, Evaluation], None]
 """Told seed, share of the virtual time gone, and the evaluation just made."""
-
-# Uploads of one client for every upload of a client so slow that it is refused as too stale.
-_SLOWEST = 50
-_LEAST_STALENESS = 1000
 
 
 def simulate(
@@ -274,8 +271,7 @@ def _loop_settings(
     in_flight = config.devices.num_in_flight
     staleness = config.strategy.max_staleness
     if staleness is None:
-        per_round = in_flight / recipe.parts().uploads_per_merge
-        staleness = max(_LEAST_STALENESS, round(_SLOWEST * per_round))
+        staleness = fitting_staleness(recipe.parts(), in_flight)
     return LoopSettings(
         in_flight=in_flight,
         horizon=section.virtual_time * unit,

@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord, Context
 from fl_client.app import LocalData, make_client_app
 from fl_client.trainer import Batch
 from fl_protocol.codes import Code
+from fl_server.intake.limits import fitting_limits, fitting_staleness
 from fl_server.strategy import AsyncStrategy, AsyncWA, FedAsync, FedBuff
 from fl_sim.cohort.choice import trainer_for
 from fl_sim.grid import FIRST_NODE_ID, VirtualGrid
@@ -25,10 +26,11 @@ from fl_sim.simulation.config import SimulationConfig
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import fleet_from
 from fl_sim.simulation.loop import LoopSettings, Simulation
+from fl_sim.simulation.sweep import simulate
 from fl_sim.simulation.workload import Workload, workload_from
-from strategies.catalog import RECIPES
+from strategies.catalog import RECIPES, recipe_from
 from strategies.layout import Layout
-from tests.support.federation import Recorder, partition
+from tests.support.federation import Recorder, client_app, initial_arrays, partition
 
 CLIENTS, VERSIONS, SEED = 8, 20, 1
 DROP_IN = {
@@ -154,7 +156,9 @@ class Both:
             in_flight=self.config.devices.num_in_flight,
             horizon=1e9,
             evaluate_every=SECONDS,
-            max_staleness=1000,
+            max_staleness=fitting_staleness(
+                recipe_of(self.config).parts(), self.config.devices.num_in_flight
+            ),
             max_updates=self.outcomes().total() - self.outcomes()["failed"],
             cohort_size=size,
         )
@@ -229,3 +233,45 @@ def test_both_choose_the_same_clients(policy: str) -> None:
     both = Both(configured("fedasync", devices={"in_flight": 0.5}, dispatch={"policy": policy}))
     half = {"fraction_train": 0.5, "fraction_evaluate": 0.0}
     both.require_agreement(FedAsync(selection=policy, seed=SEED, **half))
+
+
+def test_a_client_two_hundred_versions_late_counts_in_both(tmp_path: Path) -> None:
+    trace = tmp_path / "devices.csv"
+    rows = [f"{client},{25 if client == 9 else 1}" for client in range(10)]
+    trace.write_text("\n".join(["client,compute", *rows]))
+    config = SimulationConfig.model_validate(
+        {
+            "devices": {"clients": 10, "speed": "trace", "trace": trace, "jitter": 0.0},
+            "train": {"model": "logistic", "local_steps": 1, "batch_size": 4},
+            "strategy": {"name": "fedbuff", "buffer_size": 1},
+            "run": {"virtual_time": 26.0, "seeds": 1},
+        }
+    )
+    (run,) = simulate(config).runs
+    assert run.outcomes == {"accepted": run.updates}
+
+    recorder, seconds = Recorder(), config.run.virtual_time
+    fleet = fleet_from(config.devices, model_bytes=1, virtual_time=seconds, seed=SEED)
+    strategy = FedBuff(buffer_size=1, fraction_evaluate=0.0, callbacks=[recorder])
+    strategy.start(VirtualGrid(client_app(), 10, fleet), initial_arrays(), num_rounds=run.versions)
+    assert {event.code for event in recorder.updates} == {"accepted"}
+    assert max(event.staleness for event in recorder.updates) > 200
+
+
+@pytest.mark.parametrize(
+    ("name", "buffer_size", "in_flight", "versions"),
+    [
+        ("fedbuff", 10, 1000, 5000),
+        ("fedbuff", 10, 20, 1000),
+        ("async-wa", 10, 60, 3000),
+        ("fedasync", None, 60, 600),
+        ("fedasync", None, 5, 100),
+    ],
+)
+def test_the_live_bound_on_staleness_grows_with_the_fleet(
+    name: str, buffer_size: int | None, in_flight: int, versions: int
+) -> None:
+    recipe = (
+        recipe_from(name) if buffer_size is None else recipe_from(name, buffer_size=buffer_size)
+    )
+    assert fitting_limits(recipe, in_flight).max_staleness == versions
