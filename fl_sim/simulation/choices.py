@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
 from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
@@ -19,8 +17,6 @@ from strategies.recipe import Recipe
 from strategies.recipes.async_wa import AsyncWA, buffer_size_for
 from strategies.selection import POLICIES, Policy, Selector, TaskHistory, policy_from, selector_for
 from strategies.window import Buffer
-
-_FLOAT_BYTES = 4
 
 
 def recipe_of(config: SimulationConfig) -> Recipe:
@@ -74,31 +70,6 @@ def check_windows(
         )
 
 
-def check_room(config: SimulationConfig, recipe: Recipe, num_params: int) -> None:
-    """Refuse a window of more updates than fit into this machine's memory.
-
-    Raises
-    ------
-    ConfigInvalid
-        If they do not.
-    """
-    size, name = recipe.parts().window.size, config.strategy.name
-    needed, memory = _FLOAT_BYTES * size * num_params, _memory()
-    if needed > memory:
-        raise ConfigInvalid(
-            Code.CONFIG_INVALID,
-            f"{_size_key(config, name)}: {size} updates of {num_params:,} parameters take "
-            f"{needed / 2**30:.0f} GiB of this machine's {memory / 2**30:.0f}.",
-        )
-
-
-def _memory() -> int:
-    """Return the bytes of memory that this process may have at most."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return physical if limit == resource.RLIM_INFINITY else min(physical, limit)
-
-
 def _check_fills(config: SimulationConfig, name: str, recipe: Recipe) -> None:
     """Refuse a buffer for which there are too few clients, from the start or after deaths."""
     devices, size = config.devices, _filling(recipe)
@@ -118,11 +89,12 @@ def _filling(recipe: Recipe) -> int:
 
 
 def _never_fills(config: SimulationConfig, name: str, size: int, few: str) -> ConfigInvalid:
-    key = _size_key(config, name)
+    key = size_key(config, name)
     return ConfigInvalid(Code.CONFIG_INVALID, f"{key}: a buffer of {size} never fills with {few}")
 
 
-def _size_key(config: SimulationConfig, name: str) -> str:
+def size_key(config: SimulationConfig, name: str) -> str:
+    """Return the key that sets the size of a recipe's buffer."""
     own = "buffer_size" in config.strategy.options.get(name, {})
     return f"strategy.options.{name}.buffer_size" if own else "strategy.buffer_size"
 

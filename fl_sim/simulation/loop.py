@@ -216,6 +216,13 @@ class Simulation:
         if self.engine.ready(event.time):
             self.engine.merge(event.time)
             self._scheduler.advance(self.engine.version)
+        self._forget(event.base_version, self.engine.version - 1)
+
+    def _forget(self, *versions: int) -> None:
+        """Drop models that the engine keeps for updates from them, and none is to come."""
+        for version in versions:
+            if version != self.engine.version and version not in self.versions:
+                self.engine.models.pop(version, None)
 
     def _take(self, event: Event) -> None:
         if event.client not in self._results:

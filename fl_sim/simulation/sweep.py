@@ -13,7 +13,7 @@ from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.intake.limits import fitting_staleness
 from fl_server.intake.spill import SpillFiles
 from fl_sim.cohort.choice import trainer_for
-from fl_sim.simulation.choices import check_room, check_windows, recipe_of, selector_of
+from fl_sim.simulation.choices import check_windows, recipe_of, selector_of
 from fl_sim.simulation.client_task import ClientTask, check_task
 from fl_sim.simulation.config import SimulationConfig
 from fl_sim.simulation.evaluations import Evaluation
@@ -25,6 +25,7 @@ from fl_sim.simulation.own_recipes import source_digest
 from fl_sim.simulation.parallel import in_processes
 from fl_sim.simulation.result import SeedResult, SimulationResult
 from fl_sim.simulation.results_file import append, held, results_of
+from fl_sim.simulation.room import check_room
 from fl_sim.simulation.workload import Workload, check_data, workload_from, workload_of
 from strategies.recipe import Recipe
 from strategies.selection import jain_index

@@ -15,6 +15,9 @@ class LiveVersions:
     def __len__(self) -> int:
         return len(self._models)
 
+    def __contains__(self, version: int) -> bool:
+        return version in self._models
+
     def hold(self, version: int, params: Vector, uses: int) -> None:
         """Note that `uses` more tasks start from a version."""
         if uses:

@@ -109,19 +109,24 @@ def test_learns() -> None:
     assert run.evaluations[-1].accuracy > run.evaluations[0].accuracy + 0.2
 
 
-def test_keeps_only_the_versions_that_somebody_trains_from() -> None:
-    run = simulation(clients=30, in_flight=4, cohort_size=2, horizon=30.0)
+@pytest.mark.parametrize("name", ["async-wa", "fedasync", "dc-asgd", "asyncfeded", "area"])
+def test_keeps_only_the_versions_that_somebody_trains_from(name: str) -> None:
+    devices = fleet(30, dropout=0.2)
+    run = simulation(
+        recipe_from(name), clients=30, devices=devices, in_flight=4, cohort_size=2, horizon=30.0
+    )
     most = 0
     handle = run._handle
 
-    def observed(event: object) -> None:
+    def observed(event: Event) -> None:
         nonlocal most
         handle(event)
-        most = max(most, len(run.versions))
+        most = max(most, len(run.versions), len(run.engine.models))
 
     run._handle = observed
     run.run()
     assert run.engine.version > 50
+    # Three tasks go on, and the next begins from the current version.
     assert 1 < most <= 4
 
 

@@ -144,13 +144,36 @@ def test_windows_in_which_too_few_come_are_refused_before_any_training(
         simulate(config, on_progress=lambda *_: pytest.fail("trained"))
 
 
-def test_a_window_that_no_memory_could_hold_is_refused_before_any_training(
+@pytest.mark.parametrize(
+    ("strategy", "refused"),
+    [
+        ({"name": "async-wa", "buffer_size": 100}, r"strategy\.buffer_size: 100 updates"),
+        ({"name": "fedasync"}, r"devices\.in_flight: 60 models"),
+        (
+            {"name": "ca2fl", "buffer_size": 1, "options": {"ca2fl": {"cache": "bfloat16"}}},
+            r"devices\.in_flight: 60 models of 7,850 parameters and what else is kept take",
+        ),
+        ({"name": "ca2fl", "buffer_size": 5}, r"devices\.in_flight: 60 cached deltas"),
+    ],
+)
+def test_what_no_memory_could_hold_is_refused_before_any_training(
+    monkeypatch: pytest.MonkeyPatch, strategy: dict[str, Any], refused: str
+) -> None:
+    monkeypatch.setattr("fl_sim.simulation.room._memory", lambda: 1 << 20)
+    config = small(devices={"clients": 100, "in_flight": 60}, strategy=strategy)
+    with pytest.raises(ConfigInvalid, match=f"^CONFIG_INVALID: {refused}"):
+        simulate(config, on_progress=lambda *_: pytest.fail("trained"))
+
+
+def test_what_is_kept_on_disk_or_for_few_updates_takes_no_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fl_sim.simulation.choices._memory", lambda: 1 << 20)
-    config = small(strategy={"name": "async-wa", "buffer_size": 100})
-    with pytest.raises(ConfigInvalid, match=r"^CONFIG_INVALID: strategy\.buffer_size: 100 updates"):
-        simulate(config, on_progress=lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("fl_sim.simulation.room._memory", lambda: 1 << 20)
+    devices = {"clients": 100, "in_flight": 60}
+    on_disk = {"name": "ca2fl", "buffer_size": 5, "options": {"ca2fl": {"cache": "disk"}}}
+    assert simulate(small(devices=devices, strategy=on_disk)).runs
+    run = {"seeds": 1, "max_updates": 10}
+    assert simulate(small(devices=devices, strategy={"name": "fedasync"}, run=run)).runs
 
 
 def test_a_cache_folder_that_nobody_uses_need_not_exist() -> None:
