@@ -37,7 +37,7 @@ def simulate_command(
     from asynclave.simulate.progress import SweepProgress
     from fl_protocol.codes import Code, ConfigInvalid
     from fl_sim.simulation.config import load_config
-    from fl_sim.simulation.results_file import results_of
+    from fl_sim.simulation.results_file import results_beside
     from fl_sim.simulation.sweep import finished, simulate
 
     overrides: dict[str, dict[str, Any]] = {
@@ -56,7 +56,7 @@ def simulate_command(
         )
     with SweepProgress(Console(stderr=True), loaded.strategy.name, len(missing)) as progress:
         result = simulate(loaded, results=results, on_progress=progress)
-    draw(picture, list(results_of(results, key).values()))
+    draw(picture, results_beside(results, key, result))
     summary = result.summary()
     if as_json:
         print(json.dumps(summary))

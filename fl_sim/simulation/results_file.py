@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fl_protocol.codes import Code, ConfigInvalid, StorageFailed
 from fl_protocol.ports import LocalDisk
-from fl_sim.simulation.result import SeedResult
+from fl_sim.simulation.result import SeedResult, SimulationResult
 
 _RESULT = TypeAdapter(SeedResult)
 
@@ -57,14 +57,25 @@ def read_results(path: Path) -> list[SeedResult]:
     return runs
 
 
-def results_of(path: Path | None, key: str) -> dict[tuple[str, int], SeedResult]:
-    """Return the newest result of each strategy and seed of a configuration."""
+def results_of(path: Path | None, key: str) -> list[SeedResult]:
+    """Return the newest result of each strategy, source and seed of a configuration."""
     if path is None:
-        return {}
+        return []
     with _usable(path):
         if not path.exists():
-            return {}
-    return {(run.strategy, run.seed): run for run in read_results(path) if run.config == key}
+            return []
+    runs = [run for run in read_results(path) if run.config == key]
+    return list({(run.strategy, run.source, run.seed): run for run in runs}.values())
+
+
+def results_beside(path: Path, key: str, result: SimulationResult) -> list[SeedResult]:
+    """Return what to compare a result with, itself included.
+
+    Of another strategy that was changed between its runs, these are the runs since.
+    """
+    runs = results_of(path, key)
+    sources = {run.strategy: run.source for run in (*runs, *result.runs)}
+    return [run for run in runs if run.source == sources[run.strategy]]
 
 
 def append(path: Path | None, run: SeedResult) -> None:

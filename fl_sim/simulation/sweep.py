@@ -120,9 +120,9 @@ def finished(config: SimulationConfig, results: Path | None) -> dict[int, SeedRe
     wanted = config.strategy.name
     source = source_digest(wanted)
     return {
-        seed: run
-        for (name, seed), run in results_of(results, config.key()).items()
-        if name == wanted and run.source == source
+        run.seed: run
+        for run in results_of(results, config.key())
+        if run.strategy == wanted and run.source == source
     }
 
 

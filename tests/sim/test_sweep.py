@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import pytest
 
 import fl_sim
 from fl_protocol.codes import ConfigInvalid, StorageFailed
-from fl_sim.simulation.results_file import held, read_results
+from fl_sim.simulation.result import SeedResult, SimulationResult
+from fl_sim.simulation.results_file import append, held, read_results, results_beside
 from fl_sim.simulation.sweep import simulate
 from strategies.catalog import RECIPES
 from tests.support.sweeps import small
+
+OWN = [(1, "before"), (2, "before"), (1, "now")]
 
 
 def test_the_result_has_the_shape_of_the_command_line() -> None:
@@ -106,6 +110,25 @@ def test_finished_runs_of_another_configuration_or_strategy_do_not_count(tmp_pat
     simulate(small(strategy={"name": "fedasync"}), results=results)
     simulate(small(run={"seeds": 3}), results=results)
     assert len(read_results(results)) == 7
+
+
+def test_results_of_a_recipe_before_it_was_changed_are_not_shown_beside_others(
+    tmp_path: Path,
+) -> None:
+    results = tmp_path / "results.jsonl"
+    (run,) = simulate(small(run={"seeds": 1})).runs
+    own = [replace(run, strategy="m:Own", seed=seed, source=source) for seed, source in OWN]
+    results.touch()
+    for line in (run, *own):
+        append(results, line)
+
+    def shown(*chosen: SeedResult) -> list[SeedResult]:
+        result = SimulationResult(chosen[0].strategy, chosen)
+        return results_beside(results, run.config, result)
+
+    assert shown(run) == [run, own[2]]
+    # The file is again what it was.
+    assert shown(*own[:2]) == [run, *own[:2]]
 
 
 def test_a_resumed_sweep_stays_with_the_backend_it_measured(tmp_path: Path) -> None:
