@@ -54,9 +54,12 @@ def simulate_command(
         raise ConfigInvalid(
             Code.CONFIG_INVALID, f"run.output: {picture} is a folder, and the plot has that name."
         )
-    with SweepProgress(Console(stderr=True), loaded.strategy.name, len(missing)) as progress:
+    errors = Console(stderr=True)
+    with SweepProgress(errors, loaded.strategy.name, len(missing)) as progress:
         result = simulate(loaded, results=results, on_progress=progress)
     draw(picture, results_beside(results, key, result))
+    for complaint in filter(None, (run.complaint for run in result.runs)):
+        errors.print(complaint, style="yellow", markup=False, highlight=False, soft_wrap=True)
     summary = result.summary()
     if as_json:
         print(json.dumps(summary))

@@ -15,6 +15,7 @@ import numpy as np
 from fl_sim.cohort.base import CohortTrainer, Task
 from fl_sim.simulation.evaluations import Evaluation, Evaluations
 from fl_sim.simulation.events import NOBODY, Choice, Event, TaskTimes
+from fl_sim.simulation.outcomes import ACCEPTED, FAILED, REFUSALS
 from fl_sim.simulation.pace import Pace
 from fl_sim.simulation.versions import LiveVersions
 from fl_sim.simulation.windows import scheduler_for
@@ -212,7 +213,7 @@ class Simulation:
         if event.delivered:
             self._take(event)
         elif event.client != NOBODY:
-            self.outcomes["failed"] += 1
+            self.outcomes[FAILED] += 1
         if self.engine.ready(event.time):
             self.engine.merge(event.time)
             self._scheduler.advance(self.engine.version)
@@ -234,11 +235,12 @@ class Simulation:
         was_empty = not self.engine.pending
         answer = self.engine.offer(update, event.time)
         self._spare.append(delta)
-        code = answer.code.value if isinstance(answer, Rejected) else "accepted"
-        if was_empty and self._max_wait is not None and code == "accepted":
+        code = answer.code.value if isinstance(answer, Rejected) else ACCEPTED
+        self._scheduler.answer(event, refused=code in REFUSALS)
+        if was_empty and self._max_wait is not None and code == ACCEPTED:
             self._scheduler.wake(event.time + self._max_wait)
         self.outcomes[code] += 1
-        self.participation[event.client] += code == "accepted"
+        self.participation[event.client] += code == ACCEPTED
         self.updates += 1
         self._digest.update(struct.pack("<qq", event.client, base) + code.encode())
 

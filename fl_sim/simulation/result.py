@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
+
+from fl_sim.simulation.outcomes import REFUSALS
+from strategies.reject import Reject, sentence
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,17 @@ class SeedResult:
         """Return the run as one JSON object."""
         return asdict(self)
 
+    @property
+    def complaint(self) -> str | None:
+        """What to say of updates that were refused for more than their staleness, if any were."""
+        refused = {code: self.outcomes[code] for code in self.outcomes if code in REFUSALS}
+        if not refused:
+            return None
+        reasons = " ".join(f"{code} ({n}): {sentence(Reject(code))}" for code, n in refused.items())
+        untrained = "" if self.versions else " The accuracy is that of the untrained model."
+        total = f"{sum(refused.values())} of {self.updates} updates were refused"
+        return f"seed {self.seed}: {total}. {reasons}{untrained}"
+
 
 @dataclass(frozen=True)
 class SimulationResult:
@@ -107,6 +122,7 @@ class SimulationResult:
             "digest": [run.digest for run in self.runs],
             "backend": sorted({run.backend for run in self.runs}),
             "fairness": _mean_and_spread([run.fairness for run in self.runs]),
+            "outcomes": dict(sum((Counter(run.outcomes) for run in self.runs), Counter[str]())),
         }
 
 

@@ -74,6 +74,8 @@ class Scheduler:
         self._busy = 0
         # In rounds, tasks under way from earlier versions.
         self._late = 0
+        # Resting clients whose update was refused.
+        self._refused = 0
         # The base version of each client's task; ~version if there will be no update.
         self._bases = array("q", bytes(8 * len(fleet)))
         self._queue = self._make_queue()
@@ -120,7 +122,10 @@ class Scheduler:
         return begun
 
     def next(self) -> Event | None:
-        """Advance to the next event; None when nothing will ever happen again."""
+        """Advance to the next event; None when nothing will ever happen again.
+
+        What becomes of an update is told by `answer`.
+        """
         head = self._queue.pop()
         if head is None:
             return None
@@ -133,9 +138,8 @@ class Scheduler:
         base = self._bases[client]
         if self._rounds and self.version not in (base, ~base):
             self._late -= 1
-        if self._selector is not None:
-            self._selector.ended(client, self.now, delivered=base >= 0)
         if base < 0:
+            self._note_end(client, delivered=False)
             self._idle.add(client)
             return Event(self.now, client, ~base, False)
         self._claimed.discard(client)
@@ -144,6 +148,21 @@ class Scheduler:
         else:
             self._idle.add(client)
         return Event(self.now, client, base, True)
+
+    def answer(self, event: Event, *, refused: bool) -> None:
+        """Note what became of the update that the last event delivered.
+
+        Parameters
+        ----------
+        event : Event
+            The last event.
+        refused : bool
+            Whether the update was refused, but for its staleness: the client has not delivered,
+            and rests all the same, as another task from this version would end like this one.
+            In rounds another client gets its place.
+        """
+        self._note_end(event.client, delivered=not refused)
+        self._refused += refused and event.base_version == self.version
 
     def claim(self, count: int, until: float) -> list[tuple[int, int]]:
         """Take the next tasks to train: those that complete earliest and were not taken before.
@@ -172,6 +191,7 @@ class Scheduler:
     def advance(self, version: int) -> None:
         """Hand out `version` from now on; clients that rested may work again."""
         self.version = version
+        self._refused = 0
         if self._rounds:
             self._late = self._busy
         if self._resting:
@@ -185,8 +205,12 @@ class Scheduler:
     def _most(self) -> int:
         if not self._rounds:
             return self._in_flight
-        # Whoever has delivered keeps their place, and rests; late ones take none.
-        return self._in_flight + self._late - len(self._resting)
+        # Whoever has delivered keeps their place, and rests; late and refused ones take none.
+        return self._in_flight + self._late + self._refused - len(self._resting)
+
+    def _note_end(self, client: int, *, delivered: bool) -> None:
+        if self._selector is not None:
+            self._selector.ended(client, self.now, delivered=delivered)
 
     def _make_queue(self) -> Queue:
         return EventQueue(_PER_BUCKET * self._fleet.median_task / self._in_flight)

@@ -22,9 +22,9 @@ target_accuracy = 0.3
 """
 
 
-def simulate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def simulate(folder: Path, *arguments: str, text: str = SMALL) -> subprocess.CompletedProcess[str]:
     config, output = folder / "small.toml", folder / "out"
-    config.write_text(SMALL)
+    config.write_text(text)
     command = [sys.executable, "-m", "asynclave", "simulate", "--config", str(config)]
     command += ["--output", str(output), *arguments]
     return subprocess.run(
@@ -68,6 +68,14 @@ def test_an_output_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None
     refused = simulate(tmp_path, "--seeds", "3")
     assert refused.returncode == 2
     assert "CONFIG_INVALID: run.output: " in refused.stderr and "is a folder" in refused.stderr
+
+
+def test_refused_updates_are_named_on_stderr(tmp_path: Path) -> None:
+    diverging = SMALL.replace("[train]", "sigma = 0.0\n[train]\nlr = 1e6\nweight_decay = 1e3")
+    done = simulate(tmp_path, "--json", text=diverging.replace("_steps = 2", "_steps = 20"))
+    assert done.returncode == 0
+    assert set(json.loads(done.stdout)["outcomes"]) == {"NONFINITE"}
+    assert "seed 5: 6 of 6 updates were refused. NONFINITE (6): " in done.stderr
 
 
 def test_what_looks_like_markup_is_printed_as_it_is(tmp_path: Path) -> None:

@@ -153,6 +153,32 @@ def test_trains_nothing_that_is_never_delivered() -> None:
     assert counting.trained == run.updates == run.outcomes["accepted"]
 
 
+class Diverging:
+    """The fastest client's training gives no numbers."""
+
+    name = "diverging"
+    steps = 3
+
+    def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
+        for task, row in zip(tasks, out, strict=True):
+            row.fill(np.nan if task.client == 2 else 0.001)
+
+    def accuracies(self, models: Models) -> list[float]:
+        return [0.5] * len(models)
+
+
+@pytest.mark.parametrize(
+    "recipe", [FedAvg(buffer_size=3, over_selection=0.0), FedBuff(buffer_size=3)]
+)
+def test_a_run_goes_on_without_who_is_refused(recipe: Recipe) -> None:
+    settings = LoopSettings(4, 20.0, 1.0, 1000)
+    run = Simulation(Diverging(), [5] * 6, initial(), fleet(6), recipe, settings)
+    run.run()
+    assert run.outcomes["NONFINITE"] > 1
+    assert run.participation[2] == 0
+    assert run.engine.version > 3
+
+
 def test_busy_time_is_that_of_tasks_under_way_in_rounds_and_without() -> None:
     devices = Fleet((1.0, 2.0, 4.0), (0.0,) * 3, jitter=0.0)
 

@@ -31,12 +31,19 @@ def is_online(device: Fleet, client: int, now: float) -> bool:
     return ready(device, client, now) == now
 
 
+def take(scheduler: Scheduler, event: Event) -> None:
+    """Accept what the event delivers."""
+    if event.delivered:
+        scheduler.answer(event, refused=False)
+
+
 def events(scheduler: Scheduler, count: int, merge_every: int = 1) -> list[Event]:
     """Run, with a new version after every few deliveries."""
     seen: list[Event] = []
     scheduler.fill()
     while len(seen) < count and (event := scheduler.next()):
         seen.append(event)
+        take(scheduler, event)
         if len(seen) % merge_every == 0:
             scheduler.advance(scheduler.version + 1)
         scheduler.fill()
@@ -89,6 +96,7 @@ def test_claiming_tasks_for_training_does_not_change_the_order_of_events(policy:
         event = claiming.next()
         assert event is not None
         seen.append(event)
+        take(claiming, event)
         claiming.advance(claiming.version + 1)
         claiming.fill()
     assert seen == expected
@@ -269,6 +277,7 @@ def test_a_round_replaces_failures_and_leaves_who_is_late_at_work() -> None:
         event = scheduler.next()
         assert event is not None
         delivered += [event.client] * event.delivered
+        take(scheduler, event)
         scheduler.fill()
         assert scheduler.busy + len(delivered) <= 3
     assert delivered == [1, 2]
@@ -322,10 +331,46 @@ def test_everybody_is_asked_and_places_are_kept_filled_under_failures(policy: st
 def test_who_was_late_may_be_chosen_again() -> None:
     scheduler = Scheduler(steady(1.0, 5.0), 2, rounds=True, selector=chosen_by("auction"))
     scheduler.fill()
-    assert scheduler.next() == Event(1.0, 0, 0, True)
-    scheduler.advance(1)
-    assert scheduler.fill() == 1
-    assert scheduler.next() == Event(2.0, 0, 1, True)
-    assert scheduler.next() == Event(5.0, 1, 0, True)
+    expected = [Event(1.0, 0, 0, True), Event(2.0, 0, 1, True), Event(5.0, 1, 0, True)]
+    for version, event in enumerate(expected):
+        assert scheduler.next() == event
+        take(scheduler, event)
+        if version == 0:
+            scheduler.advance(1)
+            assert scheduler.fill() == 1
     assert scheduler.fill() == 1
     assert scheduler.next() == Event(10.0, 1, 1, True)
+
+
+def test_a_round_replaces_who_was_refused_and_lets_them_rest() -> None:
+    scheduler = Scheduler(steady(1.0, 2.0, 3.0), 2, rounds=True, selector=InOrder())
+    scheduler.fill()
+    refused = scheduler.next()
+    assert refused == Event(1.0, 0, 0, True)
+    scheduler.answer(refused, refused=True)
+    assert scheduler.fill() == 1
+    accepted = scheduler.next()
+    assert accepted == Event(2.0, 1, 0, True)
+    take(scheduler, accepted)
+    assert scheduler.fill() == 0
+    assert scheduler.next() == Event(4.0, 2, 0, True)
+    scheduler.advance(1)
+    assert scheduler.fill() == 2
+
+
+def test_a_refused_update_is_not_delivered_as_far_as_the_selector_knows() -> None:
+    told: list[tuple[int, bool]] = []
+
+    class Listening(InOrder):
+        def ended(self, client: int, now: float, *, delivered: bool) -> None:
+            told.append((client, delivered))
+
+    devices = steady(1.0, 2.0, 3.0, dies_at=(math.inf, math.inf, 2.5))
+    scheduler = Scheduler(devices, 3, selector=Listening())
+    scheduler.fill()
+    for refused in (True, False):
+        event = scheduler.next()
+        assert event is not None
+        scheduler.answer(event, refused=refused)
+    assert scheduler.next() == Event(2.5, 2, 0, False)
+    assert told == [(0, False), (1, True), (2, False)]

@@ -131,6 +131,25 @@ def test_results_of_a_recipe_before_it_was_changed_are_not_shown_beside_others(
     assert shown(*own[:2]) == [run, *own[:2]]
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_refused_updates_are_complained_of() -> None:
+    diverging = small(
+        devices={"sigma": 0.0}, train={"lr": 1e6, "weight_decay": 1e3, "local_steps": 20}
+    )
+    result = simulate(diverging)
+    assert result.summary()["outcomes"] == {"NONFINITE": 12}
+    assert [run.complaint for run in result.runs] == [
+        f"seed {seed}: 6 of 6 updates were refused. NONFINITE (6): The update holds NaN or "
+        "infinite values; lower the learning rate or clip gradients. The accuracy is that of the "
+        "untrained model."
+        for seed in (1, 2)
+    ]
+    late = small(strategy={"name": "fedbuff", "max_staleness": 0})
+    (run, _) = simulate(late).runs
+    assert run.outcomes["TOO_STALE"]
+    assert run.complaint is None
+
+
 def test_a_resumed_sweep_stays_with_the_backend_it_measured(tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
     shape = {"model": "cnn", "local_steps": 1}
