@@ -10,6 +10,7 @@ from fl_protocol.codes import Code, ConfigInvalid
 from fl_sim.simulation.config import DispatchSection, SimulationConfig, StrategySection
 from fl_sim.simulation.intermittent import IntermittentFleet
 from fl_sim.simulation.own_recipes import recipe_kind
+from fl_sim.simulation.recipe_trial import check_parts, failures_named, try_merges
 from strategies.catalog import RECIPES
 from strategies.errors import BadOption
 from strategies.options import build
@@ -27,7 +28,8 @@ def recipe_of(config: SimulationConfig) -> Recipe:
     UnknownRecipe, BadOption
         If there is no such recipe or option.
     ConfigInvalid
-        If options are for no recipe, or a buffer of that size can never fill.
+        If options are for no recipe, a buffer of that size can never fill, or a recipe of one's own
+        fails on a tiny model.
     """
     section, devices = config.strategy, config.devices
     own = {name for name in section.options if ":" in name}
@@ -38,6 +40,8 @@ def recipe_of(config: SimulationConfig) -> Recipe:
     }
     for name, recipe in recipes.items():
         _check_fills(config, name, recipe)
+        if name not in RECIPES:
+            try_merges(name, recipe)
     return recipes[section.name]
 
 
@@ -94,7 +98,9 @@ def _never_fills(config: SimulationConfig, name: str, size: int, few: str) -> Co
 
 
 def size_key(config: SimulationConfig, name: str) -> str:
-    """Return the key that sets the size of a recipe's buffer."""
+    """Return the key that sets the size of a recipe's buffer, the name if there is none."""
+    if all(field.name != "buffer_size" for field in fields(recipe_kind(name))):
+        return f"strategy.name = {name}"
     own = "buffer_size" in config.strategy.options.get(name, {})
     return f"strategy.options.{name}.buffer_size" if own else "strategy.buffer_size"
 
@@ -133,12 +139,22 @@ def _recipe(section: StrategySection, name: str, in_flight: int) -> Recipe:
     if size is not None:
         options.setdefault("buffer_size", size)
     try:
-        recipe: Recipe = build(name, kind, options)
+        recipe = _built(name, kind, options)
         if "attackers" in options and recipe.parts().robust is None:
             raise BadOption("attackers needs a filter: set robust.")
     except BadOption as error:
         raise BadOption(f"strategy.options.{name}: {error.sentence}") from None
     return recipe
+
+
+def _built(name: str, kind: type[Any], options: dict[str, Any]) -> Recipe:
+    if name in RECIPES:
+        known: Recipe = build(name, kind, options)
+        return known
+    with failures_named(name, but=BadOption):
+        own: Recipe = build(name, kind, options)
+    check_parts(name, own)
+    return own
 
 
 def _policy(section: DispatchSection, name: str) -> Policy:
