@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_sim.simulation import unused_keys
 from fl_sim.simulation.trace import trace_digest
 from fl_sim.simulation.windows_file import windows_digest
 
@@ -60,6 +61,11 @@ class DataSection(_Section):
     name: str = "mnist-5k"
     partition: Literal["dirichlet", "natural", "iid"] = "dirichlet"
     alpha: float = Field(default=0.3, ge=1e-6, le=1e9)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataSection:
+        unused_keys.check_data(self)
+        return self
 
 
 class DevicesSection(_Section):
@@ -119,6 +125,7 @@ class DevicesSection(_Section):
         if self.num_in_flight > self.clients:
             raise ValueError(f"in_flight exceeds the {self.clients} clients")
         self._check_presence()
+        unused_keys.check_devices(self)
         return self
 
     def _check_presence(self) -> None:

@@ -16,6 +16,7 @@ from fl_sim.simulation.config import DevicesSection
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.intermittent import IntermittentFleet
 from fl_sim.simulation.trace import Trace, read_trace
+from fl_sim.simulation.unused_keys import is_default
 from fl_sim.simulation.windows_file import read_windows
 
 
@@ -91,7 +92,8 @@ def trace_of(config: DevicesSection) -> Trace | None:
     Raises
     ------
     ConfigInvalid
-        If the trace does not fit, or has a column for what the configuration gives too.
+        If the trace does not fit, has a column for what the configuration gives too, or none for
+        what a key is about.
     """
     if config.trace is None:
         return None
@@ -105,6 +107,12 @@ def trace_of(config: DevicesSection) -> Trace | None:
             raise ConfigInvalid(
                 Code.CONFIG_INVALID, f"devices.{key}: the trace says it already; leave one out."
             )
+    cycles = trace.duty_cycle or config.duty_cycle
+    if cycles is None and not is_default(config, "period"):
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID,
+            "devices.period: it is for a duty cycle, which the trace does not have; leave it out.",
+        )
     return trace
 
 

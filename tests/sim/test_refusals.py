@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fl_protocol.codes import ConfigInvalid
-from fl_sim.simulation.config import load_config
+from fl_sim.simulation.config import SimulationConfig, load_config
 from fl_sim.simulation.sweep import simulate
 from strategies.errors import BadOption, UnknownPolicy, UnknownRecipe
 from tests.support.sweeps import small
@@ -37,6 +37,18 @@ from tests.support.sweeps import small
         ({"devices": {"windows": "x.csv", "duty_cycle": 0.5}}, "windows and duty_cycle both say"),
         ({"devices": {"windows": "x.csv", "join_rate": 0.5}}, "leave join_rate out"),
         ({"devices": {"windows": "none.csv"}}, "devices.windows: none.csv cannot be read"),
+        ({"devices": {"period": 5.0}}, "devices: period is for a duty cycle; leave it out"),
+        ({"devices": {"period": 5.0, "windows": "x.csv"}}, "period is for a duty cycle"),
+        ({"devices": {"bandwidth_sigma": 1.0}}, "bandwidth_sigma is for bandwidth_mbps"),
+        ({"devices": {"speed": "trace", "trace": "x", "sigma": 0.3}}, "sigma is said by the trace"),
+        (
+            {"devices": {"speed": "trace", "trace": "x", "task_seconds": 2.0}},
+            "task_seconds is said",
+        ),
+        ({"data": {"partition": "iid", "alpha": 1.0}}, 'alpha is for partition = "dirichlet"'),
+        ({"data": {"partition": "natural", "alpha": 1.0}}, "alpha is for partition"),
+        ({"train": {"hidden": 8}}, "train.hidden: logistic has no such layer; leave it out."),
+        ({"train": {"model": "cnn", "hidden": 8}}, "train.hidden: cnn has no such layer"),
         ({"strategy": {"options": {"fedbuff": {"server_lr": math.nan}}}}, "strategy.options."),
         ({"train": {"lr": "fast"}}, "train.lr: "),
         ({"train": {"lr": math.inf}}, "train.lr: "),
@@ -104,6 +116,25 @@ def test_what_a_trace_says_is_not_said_twice(tmp_path: Path, key: str) -> None:
     devices = {"speed": "trace", "trace": trace, key: 0.9}
     with pytest.raises(ConfigInvalid, match=f"devices.{key}: the trace says it already"):
         simulate(small(devices=devices))
+
+
+def test_a_period_is_for_a_trace_with_duty_cycles(tmp_path: Path) -> None:
+    trace = tmp_path / "devices.csv"
+    devices = {"speed": "trace", "trace": trace, "period": 5.0}
+    trace.write_text("client,compute\n" + "".join(f"{client},1.0\n" for client in range(6)))
+    with pytest.raises(ConfigInvalid, match=r"devices\.period: it is for a duty cycle, which the"):
+        simulate(small(devices=devices))
+    run = {"seeds": 1, "virtual_time": 1.0}
+    assert simulate(small(devices={**devices, "duty_cycle": 0.5}, run=run)).runs
+    rows = "".join(f"{client},1.0,0.5\n" for client in range(6))
+    trace.write_text(f"client,compute,duty_cycle\n{rows}")
+    assert simulate(small(devices=devices, run=run)).runs
+
+
+def test_a_configuration_that_was_written_out_can_be_read_again() -> None:
+    for sections in ({}, {"data": {"partition": "iid"}}, {"devices": {"speed": "uniform"}}):
+        config = small(**sections)
+        assert SimulationConfig.model_validate(config.model_dump()) == config
 
 
 def test_windows_and_a_trace_do_not_both_say_who_is_online(tmp_path: Path) -> None:
