@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -46,7 +49,8 @@ def in_processes(
             while left and len(running) < workers:
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(theirs, function, left.pop()))
-                process.start()
+                with _interrupts_held_back():
+                    process.start()
                 theirs.close()
                 running[ours] = process
             for pipe in wait(list(running)):
@@ -63,6 +67,18 @@ def in_processes(
         for worker in running.values():
             worker.terminate()
             worker.join()
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let processes started meanwhile never see an interrupt: whoever started them ends them."""
+    # Started later, it would let interrupts through.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _received(pipe: Connection) -> tuple[str, Any]:
