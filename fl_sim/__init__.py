@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fl_sim.cohort.base import ClientData
     from fl_sim.cohort.losses import cross_entropy, share_right, squared_error
     from fl_sim.simulation.client_task import ClientTask
-    from fl_sim.simulation.config import SimulationConfig
+    from fl_sim.simulation.config import SimulationConfig, load_config
     from fl_sim.simulation.sweep import simulate, simulate_task
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ClientTask",
     "SimulationConfig",
     "cross_entropy",
+    "load_config",
     "share_right",
     "simulate",
     "simulate_task",
@@ -38,6 +39,7 @@ _HOMES = {
     "ClientTask": "fl_sim.simulation.client_task",
     "SimulationConfig": "fl_sim.simulation.config",
     "cross_entropy": "fl_sim.cohort.losses",
+    "load_config": "fl_sim.simulation.config",
     "share_right": "fl_sim.cohort.losses",
     "simulate": "fl_sim.simulation.sweep",
     "simulate_task": "fl_sim.simulation.sweep",

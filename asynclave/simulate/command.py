@@ -70,7 +70,7 @@ def simulate_command(
     console.print(
         f"[bold]{result.strategy}[/]: accuracy {accuracy['mean']:.1%} "
         f"(standard deviation {accuracy['std']:.1%}) over {len(result.runs)} seeds, "
-        f"{summary['updates_per_second']:.0f} updates/s, fairness {fairness:.2f}"
+        f"{summary['updates_per_second']:.0f} updates/s per process, fairness {fairness:.2f}"
     )
     if loaded.run.target_accuracy is not None:
         median = "never" if target["median"] is None else f"{target['median']:.1f} median tasks"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -261,13 +262,13 @@ _NO_RESULT = {"first_seed", "seeds", "workers", "output", "cache_folder"}
 
 
 def load_config(
-    path: Path | None, overrides: dict[str, dict[str, Any]] | None = None
+    path: str | PathLike[str] | None, overrides: dict[str, dict[str, Any]] | None = None
 ) -> SimulationConfig:
     """Read a TOML file; overrides win, `None` values among them are ignored.
 
     Parameters
     ----------
-    path : Path or None
+    path : str, PathLike or None
         The file; None for the defaults.
     overrides : dict, optional
         Section name to values.
@@ -280,7 +281,7 @@ def load_config(
     content: dict[str, Any] = {}
     if path is not None:
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise _invalid(f"{path} cannot be read: {error.strerror}.") from None
         except (ValueError, RecursionError) as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fl_sim.cohort.base import CohortTrainer
+from fl_sim.simulation.config import RunSection
 from strategies.update import Vector
 
 # One product of eight models takes half the time of eight; more gain little.
@@ -97,3 +98,29 @@ class Evaluations:
         self.known.append(evaluation)
         if self._tell is not None:
             self._tell(evaluation)
+
+
+def learning_curve(
+    evaluations: Sequence[Evaluation], horizon: float, section: RunSection
+) -> list[tuple[float, float]]:
+    """Return times and accuracies of a run.
+
+    Parameters
+    ----------
+    evaluations : sequence of Evaluation
+        In order of time: one at every multiple of ``evaluate_every``, and that of the end.
+    horizon : float
+        Seconds after which the run was to end.
+    section : RunSection
+        The same, and ``evaluate_every``, in median tasks.
+
+    Returns
+    -------
+    list of (float, float)
+        Times in median tasks, without the rounding errors of dividing seconds.
+    """
+    *_, last = evaluations
+    end = section.virtual_time * (last.time / horizon)
+    times = [index * section.evaluate_every for index in range(len(evaluations) - 1)]
+    accuracies = [evaluation.accuracy for evaluation in evaluations]
+    return list(zip([*times, end], accuracies, strict=True))

@@ -108,7 +108,8 @@ class SimulationResult:
         """Return the figures as one JSON object.
 
         The median time counts a seed that never arrives as infinite; it is None when that makes
-        it infinite.
+        it infinite. Updates per second are those of one process: all updates by the time that all
+        runs took, one after the other.
         """
         updates = sum(run.updates for run in self.runs)
         seconds = sum(run.wall_seconds for run in self.runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from fl_sim.cohort.choice import trainer_for
 from fl_sim.simulation.choices import check_windows, recipe_of, selector_of
 from fl_sim.simulation.client_task import ClientTask, check_task
 from fl_sim.simulation.config import SimulationConfig
-from fl_sim.simulation.evaluations import Evaluation
+from fl_sim.simulation.evaluations import Evaluation, learning_curve
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import fleet_from, trace_of, windows_of
 from fl_sim.simulation.intermittent import IntermittentFleet
@@ -37,7 +38,7 @@ Progress = Callable[[int, float, Evaluation], None]
 def simulate(
     config: SimulationConfig,
     *,
-    results: Path | None = None,
+    results: str | PathLike[str] | None = None,
     on_progress: Progress | None = None,
 ) -> SimulationResult:
     """Simulate every seed of a configuration.
@@ -46,7 +47,7 @@ def simulate(
     ----------
     config : SimulationConfig
         What to simulate.
-    results : Path, optional
+    results : str or PathLike, optional
         JSON lines file: finished (strategy, seed) pairs of the same configuration are taken from
         it, others are added as they finish.
     on_progress : callable, optional
@@ -67,14 +68,15 @@ def simulate(
     recipe = recipe_of(config)
     selector_of(config, config.run.first_seed)
     _check_files(config, recipe)
-    with held(results):
-        done = finished(config, results)
+    path = None if results is None else Path(results)
+    with held(path):
+        done = finished(config, path)
         backend = next((run.backend for run in done.values()), None)
         missing = [seed for seed in config.run.all_seeds if seed not in done]
         check_data(config, missing)
         for run in _runs(config, recipe, missing, backend, on_progress):
             done[run.seed] = run
-            append(results, run)
+            append(path, run)
     return SimulationResult(
         config.strategy.name, tuple(done[seed] for seed in config.run.all_seeds)
     )
@@ -243,9 +245,8 @@ def run_seed(
     )
     started = time.perf_counter()
     digest = run.run()
-    unit = fleet.median_task
     lifetime = fleet.lifetime(run.evaluations[-1].time)
-    curve = [(point.time / unit, point.accuracy) for point in run.evaluations]
+    curve = learning_curve(run.evaluations, settings.horizon, config.run)
     return SeedResult(
         strategy=config.strategy.name,
         source=source,

@@ -136,6 +136,10 @@ def test_impossible_request_is_refused_with_the_reason(
     assert refusal.value.code == Code.CONFIG_INVALID
 
 
+def test_the_test_set_of_shakespeare_is_rounded_down_per_class() -> None:
+    assert len(load("shakespeare", 10, "iid").test) == 4970
+
+
 def test_dirichlet_that_leaves_clients_empty_is_refused() -> None:
     with pytest.raises(ConfigInvalid, match="raise alpha or lower the number of clients"):
         load("watch", 500, alpha=0.001)

@@ -38,6 +38,25 @@ def test_the_result_has_the_shape_of_the_command_line() -> None:
     assert summary["backend"] == ["numpy"]
 
 
+def test_times_are_exact_multiples_of_the_interval_and_end_with_the_run() -> None:
+    run = {"seeds": 3, "virtual_time": 6.0, "evaluate_every": 0.75}
+    for result in simulate(small(run=run)).runs:
+        assert [time for time, _ in result.accuracies] == [0.75 * index for index in range(9)]
+    ended = {"seeds": 1, "max_updates": 5, "evaluate_every": 0.1}
+    (result,) = simulate(small(run=ended)).runs
+    *times, last = (time for time, _ in result.accuracies)
+    assert times == [0.1 * index for index in range(len(times))]
+    assert times[-1] < last <= times[-1] + 0.1
+
+
+def test_paths_may_be_strings(tmp_path: Path) -> None:
+    file, results = tmp_path / "small.toml", tmp_path / "results.jsonl"
+    file.write_text("[run]\nseeds = 1\nvirtual_time = 0.5\n")
+    config = fl_sim.load_config(str(file))
+    assert config == fl_sim.load_config(file)
+    assert fl_sim.simulate(config, results=str(results)).runs == tuple(read_results(results))
+
+
 def test_utilisation_does_not_count_the_time_after_a_death() -> None:
     runs = fl_sim.simulate(small(devices={"death_rate": 1.0})).runs
     assert all(0.95 < run.utilisation < 1.001 for run in runs if run.utilisation is not None)
