@@ -63,11 +63,6 @@ class DataSection(_Section):
     partition: Literal["dirichlet", "natural", "iid"] = "dirichlet"
     alpha: float = Field(default=0.3, ge=1e-6, le=1e9)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> DataSection:
-        unused_keys.check_data(self)
-        return self
-
 
 class DevicesSection(_Section):
     """The simulated devices.

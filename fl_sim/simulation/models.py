@@ -18,8 +18,6 @@ from strategies.update import Vector
 MODELS = ("mlp", "logistic", "cnn", "char-mlp")
 ON_SYMBOLS = ("char-mlp",)
 """Models of sequences of character codes; all others are models of numbers."""
-WITHOUT_HIDDEN = ("logistic", "cnn")
-"""Models whose size does not depend on `hidden`."""
 _SYMBOLS, _EMBEDDING = 256, 8
 
 

@@ -16,7 +16,6 @@ from fl_sim.data import DATA_SETS, FederatedData, load
 from fl_sim.simulation import models
 from fl_sim.simulation.client_task import ClientTask
 from fl_sim.simulation.config import SimulationConfig
-from fl_sim.simulation.unused_keys import is_default
 from strategies.roles import Roles
 from strategies.update import Vector
 
@@ -103,21 +102,12 @@ def _federated(config: SimulationConfig, seed: int) -> FederatedData:
 
 
 def _check_fit(config: SimulationConfig, clients: ClientData) -> None:
-    _check_size(config)
     symbols = bool(np.issubdtype(clients.inputs.dtype, np.integer))
     if symbols != (config.train.model in models.ON_SYMBOLS):
         raise ConfigInvalid(
             Code.CONFIG_INVALID,
             f"train.model: {config.train.model} does not fit {config.data.name}, whose examples "
             f"are {'characters: use char-mlp' if symbols else 'numbers: use another model'}.",
-        )
-
-
-def _check_size(config: SimulationConfig) -> None:
-    if config.train.model in models.WITHOUT_HIDDEN and not is_default(config.train, "hidden"):
-        raise ConfigInvalid(
-            Code.CONFIG_INVALID,
-            f"train.hidden: {config.train.model} has no such layer; leave it out.",
         )
 
 
