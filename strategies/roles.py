@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -19,10 +18,8 @@ Span: TypeAlias = tuple[int, int]
 Indices: TypeAlias = npt.NDArray[np.intp]
 
 # PyTorch's and Keras's names of what normalisation layers keep, and Flax's collection of it.
-_MEANS = re.compile(r"(?:^|[._/])(?:(?:running|moving)_mean|batch_stats[._/](?:.*[._/])?mean)$")
-_VARIANCES = re.compile(
-    r"(?:^|[._/])(?:running_var|moving_variance|batch_stats[._/](?:.*[._/])?var)$"
-)
+_MEANS, _VARIANCES = ("running_mean", "moving_mean"), ("running_var", "moving_variance")
+_COLLECTION = "batch_stats"
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,9 @@ class Roles:
         """
         means, variances = [], []
         for name, start, stop in arrays:
-            if _MEANS.search(name):
+            if _is_statistic(name, _MEANS, "mean"):
                 means.append((start, stop))
-            elif _VARIANCES.search(name):
+            elif _is_statistic(name, _VARIANCES, "var"):
                 variances.append((start, stop))
         return cls(tuple(means), tuple(variances))
 
@@ -109,6 +106,14 @@ class Statistics(NamedTuple):
         least = np.float32(1 - share) * before[variances]
         np.maximum(after[variances], least, out=after[variances])
         return after
+
+
+def _is_statistic(name: str, endings: tuple[str, ...], in_collection: str) -> bool:
+    """Whether a name ends in one of some words, or is such an entry of the collection."""
+    if any(name.endswith(word) and name[: -len(word)][-1:] in ("", *"._/") for word in endings):
+        return True
+    *path, last = name.replace("/", ".").split(".")
+    return last == in_collection and _COLLECTION in path
 
 
 def _within(spans: Iterable[Span], columns: slice) -> Indices:

@@ -33,10 +33,24 @@ def test_running_variances_are_known_by_name(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["0", "0.weight", "running_mean.weight", "prerunning_mean", "batch_stats/mean/scale"]
+    "name",
+    [
+        "0",
+        "0.weight",
+        "running_mean.x",
+        "prerunning_mean",
+        "running_mean\n",
+        "batch_stats/mean/x",
+    ],
 )
 def test_other_arrays_are_no_statistics(name):
     assert roles_of("1.running_var", name, "1.running_mean") == Roles(((4, 6),), ((0, 2),))
+
+
+def test_a_name_of_any_length_is_read_once():
+    assert roles_of("batch_stats/" * 100_000 + "x", "batch_stats/" * 100_000 + "var") == Roles(
+        variances=((2, 4),)
+    )
 
 
 def test_columns_count_floating_point_arrays_only():
