@@ -168,7 +168,7 @@ class ReleaseMemory:
             raise RunRejected(Code.RUN_MEMORY) from error
 
     def keep(self, run_id: str, memory: RunMemory, release: Signed, model: memoryview) -> None:
-        """Seal and store a release, then that it was handed out; the run was recalled before.
+        """Seal and store a release, then that it was handed out.
 
         Parameters
         ----------
@@ -187,6 +187,8 @@ class ReleaseMemory:
             ``RUN_MEMORY``: it could not be stored, or no successor could read it back; then
             nothing was.
         """
+        if run_id not in self._counters:
+            self.recall(run_id)
         counter = self._counters[run_id] + 1
         members = {
             "counter": counter,
@@ -209,6 +211,8 @@ class ReleaseMemory:
             {"payload": b64url(release.payload), "signature": b64url(release.signature)}
         )
         self._store(_release_name(run_id, counter), (head, b"\n", model), run_id)
+        # Stored or not, should that fail: recalled first, what comes next gets a number of its own.
+        del self._counters[run_id]
         self._store(_name(run_id), (remembered,), run_id)
         self._counters[run_id] = counter
 

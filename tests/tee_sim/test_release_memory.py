@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -245,6 +246,64 @@ def test_a_release_stored_without_its_memory_is_not_handed_out(newer: int) -> No
     mine = next(iter(kept.keys() - {n for n in kept if len(vault.sealed[n]) == len(kept[n])}))
     vault.sealed[mine] = kept[mine]
     assert ReleaseMemory(vault, bytes(32), SystemRng()).release("run", 2) == (RECORD, bytes(MODEL))
+
+
+class FullDisk(MemoryVault):
+    """A platform whose disk is full once when it comes to counting what it has stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counter[str] = Counter()
+        self.stores_until_full = 0
+
+    def load(self, name: str) -> tuple[int, bytes]:
+        return self.counted[name], super().load(name)[1]
+
+    def store(self, name: str, sealed: bytes | bytearray) -> None:
+        super().store(name, sealed)
+        self.stores_until_full -= 1
+        if not self.stores_until_full:
+            raise RunRejected(Code.RUN_MEMORY)
+        self.counted[name] += 1
+
+
+def test_what_was_stored_and_not_counted_cannot_take_the_place_of_what_comes_next() -> None:
+    vault = FullDisk()
+    memory = ReleaseMemory(vault, bytes(32), SystemRng())
+    memory.recall("run")
+    memory.keep("run", MEMORY, RECORD, MODEL)
+    vault.stores_until_full = 2
+    uncounted = replace(MEMORY, version=3, digests={3: "3" * 64})
+    with pytest.raises(RunRejected):
+        memory.keep("run", uncounted, RECORD, MODEL)
+    turned_back = {name: list(sealed) for name, sealed in vault.sealed.items()}
+    # The enclave is still there, and hands out the next but one.
+    next_but_one = replace(MEMORY, version=4, digests={4: "4" * 64})
+    memory.keep("run", next_but_one, RECORD, MODEL)
+
+    successor = ReleaseMemory(vault, bytes(32), SystemRng())
+    assert successor.recall("run") == next_but_one
+    vault.sealed = turned_back
+    with pytest.raises(RunRejected, match="RUN_MEMORY"):
+        ReleaseMemory(vault, bytes(32), SystemRng()).recall("run")
+
+
+def test_a_loss_of_power_after_that_leaves_a_release_to_go_on_at() -> None:
+    vault = FullDisk()
+    memory = ReleaseMemory(vault, bytes(32), SystemRng())
+    memory.recall("run")
+    memory.keep("run", MEMORY, RECORD, MODEL)
+    vault.stores_until_full = 2
+    with pytest.raises(RunRejected):
+        memory.keep("run", replace(MEMORY, version=3, digests={3: "3" * 64}), RECORD, MODEL)
+    # Power is lost between the two stores of the next.
+    vault.stores_until_full = 2
+    with pytest.raises(RunRejected):
+        memory.keep("run", replace(MEMORY, version=4, digests={4: "4" * 64}), RECORD, MODEL)
+
+    successor = ReleaseMemory(vault, bytes(32), SystemRng())
+    assert successor.recall("run").version == 3
+    assert successor.release("run", 3) == (RECORD, bytes(MODEL))
 
 
 def test_an_altered_release_is_refused() -> None:
