@@ -13,12 +13,13 @@ import numpy as np
 from fl_protocol.codes import Code, StorageFailed
 
 _META = "meta"
-# What NumPy and zipfile raise of a damaged file: it may name any size, version, compression, key.
-_UNREADABLE = (
+# It may name any size, version, compression or key.
+UNREADABLE = (
     *(AttributeError, EOFError, KeyError, MemoryError, OSError),
     *(RuntimeError, TypeError, ValueError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
+"""What NumPy and zipfile raise of bytes that are no array or archive."""
 
 
 def encode_state(state: dict[str, Any]) -> bytes:
@@ -36,6 +37,6 @@ def decode_state(data: bytes) -> dict[str, Any]:
         with np.load(io.BytesIO(data), allow_pickle=False) as saved:
             state: dict[str, Any] = {name: saved[name] for name in saved.files}
         state[_META] = state[_META].tobytes().decode()
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise StorageFailed(Code.LEDGER_DAMAGED, "The checkpoint cannot be read.") from error
     return state

@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, RecordDict
 from fl_protocol.codes import UpdateRejected
 from fl_protocol.ports import Clock
 from fl_protocol.receipts import ACCEPTED
+from fl_server.durable.checkpoint import UNREADABLE
 from fl_server.durable.engine import DurableEngine, Saved
 from fl_server.intake.base import Outcome
 from strategies.batch import Pending
@@ -179,13 +180,16 @@ class PlainIntake:
             sentence = f"The reply holds {len(records)} ArrayRecords and should hold one."
             raise UpdateRejected(Reject.WRONG_SHAPE, sentence)
         try:
-            self._layout.fit(arrays_of(records[0]), out=row)
+            arrays = arrays_of(records[0])
+        except UNREADABLE:
+            arrays = {}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()) or not arrays:
+            sentence = "The reply holds an array that cannot be read, or none."
+            raise UpdateRejected(Reject.WRONG_SHAPE, sentence)
+        try:
+            self._layout.fit(arrays, out=row)
         except ManifestMismatch as error:
             raise UpdateRejected(Reject.WRONG_SHAPE, error.sentence) from None
-        except (ValueError, TypeError, EOFError):
-            # np.load raises these on bytes that are no array.
-            sentence = "The reply holds an array that cannot be read."
-            raise UpdateRejected(Reject.WRONG_SHAPE, sentence) from None
 
 
 def arrays_of(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:

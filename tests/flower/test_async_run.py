@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -205,6 +206,16 @@ def test_no_progress_says_what_is_wrong_with_replies(
         train(FedAsync(fraction_evaluate=0.0), virtual_grid(app=app), 2, timeout=20.0)
 
 
+def saved(save: Callable[..., None]) -> bytes:
+    buffer = io.BytesIO()
+    save(buffer, np.zeros(6, np.float32))
+    return buffer.getvalue()
+
+
+def spoil_bias(reply: Message, data: bytes) -> None:
+    reply.content["arrays"]["0.bias"] = Array("float32", (6,), "numpy.ndarray", data)
+
+
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
@@ -213,15 +224,20 @@ def test_no_progress_says_what_is_wrong_with_replies(
         (lambda r: r.content["metrics"].update({"num-examples": 1.5}), "BAD_NUM_EXAMPLES"),
         (lambda r: r.content.pop("arrays"), "WRONG_SHAPE"),
         (lambda r: r.content["arrays"].popitem(), "WRONG_SHAPE"),
+        (lambda r: spoil_bias(r, b"no array"), "WRONG_SHAPE"),
+        (lambda r: spoil_bias(r, b"PK\x03\x04"), "WRONG_SHAPE"),
+        (lambda r: spoil_bias(r, saved(np.savez)), "WRONG_SHAPE"),
+        (lambda r: spoil_bias(r, saved(np.save)[:40]), "WRONG_SHAPE"),
         (
-            lambda r: r.content["arrays"].update(
-                {"0.bias": Array("float32", (6,), "numpy.ndarray", b"no array")}
-            ),
+            lambda r: spoil_bias(r, saved(np.save).replace(b"(6,)", b"(9" + b"9" * 13 + b",)")),
             "WRONG_SHAPE",
         ),
         (lambda r: r.content.update({"more": ArrayRecord()}), "WRONG_SHAPE"),
     ],
-    ids=["no-metrics", "no-examples", "half-example", "no-arrays", "missing", "garbage", "two"],
+    ids=[
+        *("no-metrics", "no-examples", "half-example", "no-arrays", "missing"),
+        *("garbage", "zip", "archive", "cut", "huge", "two"),
+    ],
 )
 def test_malformed_replies_are_refused_by_name(spoil: Callable[[Message], None], code: str) -> None:
     recorder = Recorder()
