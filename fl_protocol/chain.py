@@ -158,8 +158,8 @@ def _first_fault_of_epoch(
         detail = f"the enclave signed record {record.seq} and another beginning of its chain"
         return Fault(index, Damage.FORKED, detail)
     head = heads.get(record.epoch)
-    if head is not None and 0 < head.length <= record.seq:
-        detail = f"record {head.length - 1}, the last that the head counts, is missing"
+    if head is not None and head.length <= record.seq:
+        detail = f"the last of the {head.length} records that the head counts is missing"
         return Fault(index, Damage.REMOVED, detail)
     return None
 

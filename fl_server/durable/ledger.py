@@ -217,7 +217,7 @@ def damaged(what: str, ledger: str = "The ledger") -> StorageFailed:
 def _decoded(content: bytes, number: int) -> Row:
     try:
         return Row.decode(content)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise damaged(f"row {number} cannot be read") from error
 
 

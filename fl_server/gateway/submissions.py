@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
-from fl_protocol.codes import SENTENCES, AsynclaveError, Code, StorageFailed, TokenRejected
+from fl_protocol.codes import SENTENCES, AsynclaveError, Code, StorageFailed
 from fl_protocol.header import Header
 from fl_protocol.ports import Chunk, Disk, Rng
 from fl_protocol.proto import gateway_pb2 as pb
@@ -131,9 +130,11 @@ class Submissions:
         if await self._is_refused(Header.decode(envelope.protected)):
             await journal.refused(left.kept)
             return "OK", "dropped: another gateway has refused it since"
+        if await self._is_revoked(left.client_id):
+            await journal.refused(left.kept)
+            return Code.TOKEN_REVOKED, SENTENCES[Code.TOKEN_REVOKED]
         try:
-            check = partial(self._check_client, left.client_id)
-            await self._answered(journal, left.kept, envelope, body, check)
+            await self._answered(journal, left.kept, envelope, body, _admitted)
         except AsynclaveError as refusal:
             return refusal.code, refusal.sentence
         return "OK", "taken up from the journal"
@@ -143,11 +144,11 @@ class Submissions:
             return False
         return await asyncio.to_thread(self._refusals.noted, header)
 
-    async def _check_client(self, client_id: str) -> None:
+    async def _is_revoked(self, client_id: str) -> bool:
         if self._registry is None:
-            return
-        if await asyncio.to_thread(self._registry.revoked, client=client_id):
-            raise TokenRejected(Code.TOKEN_REVOKED)
+            return False
+        revoked = await asyncio.to_thread(self._registry.revoked, client=client_id)
+        return bool(revoked)
 
     async def _answered(
         self,
@@ -164,6 +165,10 @@ class Submissions:
             raise
         journal.accepted(kept)
         return reply
+
+
+async def _admitted() -> None:
+    """Say so of a call that an earlier process has admitted."""
 
 
 @asynccontextmanager

@@ -167,6 +167,11 @@ def _is_begun(disk: Disk, folder: Path) -> bool:
     # The layout is written last, so a server that ended before had no record to write down.
     if found <= {CHAIN, MODEL, TRUST} and CHAIN in found and not disk.size(folder / CHAIN):
         return False
+    if found == {TRUST}:
+        raise StorageFailed(
+            Code.STATE_MISMATCH,
+            f"{folder / TRUST} is of no run, and a run keeps its own there; move it away.",
+        )
     if found:
         raise _damaged(folder / (LAYOUT if CHAIN in found else CHAIN), "missing")
     return False

@@ -461,6 +461,15 @@ def test_a_server_that_died_while_it_began_a_run_begins_it_again(tmp_path: Path)
         assert read_folder(folder, RUN, layout, TrustPolicy()) is None
 
 
+def test_a_policy_of_somebody_elses_is_in_the_way_of_a_run_and_stays(tmp_path: Path) -> None:
+    layout = Layout.of({"weight": np.zeros(3, np.float32)})
+    (tmp_path / TRUST).write_text("mine")
+    with pytest.raises(StorageFailed, match="move it away") as caught:
+        read_folder(tmp_path, RUN, layout, TrustPolicy())
+    assert caught.value.code == "STATE_MISMATCH"
+    assert (tmp_path / TRUST).read_text() == "mine"
+
+
 def test_no_run_is_begun_where_there_is_a_part_of_one(tmp_path: Path) -> None:
     assert free_folder(tmp_path, RUN) == tmp_path / RUN
     for name in (CHAIN, MODEL, "head-1.json"):

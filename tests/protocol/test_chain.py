@@ -120,6 +120,7 @@ def test_a_chain_that_begins_twice_is_forked() -> None:
 def test_a_head_that_ends_before_the_opening_counts_records_that_are_missing() -> None:
     opening = sign(replace(OPENING, seq=40, prev=BEFORE), KEY)
     assert fault([opening], [opening], length=40) == (0, "removed")
+    assert fault(make_chain(), make_chain(), length=0) == (0, "removed")
 
 
 @pytest.mark.parametrize("index", range(len(RECORDS)))
