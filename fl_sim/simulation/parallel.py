@@ -51,8 +51,9 @@ def in_processes(
                 process = context.Process(target=_work, args=(theirs, function, left.pop()))
                 with _interrupts_held_back():
                     process.start()
+                    # Known before an interrupt can come, so that it is ended then.
+                    running[ours] = process
                 theirs.close()
-                running[ours] = process
             for pipe in wait(list(running)):
                 assert isinstance(pipe, Connection)
                 kind, content = _received(pipe)

@@ -262,6 +262,6 @@ def test_body_digest_changes_with_each_signed_part():
     digests = {body_digest(*parts)}
     for index in range(3):
         changed = list(parts)
-        changed[index] = changed[index][:-1] + b"\x00"
+        changed[index] = changed[index][:-1] + bytes([changed[index][-1] ^ 1])
         digests.add(body_digest(*changed))
     assert len(digests) == 4
