@@ -123,7 +123,7 @@ class Engine:
         self.models = {version: self.params} if self.parts.keeps_models else {}
         self.cache = self.parts.drift.cache(size, disk) if self.parts.drift else None
         self._entropy = entropy
-        roles = self.parts.heeded(roles)
+        roles = self.parts.roles_used(roles)
         self.guard = guard_for(release_rule, self.parts, self.cache, roles)
         self.aggregator = self.new_aggregator(roles)
         self.step = ModelStep(self.parts, self.params, roles)

@@ -83,7 +83,8 @@ class RoundGain:
     tuning : SelfTuning, optional
         What lengthens or shortens the step besides.
     shortest_of_statistics : float, optional
-        The same for running statistics, no less than the tasks in flight; ``shortest`` by default.
+        The same for running statistics; ``shortest`` by default. Below the number of tasks in
+        flight they overshoot.
     """
 
     shortest: float

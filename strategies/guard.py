@@ -7,7 +7,7 @@ from typing import Any
 
 from strategies.batch import Batch, last_words, normalised_weights
 from strategies.drift import DeltaCache
-from strategies.leverage import Coefficients, LeverageMeter, UpdateKey
+from strategies.leverage import Coefficients, LeverageMeter
 from strategies.recipe import Parts
 from strategies.release import ReleaseRule
 from strategies.roles import Roles
@@ -50,7 +50,7 @@ class LeverageGuard:
     ) -> None:
         self._rule, self._parts, self._cache = rule, parts, cache
         apart = statistics and cache is not None
-        self._alone = LeverageMeter(rule.k - 1, 1) if apart else None
+        self._statistics_meter = LeverageMeter(rule.k - 1, 1) if apart else None
         self._bound = bound * (1 + _ROUNDING)
         self._meter = LeverageMeter(rule.k - 1, 1 if cache is None else HORIZON)
         self._newest: dict[str, int] = {}
@@ -73,10 +73,11 @@ class LeverageGuard:
         """
         if self._judged is None or self._num_judged != num_updates:
             batch = buffer()
-            coefficients = self._coefficients(batch)
+            weights = self._weights(batch)
+            coefficients = self._coefficients(batch, weights)
             exposed = self._meter.worst_after(coefficients) > self._bound
-            if self._alone is not None and not exposed:
-                exposed = self._alone.worst_after(self._weights(batch)) > self._bound
+            if self._statistics_meter is not None and not exposed:
+                exposed = self._statistics_meter.worst_after(weights) > self._bound
             self._judged, self._num_judged = (coefficients, exposed), num_updates
         return self._judged[1]
 
@@ -108,13 +109,12 @@ class LeverageGuard:
         self._newest = {client: base for client, base in newest}
         self.forget_buffer()
 
-    def _coefficients(self, batch: Batch) -> Coefficients:
+    def _coefficients(self, batch: Batch, weights: Coefficients) -> Coefficients:
         """Return the aggregate's coefficients, as :class:`BufferMean` sums it up."""
         updates = batch.updates
-        row = self._weights(batch)
-        weights = list(row.values())
         if self._cache is None:
-            return row
+            return weights
+        row = dict(weights)
         departed = set(batch.departed)
         words = {c: (c, base) for c, base in self._newest.items() if c not in departed}
         volume = self._parts.volume
@@ -124,13 +124,12 @@ class LeverageGuard:
         }
         shares = self._cache.shares(uploads, departed, self._rule)
         row |= {words[client]: share for client, share in shares.items()}
-        for update, weight in zip(updates, weights, strict=True):
-            if update.client in words:
-                word = words[update.client]
-                row[word] = row.get(word, 0.0) - weight
+        for (client, _), weight in weights.items():
+            if client in words:
+                row[words[client]] = row.get(words[client], 0.0) - weight
         return row
 
-    def _weights(self, batch: Batch) -> dict[UpdateKey, float]:
+    def _weights(self, batch: Batch) -> Coefficients:
         weights = normalised_weights(self._parts, batch)
         return {
             (update.client, update.base_version): weight

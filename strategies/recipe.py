@@ -116,8 +116,8 @@ class Parts:
             return self.drift
         return CachedDeltas() if self.max_age is None else CachedDeltas(self.max_age)
 
-    def heeded(self, roles: Roles) -> Roles:
-        """Return what the rule makes of what is known of the model: all is alike without a gain."""
+    def roles_used(self, roles: Roles) -> Roles:
+        """Return the roles of columns that the step tells apart: none without a gain."""
         return Roles() if self.gain is None else roles
 
     @property

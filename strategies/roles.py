@@ -58,7 +58,15 @@ class Roles:
 
     @classmethod
     def restored(cls, saved: Mapping[str, Any], num_params: int) -> Roles:
-        """Return what ``asdict`` made of some, or raise ValueError; nothing is known of nothing."""
+        """Return the roles that ``asdict`` made a table of, none of an empty one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is no such table.
+        """
+        if not isinstance(saved, Mapping):
+            raise TypeError("roles are a table")
         means, variances = (
             _spans(saved.get(kind, ()), num_params) for kind in ("means", "variances")
         )

@@ -61,8 +61,8 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
             config.journal_dir,
             LocalDisk(),
             rng,
-            Refusals(database, clock),
             Registry(database),
+            Refusals(database, clock),
         ) as submissions:
             service = GatewayService(admitted.issuer, link, submissions, config.limits)
             status = health.aio.HealthServicer()

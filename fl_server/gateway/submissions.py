@@ -36,19 +36,19 @@ class Submissions:
         The way to the enclave.
     journal : UpdateJournal or None
         Where updates are kept meanwhile, if anywhere.
+    registry : Registry
+        Who was revoked since an earlier process kept their updates.
     refusals : Refusals or None
         What the gateways beside this one refused, if there are any: a client that gets no answer
         here tries again there.
-    registry : Registry or None
-        Who was revoked since an earlier process kept their updates.
     """
 
     def __init__(
         self,
         link: EnclaveLink,
         journal: UpdateJournal | None,
+        registry: Registry,
         refusals: Refusals | None = None,
-        registry: Registry | None = None,
     ) -> None:
         self._link, self._journal = link, journal
         self._refusals, self._registry = refusals, registry
@@ -145,8 +145,6 @@ class Submissions:
         return await asyncio.to_thread(self._refusals.noted, header)
 
     async def _is_revoked(self, client_id: str) -> bool:
-        if self._registry is None:
-            return False
         revoked = await asyncio.to_thread(self._registry.revoked, client=client_id)
         return bool(revoked)
 
@@ -177,8 +175,8 @@ async def open_submissions(
     journal_dir: str,
     disk: Disk,
     rng: Rng,
+    registry: Registry,
     refusals: Refusals | None = None,
-    registry: Registry | None = None,
 ) -> AsyncIterator[Submissions]:
     """Open the journal in a folder, or none if that is empty.
 
@@ -188,12 +186,12 @@ async def open_submissions(
         ``STATE_IN_USE``: another gateway uses the folder. ``JOURNAL_DAMAGED``, ``JOURNAL_FAILED``.
     """
     if not journal_dir:
-        yield Submissions(link, None)
+        yield Submissions(link, None, registry)
         return
     folder = Path(journal_dir)
     with locked(folder):
         journal = UpdateJournal(_opened(folder, disk, rng))
-        submissions = Submissions(link, journal, refusals, registry)
+        submissions = Submissions(link, journal, registry, refusals)
         try:
             yield submissions
         finally:

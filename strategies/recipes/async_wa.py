@@ -71,7 +71,9 @@ from strategies.window import MOST_UPDATES, Buffer, Sliding, Window
 _PER_ROUND = 0.06
 _LEAST = 2.0
 _SHORTEST = 12.0
-_IN_FLIGHT = 6.0
+_SHORTEST_TO_TUNE = 6.0
+# The tasks in flight over the K that `buffer_size_for` chooses.
+_SHORTEST_OF_STATISTICS = 6.0
 _DECAY = 0.9
 _SHARE = 0.2
 
@@ -192,8 +194,8 @@ class AsyncWA:
         tunes = self.self_tuning and not self.disjoint
         return RoundGain(
             _SHORTEST * self.buffer_size,
-            SelfTuning(_IN_FLIGHT * self.buffer_size) if tunes else None,
-            _IN_FLIGHT * self.buffer_size,
+            SelfTuning(_SHORTEST_TO_TUNE * self.buffer_size) if tunes else None,
+            _SHORTEST_OF_STATISTICS * self.buffer_size,
         )
 
     def _window(self) -> Window:

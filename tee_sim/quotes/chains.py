@@ -74,6 +74,9 @@ def leaf_key(
         _require(key_digest(chain[-1]) in root_keys, "the chain ends at a root nobody pinned")
         chain[-1].verify_directly_issued_by(chain[-1])
         check_path(chain)
+        for issuer in chain[1:]:
+            # RFC 5280 asks for it only where it is; the vendors' authorities all have it.
+            issuer.extensions.get_extension_for_class(x509.KeyUsage)
         key = chain[0].public_key()
     except NOT_ISSUED as error:
         raise EvidenceRejected(Code.EVIDENCE_CHAIN, _sentence(error)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from fl_protocol.ports import LocalDisk, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.durable.journal import Journal
 from fl_server.gateway.call import always
+from fl_server.gateway.database import Database
 from fl_server.gateway.enclave_link import EnclaveLink
+from fl_server.gateway.registry import Registry
 from fl_server.gateway.submissions import open_submissions
 from fl_server.gateway.update_journal import UpdateJournal
 from tee_sim.control import LauncherClient
@@ -39,10 +42,14 @@ async def test_what_is_under_way_has_ended_and_stays_in_the_journal(
     folder = tmp_path / "journal"
     about = header("waiting")
     envelope = pb.SubmitHeader(protected=about.encode())
-    async with open_submissions(link, str(folder), LocalDisk(), SystemRng()) as submissions:
-        upload = asyncio.create_task(submissions.submit(envelope, about, BODY, always))
-        # Asked for the enclave, which is after the update was kept.
-        connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+    with closing(Database(str(tmp_path / "registry.sqlite"))) as database:
+        registry = Registry(database)
+        async with open_submissions(
+            link, str(folder), LocalDisk(), SystemRng(), registry
+        ) as opened:
+            upload = asyncio.create_task(opened.submit(envelope, about, BODY, always))
+            # Asked for the enclave, which is after the update was kept.
+            connection, _ = await asyncio.get_running_loop().sock_accept(silent)
     with connection, pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(upload, 5)
     await link.close()

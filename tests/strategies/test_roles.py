@@ -205,6 +205,17 @@ def test_state_of_before_there_were_roles_goes_on_as_it_was():
     np.testing.assert_array_equal(engine.params, restored.params)
 
 
+@pytest.mark.parametrize("roles", [[], 3, None])
+def test_roles_that_are_no_table_are_refused(roles):
+    engine = engine_of(AsyncWA(2), 0.0, 1.0, roles=ROLES)
+    state = engine.state()
+    meta = {**json.loads(state["meta"]), "roles": roles}
+
+    with pytest.raises(BadState):
+        engine.restore({**state, "meta": json.dumps(meta)})
+    assert engine.step.roles == ROLES
+
+
 @pytest.mark.parametrize("spans", [[[1, 3]], [[-1, 1]], [[1, 2], [0, 1]], [[2, 1]], [[0.5, 1]], 3])
 def test_damaged_roles_are_refused(spans):
     engine = engine_of(AsyncWA(2), 0.0, 1.0, roles=ROLES)

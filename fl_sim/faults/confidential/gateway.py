@@ -125,8 +125,8 @@ class Gateway:
             submissions = Submissions(
                 self._link,
                 UpdateJournal(journal),
-                Refusals(self._database, clock),
                 Registry(self._database),
+                Refusals(self._database, clock),
             )
             service = GatewayService(admitted.issuer, self._link, submissions, config.limits)
             self._handlers = _handlers_of(service)
