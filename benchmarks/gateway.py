@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ class _Turns:
                 ]
                 replies = await self._turn("gateway", calls)
                 for name, call in unary.items():
-                    await self._turn(name, [lambda call=call: call(self._message)] * _CLIENTS)
+                    await self._turn(name, [partial(call, self._message)] * _CLIENTS)
                 self._run.hand_over(
                     [
                         client.checked(outgoing, reply)

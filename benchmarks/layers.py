@@ -74,7 +74,7 @@ class Sealing:
 
     def open_into(self, row: np.ndarray) -> None:
         """Open every segment into a row."""
-        sealed, target = self.sealed, memoryview(row).cast("B")
+        sealed, target = self.sealed, row.data.cast("B")
         opener = Opener(self._enclave, sealed.protected, sealed.wrap, sealed.tags)
         for index, segment in enumerate(sealed.segments):
             opener.open_segment(index, segment, target[index * SEGMENT_BYTES :])

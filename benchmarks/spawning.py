@@ -19,11 +19,12 @@ from benchmarks.timing import medians
 from benchmarks.updates import FEDERATION, Federation
 from fl_protocol.ports import LocalDisk, SystemClock, SystemRng
 from tee_sim import image
-from tee_sim.appraisal import Guardrails, TrustPolicy
+from tee_sim.appraisal import TrustPolicy
 from tee_sim.certificates import kept_root
 from tee_sim.launch import BootOptions, EnclaveProcess
 from tee_sim.lockdown import LAYERS
 from tee_sim.platform import SimulatedPlatform
+from tee_sim.policy import Guardrails
 from tee_sim.sealed_state import SealedState
 from tee_sim.settings import load_signing_key
 

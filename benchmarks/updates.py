@@ -106,7 +106,7 @@ class Federation:
             exp=now + 600,
             trace_id=_RNG.bytes(16).hex(),
         )
-        return seal(header, memoryview(self.delta), hpke_key, member.identity, _RNG)
+        return seal(header, self.delta.data, hpke_key, member.identity, _RNG)
 
     def initial_digest(self) -> str:
         """Return the digest of the model the run starts from."""
@@ -146,7 +146,7 @@ class Floor:
 
     def __init__(self, delta: np.ndarray) -> None:
         self._cipher, self._nonce = AESGCM(_RNG.bytes(32)), bytes(12)
-        plain = memoryview(delta).cast("B")
+        plain = delta.data.cast("B")
         self._starts = range(0, plain.nbytes, SEGMENT_BYTES)
         self._segments: Sequence[bytes] = [
             self._cipher.encrypt(self._nonce, plain[start : start + SEGMENT_BYTES], None)
@@ -156,7 +156,7 @@ class Floor:
 
     def work(self) -> None:
         """Decrypt and add once."""
-        target = memoryview(self._row).cast("B")
+        target = self._row.data.cast("B")
         for start, segment in zip(self._starts, self._segments, strict=True):
             end = start + len(segment) - TAG_BYTES
             self._cipher.decrypt_into(self._nonce, segment, None, target[start:end])

@@ -25,9 +25,11 @@ from benchmarks.peers.network import network
 
 
 class _Loader(SourceFileLoader):
-    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:
+    @staticmethod
+    def source_to_code(data: Any, path: Any = "<string>", *, _optimize: int = -1) -> CodeType:
         source = re.sub(r"^(def \w+)\[\w+\]\(", r"\1(", data.decode(), flags=re.MULTILINE)
-        return compile(source, path, "exec", annotations.compiler_flag, True)
+        code: CodeType = compile(source, path, "exec", annotations.compiler_flag, True)
+        return code
 
     def path_stats(self, path: str) -> Any:
         raise OSError("bytecode written by pip lacks these changes")

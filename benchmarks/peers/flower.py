@@ -7,6 +7,7 @@ import os
 from importlib.metadata import version
 
 from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.app.typing import ConfigRecordValues
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
@@ -47,7 +48,7 @@ def _simulate(options: argparse.Namespace) -> None:
         driver.measure(options, version("flwr"), lambda job: _Federation(job, grid))
 
     cores = os.cpu_count() or 1
-    backend = {
+    backend: dict[str, dict[str, ConfigRecordValues]] = {
         "init_args": {"num_cpus": cores, "include_dashboard": False, "log_to_driver": False},
         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
     }

@@ -34,12 +34,14 @@ def train(message: Message, context: Context) -> Message:
     data = jobs.client_data(int(context.node_config["partition-id"]))
     inputs, labels = map(torch.from_numpy, data)
     optimiser = torch.optim.SGD(model.parameters(), jobs.LR)
-    for rows in torch.randperm(jobs.EXAMPLES).split(jobs.BATCH_SIZE):
+    for rows in torch.randperm(jobs.EXAMPLES).split(jobs.BATCH_SIZE):  # type: ignore[no-untyped-call]
         optimiser.zero_grad()
-        nn.functional.cross_entropy(model(inputs[rows]), labels[rows]).backward()
+        nn.functional.cross_entropy(model(inputs[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    reply = {
-        "arrays": ArrayRecord(model.state_dict()),
-        "metrics": MetricRecord({"num-examples": jobs.EXAMPLES}),
-    }
-    return Message(content=RecordDict(reply), reply_to=message)
+    reply = RecordDict(
+        {
+            "arrays": ArrayRecord(model.state_dict()),
+            "metrics": MetricRecord({"num-examples": jobs.EXAMPLES}),
+        }
+    )
+    return Message(content=reply, reply_to=message)

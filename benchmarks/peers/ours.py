@@ -73,6 +73,8 @@ class _Federation:
 class _SideBySide:
     """Federations of different seeds, each in a process; the weights are the first one's."""
 
+    _weights: list[jobs.Floats]
+
     def __init__(self, job: jobs.Job, seeds: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []

@@ -34,7 +34,8 @@ class _Classifier(nn.Module):
         self._loss = nn.CrossEntropyLoss()
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        return self._loss(self.layers(inputs), labels)
+        loss: Tensor = self._loss(self.layers(inputs), labels)
+        return loss
 
     @torch.no_grad()
     def metrics(self, inputs: Tensor, labels: Tensor) -> dict[str, Any]:
