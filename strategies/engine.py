@@ -286,7 +286,7 @@ class Engine:
         Raises
         ------
         BadState
-            The state belongs to another configuration; nothing was changed.
+            The state is damaged, not finite or of another configuration; nothing was changed.
         """
         read_snapshot(self, state)
 

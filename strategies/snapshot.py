@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from strategies.engine import Engine
 
 _FORMAT = 3
+# Not the moments: an infinite one stops its coordinate, and that is how it is meant.
+_FINITE = ("params", "rows", "models", "mean")
 
 
 def write_snapshot(engine: Engine) -> dict[str, Any]:
@@ -85,7 +87,8 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
     Raises
     ------
     BadState
-        The state is incomplete or of another configuration; the engine is unchanged.
+        The state is incomplete, of another configuration, or holds models or updates that are not
+        finite; the engine is unchanged.
     """
     try:
         meta = json.loads(state["meta"])
@@ -170,6 +173,9 @@ def _checked_arrays(engine: Engine, meta: dict[str, Any], state: dict[str, Any])
         expected = dtypes.get(name, np.dtype(np.float32))
         if arrays[name].dtype != expected or arrays[name].shape != shape:
             raise BadState(f"The saved array {name!r} does not fit this engine.")
+        # Row by row: what is found of many models at once would take a quarter of their memory.
+        if name in _FINITE and not all(np.isfinite(r).all() for r in np.atleast_2d(arrays[name])):
+            raise BadState(f"The saved array {name!r} is not finite.")
     if shapes["rows"][0] > engine.slab.capacity:
         raise BadState("The saved state holds more updates than the buffer.")
     return arrays

@@ -192,6 +192,43 @@ def test_damaged_window_is_found_before_anything_is_assigned():
     assert_same_state(before, engine.state())
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("recipe", "array"),
+    [
+        (FedBuff(3), "params"),
+        (FedBuff(3), "rows"),
+        (FedBuff(3, published_rounds=2.0), "mean"),
+        (DCASGD(), "models"),
+    ],
+    ids=["params", "rows", "mean", "models"],
+)
+def test_state_that_is_not_finite_is_refused_and_changes_nothing(recipe, array, value):
+    engine, other = (Engine(recipe, np.ones(SIZE, np.float32)) for _ in range(2))
+    run(engine, random_updates(2, 19))
+    run(other, random_updates(3, 31))
+    state, before = other.state(), engine.state()
+    state[array] = state[array].copy()
+    state[array][..., -1] = value
+    assert not np.isfinite(state[array]).all()
+
+    with pytest.raises(BadState, match=f"'{array}' is not finite"):
+        engine.restore(state)
+
+    assert_same_state(before, engine.state())
+
+
+def test_moments_may_be_infinite():
+    engine = Engine(FADAS(3), np.ones(SIZE, np.float32))
+    run(engine, random_updates(2, 20))
+    state = engine.state()
+    state["momentum"][-1, 0] = np.inf
+
+    engine.restore(state)
+
+    assert_same_state(state, engine.state())
+
+
 def test_state_with_more_updates_than_the_buffer_holds_is_refused():
     engine = engine_of(FedBuff(2))
     accept(engine, update([1], client="a", id="u"))
