@@ -13,9 +13,33 @@ from tee_sim.evidence import SIMULATED, Claims, Evidence, report_data
 from tee_sim.policy import EnclavePolicy, Guardrails
 from tee_sim.quotes.facts import SEPT_VE
 from tee_sim.quotes.revocation import RevocationLists
-from tee_sim.verifier import EvidenceVerifier, SimulatedVerifier
+from tee_sim.simulated_verifier import SimulatedVerifier
 
 _MAX_AGE_SECONDS = 600
+
+
+class EvidenceVerifier(Protocol):
+    """Checks one kind of platform's signature over evidence and reads its claims."""
+
+    def verify(self, evidence: Evidence, now: float, revocation: RevocationLists | None) -> Claims:
+        """Return authentic claims.
+
+        Parameters
+        ----------
+        evidence : Evidence
+            As received.
+        now : float
+            Unix seconds.
+        revocation : RevocationLists, optional
+            What the certificates must be held against; nothing when None.
+
+        Raises
+        ------
+        EvidenceRejected
+            ``EVIDENCE_MALFORMED``, ``EVIDENCE_CHAIN``, ``EVIDENCE_EXPIRED``, ``EVIDENCE_REVOKED``
+            or ``EVIDENCE_REVOCATION_LIST``.
+        """
+        ...
 
 
 class Stated(Protocol):

@@ -20,7 +20,7 @@ from tee_sim.quotes.collateral import tcb_status
 from tee_sim.quotes.facts import Facts, Quote
 from tee_sim.quotes.revocation import RevocationLists, issuer_name
 from tee_sim.quotes.verifiers import ROOT_KEYS, check_payload, read_evidence, read_quote
-from tee_sim.verifier import SimulatedVerifier
+from tee_sim.simulated_verifier import SimulatedVerifier
 
 _COMPARE = "a bare quote carries no claims; compare its report data with what you asked for"
 _NEEDS_CLAIMS = "a bare quote carries no claims"

@@ -1,9 +1,8 @@
-"""The seam of appraisal, one verifier for each kind of platform, and the simulated one's."""
+"""The simulated platform behind the seam of appraisal: a signature under a pinned root."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 
@@ -11,30 +10,6 @@ from fl_protocol.codes import Code, EvidenceRejected
 from tee_sim.certificates import verify_chain
 from tee_sim.evidence import DOMAIN, Claims, Evidence
 from tee_sim.quotes.revocation import RevocationLists
-
-
-class EvidenceVerifier(Protocol):
-    """Checks one kind of platform's signature over evidence and reads its claims."""
-
-    def verify(self, evidence: Evidence, now: float, revocation: RevocationLists | None) -> Claims:
-        """Return authentic claims.
-
-        Parameters
-        ----------
-        evidence : Evidence
-            As received.
-        now : float
-            Unix seconds.
-        revocation : RevocationLists, optional
-            What the certificates must be held against; nothing when None.
-
-        Raises
-        ------
-        EvidenceRejected
-            ``EVIDENCE_MALFORMED``, ``EVIDENCE_CHAIN``, ``EVIDENCE_EXPIRED``, ``EVIDENCE_REVOKED``
-            or ``EVIDENCE_REVOCATION_LIST``.
-        """
-        ...
 
 
 @dataclass(frozen=True)
