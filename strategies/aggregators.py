@@ -117,8 +117,9 @@ class BufferMean(Aggregator):
             np.matmul(self._coefficients, rows, out=out)
             return
         cache = self._cache
-        places = self._roles.statistics_in(columns).all
-        statistics = self._coefficients @ rows[:, places]
+        statistics = self._roles.statistics_in(columns)
+        if statistics is not None:
+            plain = self._coefficients @ rows[:, statistics.places]
         cache.settle(columns, scratch)
         cache.mean(columns, out, with_uploads=False)
         for index in self._order:
@@ -131,7 +132,8 @@ class BufferMean(Aggregator):
         out += scratch
         np.matmul(self._folds, rows, out=scratch)
         cache.total[columns] += scratch
-        out[places] = statistics
+        if statistics is not None:
+            out[statistics.places] = plain
 
     def commit(self) -> None:
         """End the merge."""
@@ -210,11 +212,13 @@ class SlidingMean(Aggregator):
             np.matmul(self._coefficients, window, out=out)
             return
         self._cache.exchange(batch.updates[0].client, columns, delta, row, scratch)
-        places = self._roles.statistics_in(columns).all
-        row[places] = delta[places]
+        statistics = self._roles.statistics_in(columns)
+        if statistics is not None:
+            row[statistics.places] = delta[statistics.places]
         np.matmul(self._coefficients, window, out=out)
         self._cache.mean(columns, scratch, with_uploads=True)
-        scratch[places] = 0.0
+        if statistics is not None:
+            scratch[statistics.places] = 0.0
         out += scratch
 
     def commit(self) -> None:

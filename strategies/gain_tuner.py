@@ -10,7 +10,7 @@ import numpy as np
 
 from strategies.gain import SelfTuning
 from strategies.recipe import Parts
-from strategies.roles import Indices
+from strategies.roles import Statistics
 from strategies.update import Vector
 
 _BLOCK = 65536
@@ -42,13 +42,14 @@ class GainTuner:
         self._way = np.zeros_like(self._start)
         self._total = np.zeros_like(self._start)
 
-    def hear(self, delta: Vector, columns: slice, apart: Indices | slice = slice(0)) -> None:
+    def hear(self, delta: Vector, columns: slice, apart: Statistics | None) -> None:
         """Add columns of an update's delta to those of its round, all but those set apart."""
         total = self._total[columns]
         # What overflows teaches nothing, and is gone with its round.
         with np.errstate(over="ignore"):
             total += delta
-        total[apart] = 0.0
+        if apart is not None:
+            total[apart.places] = 0.0
 
     def merged(self, params: Vector, uploads: int, round_uploads: float) -> None:
         """Note a merge of ``uploads`` into ``params``; at the end of a round tune the gain."""

@@ -94,15 +94,17 @@ class ModelStep:
             columns = slice(start, min(start + COLUMNS, merged.size))
             width = columns.stop - start
             aggregate, scratch = self._scratch[0, :width], self._scratch[1, :width]
-            places = self.roles.statistics_in(columns)
+            statistics = self.roles.statistics_in(columns)
             if self.tuner is not None:
-                self.tuner.hear(batch.rows[0, columns], columns, places.all)
+                self.tuner.hear(batch.rows[0, columns], columns, statistics)
             aggregator.direction(batch, columns, aggregate, scratch)
             params, moved = batch.params[columns], merged[columns]
-            statistics = places.follow(params, aggregate, statistics_share)
+            if statistics is not None:
+                followed = statistics.follow(params, aggregate, statistics_share)
             moments = None if self.moments is None else self.moments[..., columns]
             server.step(params, aggregate, moments, moved, size)
-            moved[places.all] = statistics
+            if statistics is not None:
+                moved[statistics.places] = followed
             if self.mean is not None:
                 fold(self.mean[columns], merged[columns], mean_rate, scratch)
         if self.tuner is not None:

@@ -77,10 +77,13 @@ class Roles:
         """Whether any columns are known to hold running statistics."""
         return bool(self.means or self.variances)
 
-    def statistics_in(self, columns: slice) -> Statistics:
-        """Return which of the columns hold statistics."""
+    def statistics_in(self, columns: slice) -> Statistics | None:
+        """Return which of the columns hold statistics; None if none does."""
+        if not self.has_statistics:
+            return None
         means, variances = _within(self.means, columns), _within(self.variances, columns)
-        return Statistics(np.concatenate((means, variances)), len(variances))
+        places = np.concatenate((means, variances))
+        return Statistics(places, len(variances)) if places.size else None
 
 
 class Statistics(NamedTuple):
@@ -88,13 +91,13 @@ class Statistics(NamedTuple):
 
     Attributes
     ----------
-    all : ndarray of int
+    places : ndarray of int
         Where they are, counted from the first of the columns.
     num_variances : int
         How many of them, the last, are variances.
     """
 
-    all: Indices
+    places: Indices
     num_variances: int
 
     def follow(self, params: Vector, direction: Vector, share: float) -> Vector:
@@ -108,8 +111,8 @@ class Statistics(NamedTuple):
             Length of the step, in [0, 1]. No variance shrinks faster than it would among clients
             that have none.
         """
-        before = params[self.all]
-        after: Vector = before + np.float32(share) * direction[self.all]
+        before = params[self.places]
+        after: Vector = before + np.float32(share) * direction[self.places]
         variances = slice(len(after) - self.num_variances, None)
         least = np.float32(1 - share) * before[variances]
         np.maximum(after[variances], least, out=after[variances])

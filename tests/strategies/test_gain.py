@@ -23,7 +23,7 @@ def vector(*values):
 
 def round_of(tuner, deltas, model):
     for number, delta in enumerate(deltas, 1):
-        tuner.hear(vector(*delta), ALL)
+        tuner.hear(vector(*delta), ALL, None)
         tuner.merged(vector(*model) if number == len(deltas) else vector(9, 9), 1, 0.0)
 
 
@@ -69,7 +69,7 @@ def test_factor_after_a_round(factor, before, after, expected):
 def test_a_round_lasts_until_the_median_client_has_uploaded():
     tuner = GainTuner(SelfTuning(2.0), vector(0))
     for model in range(1, 9):
-        tuner.hear(vector(1), ALL)
+        tuner.hear(vector(1), ALL, None)
         tuner.merged(vector(model), 1, 5.0)
 
     meta, arrays = tuner.state()
