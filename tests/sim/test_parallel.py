@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from fl_sim.simulation.parallel import in_processes
 
@@ -18,6 +18,8 @@ def work(folder, tell):
         time.sleep(0.05)
 
 if __name__ == "__main__":
+    # Tests may run in the background of a shell, where interrupts are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     list(in_processes(work, [(sys.argv[1],)], 1, print))
 """
 
