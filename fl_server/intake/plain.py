@@ -181,10 +181,11 @@ class PlainIntake:
             raise UpdateRejected(Reject.WRONG_SHAPE, sentence)
         try:
             arrays = arrays_of(records[0])
+            readable = all(isinstance(array, np.ndarray) for array in arrays.values())
         except UNREADABLE:
-            arrays = {}
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()) or not arrays:
-            sentence = "The reply holds an array that cannot be read, or none."
+            readable = False
+        if not readable:
+            sentence = "The reply holds an array that cannot be read."
             raise UpdateRejected(Reject.WRONG_SHAPE, sentence)
         try:
             self._layout.fit(arrays, out=row)

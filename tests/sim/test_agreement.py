@@ -107,7 +107,7 @@ def configured(name: str = "fedbuff", **sections: dict[str, Any]) -> SimulationC
             "strategy": {"name": name, "buffer_size": 6 if name == "fedavg" else 3},
             "run": {"virtual_time": 5.0},
             **sections,
-            "devices": {"clients": CLIENTS, **sections.get("devices", {"sigma": 0.8})},
+            "devices": {"clients": CLIENTS, "sigma": 0.8, **sections.get("devices", {})},
         }
     )
 
@@ -218,8 +218,7 @@ def test_devices_of_every_kind_give_the_same_models_in_both(kind: str, tmp_path:
     trace.write_text(TRACE)
     windows = tmp_path / "windows.csv"
     windows.write_text(WINDOWS.format(end=20_000 if "windows_period" in DEVICES[kind] else 1e6))
-    law = {"task_seconds": SECONDS, "sigma": 0.8}
-    given: dict[str, Any] = {"trace": trace} if kind == "trace" else law
+    given: dict[str, Any] = {"trace": trace} if kind == "trace" else {"task_seconds": SECONDS}
     if "windows" in kind:
         given["windows"] = windows
     both = Both(configured(devices={**given, **DEVICES[kind]}))

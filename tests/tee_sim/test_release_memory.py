@@ -267,15 +267,20 @@ class FullDisk(MemoryVault):
         self.counted[name] += 1
 
 
-def test_what_was_stored_and_not_counted_cannot_take_the_place_of_what_comes_next() -> None:
+def with_a_release_uncounted() -> tuple[FullDisk, ReleaseMemory]:
+    """Version 2 is remembered; version 3 was stored, and is not counted."""
     vault = FullDisk()
     memory = ReleaseMemory(vault, bytes(32), SystemRng())
     memory.recall("run")
     memory.keep("run", MEMORY, RECORD, MODEL)
     vault.stores_until_full = 2
-    uncounted = replace(MEMORY, version=3, digests={3: "3" * 64})
     with pytest.raises(RunRejected):
-        memory.keep("run", uncounted, RECORD, MODEL)
+        memory.keep("run", replace(MEMORY, version=3, digests={3: "3" * 64}), RECORD, MODEL)
+    return vault, memory
+
+
+def test_what_was_stored_and_not_counted_cannot_take_the_place_of_what_comes_next() -> None:
+    vault, memory = with_a_release_uncounted()
     turned_back = {name: list(sealed) for name, sealed in vault.sealed.items()}
     # The enclave is still there, and hands out the next but one.
     next_but_one = replace(MEMORY, version=4, digests={4: "4" * 64})
@@ -289,13 +294,7 @@ def test_what_was_stored_and_not_counted_cannot_take_the_place_of_what_comes_nex
 
 
 def test_a_loss_of_power_after_that_leaves_a_release_to_go_on_at() -> None:
-    vault = FullDisk()
-    memory = ReleaseMemory(vault, bytes(32), SystemRng())
-    memory.recall("run")
-    memory.keep("run", MEMORY, RECORD, MODEL)
-    vault.stores_until_full = 2
-    with pytest.raises(RunRejected):
-        memory.keep("run", replace(MEMORY, version=3, digests={3: "3" * 64}), RECORD, MODEL)
+    vault, memory = with_a_release_uncounted()
     # Power is lost between the two stores of the next.
     vault.stores_until_full = 2
     with pytest.raises(RunRejected):
