@@ -240,13 +240,13 @@ def descendants(root: int) -> set[int]:
 def test_an_interrupted_run_leaves_a_readable_report_and_no_process(
     config: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
+    endless = command("--config", str(config), "--merges", "100000")
     process = subprocess.Popen(
-        command("--config", str(config), "--merges", "100000", "--output", str(tmp_path / "runs")),
+        # A shell's background job, as these tests may be, ignores SIGINT and hands that on.
+        ["env", f"--default-signal={number.name}", *endless, "--output", str(tmp_path / "runs")],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A shell's background job, as these tests may be, ignores SIGINT and hands that on.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/metrics.jsonl")) or (
