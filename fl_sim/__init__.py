@@ -1,7 +1,7 @@
 """One-machine simulation: virtual clock, device models, federated data, Flower Grid, fast path.
 
->>> from fl_sim import SimulationConfig, simulate
->>> result = simulate(SimulationConfig())  # doctest: +SKIP
+>>> from fl_sim import simulate
+>>> result = simulate("simulation.toml", strategy="fedbuff", seeds=5)  # doctest: +SKIP
 
 A model, loss, data and local optimiser of one's own:
 

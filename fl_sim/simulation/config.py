@@ -6,7 +6,7 @@ import hashlib
 import tomllib
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -256,15 +256,19 @@ class SimulationConfig(_Section):
 _NO_RESULT = {"first_seed", "seeds", "workers", "output", "cache_folder"}
 
 
+ConfigSource: TypeAlias = SimulationConfig | str | PathLike[str] | None
+"""A configuration, the path of a TOML file, or None for the defaults."""
+
+
 def load_config(
-    path: str | PathLike[str] | None, overrides: dict[str, dict[str, Any]] | None = None
+    source: ConfigSource, overrides: dict[str, dict[str, Any]] | None = None
 ) -> SimulationConfig:
     """Read a TOML file; overrides win, `None` values among them are ignored.
 
     Parameters
     ----------
-    path : str, PathLike or None
-        The file; None for the defaults.
+    source : SimulationConfig, str, PathLike or None
+        The file, or what one has been read to; None for the defaults.
     overrides : dict, optional
         Section name to values.
 
@@ -273,14 +277,7 @@ def load_config(
     ConfigInvalid
         If the file cannot be read, or a key or value does not fit.
     """
-    content: dict[str, Any] = {}
-    if path is not None:
-        try:
-            content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise _invalid(f"{path} cannot be read: {error.strerror}.") from None
-        except (ValueError, RecursionError) as error:
-            raise _invalid(f"{path} is not valid TOML: {error}.") from None
+    content = _content(source)
     for section, values in (overrides or {}).items():
         given = {key: value for key, value in values.items() if value is not None}
         if given and isinstance(content.setdefault(section, {}), dict):
@@ -289,6 +286,24 @@ def load_config(
         return SimulationConfig.model_validate(content)
     except ValidationError as error:
         raise _invalid("; ".join(map(_complaint, error.errors()))) from None
+
+
+def _content(source: ConfigSource) -> dict[str, Any]:
+    if source is None:
+        return {}
+    if isinstance(source, SimulationConfig):
+        return source.model_dump(exclude_unset=True)
+    if not isinstance(source, str | PathLike):
+        raise _invalid(
+            "A configuration is a SimulationConfig or the path of a TOML file, "
+            f"not {type(source).__name__}."
+        )
+    try:
+        return tomllib.loads(Path(source).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise _invalid(f"{source} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise _invalid(f"{source} is not valid TOML: {error}.") from None
 
 
 def _complaint(error: ErrorDetails) -> str:

@@ -16,7 +16,7 @@ from fl_server.intake.spill import SpillFiles
 from fl_sim.cohort.choice import trainer_for
 from fl_sim.simulation.choices import check_windows, recipe_of, selector_of
 from fl_sim.simulation.client_task import ClientTask, check_task
-from fl_sim.simulation.config import SimulationConfig
+from fl_sim.simulation.config import ConfigSource, SimulationConfig, load_config
 from fl_sim.simulation.evaluations import Evaluation, learning_curve
 from fl_sim.simulation.fleet import Fleet
 from fl_sim.simulation.fleet_builder import fleet_from, trace_of, windows_of
@@ -36,8 +36,10 @@ Progress = Callable[[int, float, Evaluation], None]
 
 
 def simulate(
-    config: SimulationConfig,
+    config: ConfigSource = None,
     *,
+    strategy: str | None = None,
+    seeds: int | None = None,
     results: str | PathLike[str] | None = None,
     on_progress: Progress | None = None,
 ) -> SimulationResult:
@@ -45,8 +47,12 @@ def simulate(
 
     Parameters
     ----------
-    config : SimulationConfig
-        What to simulate.
+    config : SimulationConfig, str, PathLike or None
+        What to simulate: a configuration, the path of its TOML file, or None for the defaults.
+    strategy : str, optional
+        Name of the recipe, instead of the configuration's.
+    seeds : int, optional
+        How many seeds, instead of the configuration's.
     results : str or PathLike, optional
         JSON lines file: finished (strategy, seed) pairs of the same configuration are taken from
         it, others are added as they finish.
@@ -65,6 +71,7 @@ def simulate(
     StorageFailed
         If another sweep writes to the same results.
     """
+    config = _chosen(config, strategy, seeds)
     recipe = recipe_of(config)
     selector_of(config, config.run.first_seed)
     _check_files(config, recipe)
@@ -83,7 +90,12 @@ def simulate(
 
 
 def simulate_task(
-    task: ClientTask, config: SimulationConfig, *, on_progress: Progress | None = None
+    task: ClientTask,
+    config: ConfigSource = None,
+    *,
+    strategy: str | None = None,
+    seeds: int | None = None,
+    on_progress: Progress | None = None,
 ) -> SimulationResult:
     """Simulate every seed of a client task of one's own.
 
@@ -91,10 +103,12 @@ def simulate_task(
     ----------
     task : ClientTask
         Model, loss, data and local optimiser.
-    config : SimulationConfig
+    config : SimulationConfig, str, PathLike or None
         Everything else: devices, strategy, dispatch, run, and of the section train the local
         steps, batch size, backend and cohort size. A seed is that of devices, initial weights,
         training and dispatch; the data stay as given.
+    strategy, seeds : str, int, optional
+        As for :func:`simulate`.
     on_progress : callable, optional
         Told of every evaluation.
 
@@ -108,6 +122,7 @@ def simulate_task(
     ConfigInvalid, StrategyError
         If task and configuration do not fit together; before any training.
     """
+    config = _chosen(config, strategy, seeds)
     recipe = recipe_of(config)
     selector_of(config, config.run.first_seed)
     _check_files(config, recipe)
@@ -126,6 +141,10 @@ def finished(config: SimulationConfig, results: Path | None) -> dict[int, SeedRe
         for run in results_of(results, config.key())
         if run.strategy == wanted and run.source == source
     }
+
+
+def _chosen(config: ConfigSource, strategy: str | None, seeds: int | None) -> SimulationConfig:
+    return load_config(config, {"strategy": {"name": strategy}, "run": {"seeds": seeds}})
 
 
 def _check_files(config: SimulationConfig, recipe: Recipe) -> None:

@@ -49,12 +49,35 @@ def test_times_are_exact_multiples_of_the_interval_and_end_with_the_run() -> Non
     assert times[-1] < last <= times[-1] + 0.1
 
 
-def test_paths_may_be_strings(tmp_path: Path) -> None:
+def test_a_sweep_is_of_a_file_or_of_what_was_read_from_it(tmp_path: Path) -> None:
     file, results = tmp_path / "small.toml", tmp_path / "results.jsonl"
-    file.write_text("[run]\nseeds = 1\nvirtual_time = 0.5\n")
+    file.write_text("[run]\nseeds = 2\nvirtual_time = 0.5\n")
     config = fl_sim.load_config(str(file))
-    assert config == fl_sim.load_config(file)
-    assert fl_sim.simulate(config, results=str(results)).runs == tuple(read_results(results))
+    assert config == fl_sim.load_config(file) == fl_sim.load_config(config)
+    ours = fl_sim.simulate(file, seeds=1, results=str(results))
+    assert ours.runs == tuple(read_results(results))
+    of_config = fl_sim.simulate(config, strategy="fedbuff", seeds=1)
+    (of_file,) = fl_sim.simulate(str(file), strategy="fedbuff", seeds=1).runs
+    assert [run.digest for run in of_config.runs] == [of_file.digest]
+    assert (ours.strategy, of_file.strategy) == ("async-wa", "fedbuff")
+    assert of_file.digest != ours.runs[0].digest
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "says"),
+    [
+        ({}, {}, "not dict"),
+        (b"small.toml", {}, "not bytes"),
+        (None, {"seeds": 0}, "run.seeds"),
+        (None, {"strategy": 3}, "strategy.name"),
+        ("none.toml", {}, "none.toml cannot be read"),
+    ],
+)
+def test_a_sweep_of_something_else_is_refused(
+    config: Any, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigInvalid, match=says):
+        fl_sim.simulate(config, **options)
 
 
 def test_utilisation_does_not_count_the_time_after_a_death() -> None:
