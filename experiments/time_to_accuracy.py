@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib import colormaps
@@ -61,7 +62,7 @@ def main() -> None:
 
 def _regime(path: Path, results: Path, seeds: int) -> Results:
     found = {}
-    for label, (name, options) in _contenders().items():
+    for label, (name, options) in contenders().items():
         strategy = {"name": name, "options": {name: options}}
         config = load_config(path, {"strategy": strategy, "run": {"seeds": seeds}})
         found[label] = simulate(config, results=results / f"{path.stem}.jsonl")
@@ -69,7 +70,7 @@ def _regime(path: Path, results: Path, seeds: int) -> Results:
     return found
 
 
-def _contenders() -> dict[str, tuple[str, Options]]:
+def contenders() -> dict[str, tuple[str, Options]]:
     """Return recipe and options by label: all with their defaults and as tuned, and ours."""
     defaults = {name: (name, {}) for name in rivals()}
     return {**defaults, **_tuned(), OURS: (OURS, {})}
@@ -102,15 +103,15 @@ def _page(regimes: Mapping[str, Results], seeds: int) -> str:
         "",
         "## Async-WA against the others with their defaults",
         "",
-        *_comparison(_among(regimes, rivals())),
+        *comparison(_among(regimes, rivals())),
         "",
         "## Async-WA against the others, tuned",
         "",
-        *_comparison(_among(regimes, _tuned())),
+        *comparison(_among(regimes, _tuned())),
         "",
         "## Async-WA against the others, whichever of both is better in a regime",
         "",
-        *_comparison(regimes),
+        *comparison(regimes),
     ]
     for regime, results in regimes.items():
         lines += ["", f"## {regime}", "", *_description(regime), ""]
@@ -135,26 +136,57 @@ def _among(regimes: Mapping[str, Results], labels: Iterable[str]) -> dict[str, R
     }
 
 
-def _comparison(regimes: Mapping[str, Results]) -> list[str]:
-    """Compare with the soonest and with the most accurate of the others, seed by seed."""
+@dataclass(frozen=True)
+class Versus:
+    """Ours against the soonest and against the most accurate of the others.
+
+    Attributes
+    ----------
+    soonest, best : SimulationResult
+        Of these.
+    ratio : float
+        How many times as soon as the soonest ours is at the target.
+    points : list of float
+        How much more accurate than the best ours ends, seed by seed.
+    """
+
+    soonest: SimulationResult
+    best: SimulationResult
+    ratio: float
+    points: list[float]
+
+
+def versus_others(results: Results) -> Versus:
+    """Compare ours with all others."""
+    ours = results[OURS]
+    others = [result for name, result in results.items() if name != OURS]
+    soonest = min(others, key=lambda other: (median_time(other), -mean_accuracy(other)))
+    best = max(others, key=mean_accuracy)
+    ratio = median_time(soonest) / median_time(ours)
+    return Versus(soonest, best, ratio, paired_points(ours, best))
+
+
+def comparison(regimes: Mapping[str, Results], regime: str = "regime") -> list[str]:
+    """Tabulate ours against the soonest and the most accurate of the others, by regime."""
     lines = [
-        "| regime | soonest of the others | Async-WA is there | seeds sooner, equal, later "
+        f"| {regime} | soonest of the others | Async-WA is there | seeds sooner, equal, later "
         "| most accurate of the others | points of Async-WA more (worst to best seed) |",
         "|---|---|---|---|---|---|",
     ]
-    sooner = 0
-    for regime, results in regimes.items():
-        others = [result for name, result in results.items() if name != OURS]
-        soonest = min(others, key=lambda other: (median_time(other), -mean_accuracy(other)))
-        best = max(others, key=mean_accuracy)
-        ratio = median_time(soonest) / median_time(results[OURS])
-        sooner += ratio >= CLEARLY
+    compared = {regime: versus_others(results) for regime, results in regimes.items()}
+    for name, each in compared.items():
+        seeds = _seeds(regimes[name][OURS], each.soonest)
         lines.append(
-            f"| {regime} | {soonest.strategy} | {_times(ratio)} | {_seeds(results[OURS], soonest)} "
-            f"| {best.strategy} | {spread(paired_points(results[OURS], best))} |"
+            f"| {name} | {each.soonest.strategy} | {_times(each.ratio)} | {seeds} "
+            f"| {each.best.strategy} | {spread(each.points)} |"
         )
+    sooner = sum(each.ratio >= CLEARLY for each in compared.values())
     count = f"{sooner} of {len(regimes)}"
-    return [*lines, "", f"At least {CLEARLY} times as soon as every other recipe: {count} regimes."]
+    return [
+        *lines,
+        "",
+        f"At least {CLEARLY} times as soon as every other recipe: {count} {regime}s.",
+    ]
 
 
 def _seeds(ours: SimulationResult, other: SimulationResult) -> str:
