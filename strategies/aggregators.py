@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from strategies.batch import Batch, last_words, normalised_weights, raw_weights
 from strategies.drift import DeltaCache
+from strategies.masked_sum import masked_sum
 from strategies.recipe import Parts
 from strategies.robust.defence import Defence
 from strategies.roles import Roles
@@ -113,13 +114,15 @@ class BufferMean(Aggregator):
         rows = batch.rows[:, columns]
         if self._defence is not None:
             self._defence.apply(rows)
+        sum_up = np.matmul if batch.rule is None else masked_sum
         if self._cache is None:
-            np.matmul(self._coefficients, rows, out=out)
+            sum_up(self._coefficients, rows, out=out)
             return
         cache = self._cache
         statistics = self._roles.statistics_in(columns)
         if statistics is not None:
-            plain = self._coefficients @ rows[:, statistics.places]
+            plain = np.empty(statistics.places.size, np.float32)
+            sum_up(self._coefficients, rows[:, statistics.places], out=plain)
         cache.settle(columns, scratch)
         cache.mean(columns, out, with_uploads=False)
         for index in self._order:
@@ -128,9 +131,9 @@ class BufferMean(Aggregator):
             if self._folds[index]:
                 cache.replace(client, columns, rows[index])
             np.copyto(rows[index], scratch)
-        np.matmul(self._coefficients, rows, out=scratch)
+        sum_up(self._coefficients, rows, out=scratch)
         out += scratch
-        np.matmul(self._folds, rows, out=scratch)
+        sum_up(self._folds, rows, out=scratch)
         cache.total[columns] += scratch
         if statistics is not None:
             out[statistics.places] = plain

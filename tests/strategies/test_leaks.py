@@ -128,3 +128,23 @@ def test_leverage_by_hand():
     np.testing.assert_allclose(leverage([[1, 1, 0], [0, 0, 2]]), [0.5, 0.5, 1.0])
     np.testing.assert_allclose(leverage([[1, 1, 1], [1, 1, 0]]), [0.5, 0.5, 1.0])
     np.testing.assert_allclose(leverage([[0, 0]]), [0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [FedBuff(6), FedAvg(6), CA2FL(6), FedStaleWeight(6), AsyncWA(6, disjoint=True)],
+    ids=repr,
+)
+def test_two_clients_with_huge_values_cannot_leave_an_update_alone_in_the_sum(recipe):
+    """In float32, whatever comes between huge values of opposite sign is lost to rounding."""
+    rng = np.random.default_rng(0)
+    honest = rng.normal(size=(4, UPDATES)).astype(np.float32)
+
+    def model(huge):
+        engine = Engine(recipe, np.zeros(UPDATES, np.float32), release_rule=ReleaseRule(k=6))
+        colluders = np.full((2, UPDATES), huge, np.float32) * [[1], [-1]]
+        deltas = [colluders[0], *honest[:3], colluders[1], honest[3]]
+        sent = [update(delta, client=str(index)) for index, delta in enumerate(deltas)]
+        return accept(engine, *sent).params
+
+    np.testing.assert_allclose(model(2.0**60), model(0.0), rtol=1e-5, atol=1e-7)
