@@ -44,6 +44,7 @@ _ALGORITHMS: Mapping[str, _Algorithm] = {
     "ES256": _Algorithm("EC", "P-256"),
     "ES384": _Algorithm("EC", "P-384"),
     "ES512": _Algorithm("EC", "P-521"),
+    "ES256K": _Algorithm("EC", "secp256k1"),  # RFC 8812
     # HMAC keys as long as the hash output (RFC 7518, section 3.2).
     "HS256": _Algorithm("oct", min_key_bytes=32),
     "HS384": _Algorithm("oct", min_key_bytes=48),

@@ -348,6 +348,21 @@ def ecdsa(curve, algorithm):
     return token, key.as_dict(private=False)
 
 
+@pytest.mark.parametrize(
+    ("curve", "algorithm"),
+    [
+        (ec.SECP256R1, "ES256"),
+        (ec.SECP384R1, "ES384"),
+        (ec.SECP521R1, "ES512"),
+        (ec.SECP256K1, "ES256K"),
+    ],
+)
+def test_verifies_every_registered_ecdsa(curve, algorithm):
+    token, jwk = ecdsa(curve(), algorithm)
+    for key in (jwk, {**jwk, "alg": algorithm}):
+        assert verify_compact_jws(token, key) == b"content"
+
+
 def test_reads_es521_as_es512_on_the_only_curve_it_can_mean_but_not_for_access_tokens():
     token, jwk = ecdsa(ec.SECP521R1(), "ES512")
     assert verify_compact_jws(token, {**jwk, "alg": "ES521"}) == b"content"
