@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from strategies.batch import Batch, last_words, normalised_weights
 from strategies.drift import DeltaCache
-from strategies.leverage import Coefficients, LeverageMeter
+from strategies.leverage import Coefficients, LeverageMeter, UpdateKey
 from strategies.recipe import Parts
 from strategies.release import ReleaseRule
 from strategies.roles import Roles
@@ -29,7 +30,7 @@ class LeverageGuard:
     Parameters
     ----------
     bound : float
-        Largest leverage of any update.
+        Largest leverage of any update, and of what one client has in a buffer.
     rule : ReleaseRule
         The release rule in force; as many as k - 1 clients may collude.
     parts : Parts
@@ -75,9 +76,10 @@ class LeverageGuard:
             batch = buffer()
             weights = self._weights(batch)
             coefficients = self._coefficients(batch, weights)
-            exposed = self._meter.worst_after(coefficients) > self._bound
+            exposed = self._meter.worst_after(_by_client(coefficients, weights)) > self._bound
             if self._statistics_meter is not None and not exposed:
-                exposed = self._statistics_meter.worst_after(weights) > self._bound
+                judged = _by_client(weights, weights)
+                exposed = self._statistics_meter.worst_after(judged) > self._bound
             self._judged, self._num_judged = (coefficients, exposed), num_updates
         return self._judged[1]
 
@@ -135,6 +137,21 @@ class LeverageGuard:
             (update.client, update.base_version): weight
             for update, weight in zip(batch.updates, weights, strict=True)
         }
+
+
+def _by_client(release: Coefficients, new: Coefficients) -> Coefficients:
+    """Return a release in which all that a client sent for it is one update.
+
+    Of several updates none may be known and yet the sum of them. Their columns are in no other
+    release so far, and one as long as they are together has the leverage of the best known of all
+    their combinations.
+    """
+    joint = {key: value for key, value in release.items() if key not in new}
+    firsts: dict[str, UpdateKey] = {}
+    for key in new:
+        first = firsts.setdefault(key[0], key)
+        joint[first] = math.hypot(joint.get(first, 0.0), release[key])
+    return joint
 
 
 def guard_for(

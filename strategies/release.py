@@ -40,7 +40,8 @@ class ReleaseRule:
         than 1.5, which leaves one of two clients at most 79 % of the weight.
     max_leverage : float, optional
         Largest leverage of a single update, over the latest releases and with k - 1 clients
-        colluding (:mod:`strategies.leverage`); from 1 / (k + 1) to below 1. None: no bound.
+        colluding (:mod:`strategies.leverage`), and of one client's updates in a buffer together;
+        from 1 / (k + 1) to below 1. None: no bound.
 
     Raises
     ------

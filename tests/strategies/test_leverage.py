@@ -253,3 +253,19 @@ def test_bound_is_refused_for_windows_that_overlap():
 
     with pytest.raises(BadOption, match="disjoint buffers"):
         engine_of(Careless(), release_rule=ReleaseRule(k=2, max_leverage=0.5))
+
+
+@pytest.mark.parametrize("recipe", [FedBuff(4), CA2FL(4), AsyncWA(4, disjoint=True)], ids=repr)
+def test_guard_takes_all_that_a_client_has_in_a_buffer_together(recipe):
+    """Each update alone would have a leverage of one half, but one colluder knows their sum."""
+    rule = ReleaseRule(k=2, max_per_client=2, max_leverage=0.7)
+    engine = Engine(recipe, np.zeros(3, np.float32), release_rule=rule)
+    accept(engine, *(update([0, 0, 0], client=name) for name in "wxyz"))
+    for name in "ab":
+        for base in (0, 1):
+            assert isinstance(
+                engine.offer(update([1, 2, 3], client=name, base=base), 0.0), Accepted
+            )
+
+    assert engine.pending == 4
+    assert not engine.ready(0.0)
