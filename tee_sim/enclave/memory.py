@@ -142,9 +142,11 @@ class ReleaseMemory:
             ``RUN_MEMORY``: it is damaged, missing, or not of its counter.
         """
         counter, sealed = self._vault.load(_name(run_id))
-        self._counters[run_id] = counter
         if not counter and not sealed:
+            # Whoever asks for runs that never were must not fill the memory with their names.
+            self._counters.pop(run_id, None)
             return None
+        self._counters[run_id] = counter
         try:
             plain = self._opened(sealed, _name(run_id), run_id)
             members = canonical.decode_object(plain, MAX_STATE_BYTES)
@@ -189,7 +191,7 @@ class ReleaseMemory:
         """
         if run_id not in self._counters:
             self.recall(run_id)
-        counter = self._counters[run_id] + 1
+        counter = self._counters.get(run_id, 0) + 1
         members = {
             "counter": counter,
             "version": memory.version,
@@ -212,7 +214,7 @@ class ReleaseMemory:
         )
         self._store(_release_name(run_id, counter), (head, b"\n", model), run_id)
         # Stored or not, should that fail: recalled first, what comes next gets a number of its own.
-        del self._counters[run_id]
+        self._counters.pop(run_id, None)
         self._store(_name(run_id), (remembered,), run_id)
         self._counters[run_id] = counter
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -206,6 +207,19 @@ def test_memory_reads_back_what_was_kept() -> None:
     assert ReleaseMemory(vault, bytes(32), SystemRng()).recall("run") == MEMORY
     assert memory.recall("another") is None
     assert all(b"run" not in sealed[-1] for sealed in vault.sealed.values())
+
+
+def test_names_of_runs_that_never_were_leave_nothing_behind() -> None:
+    memory = ReleaseMemory(MemoryVault(), bytes(32), SystemRng())
+    tracemalloc.start()
+    try:
+        for index in range(20):
+            assert memory.release(f"{index}" + "x" * (1 << 20), 1) is None
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 1 << 20
 
 
 def test_what_no_successor_could_read_back_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
