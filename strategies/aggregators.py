@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from strategies.batch import Batch, last_words, normalised_weights, raw_weights
 from strategies.drift import DeltaCache
-from strategies.masked_sum import masked_sum
 from strategies.recipe import Parts
 from strategies.robust.defence import Defence
 from strategies.roles import Roles
 from strategies.update import Vector
+from strategies.weighted_sum import weighted_sum
 from strategies.window import Buffer, Sliding
 
 Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
@@ -114,7 +114,7 @@ class BufferMean(Aggregator):
         rows = batch.rows[:, columns]
         if self._defence is not None:
             self._defence.apply(rows)
-        sum_up = np.matmul if batch.rule is None else masked_sum
+        sum_up = np.matmul if batch.rule is None else weighted_sum
         if self._cache is None:
             sum_up(self._coefficients, rows, out=out)
             return
@@ -133,8 +133,9 @@ class BufferMean(Aggregator):
             np.copyto(rows[index], scratch)
         sum_up(self._coefficients, rows, out=scratch)
         out += scratch
-        sum_up(self._folds, rows, out=scratch)
-        cache.total[columns] += scratch
+        folds = scratch if batch.rule is None else np.empty(scratch.size)
+        sum_up(self._folds, rows, out=folds)
+        cache.total[columns] += folds
         if statistics is not None:
             out[statistics.places] = plain
 

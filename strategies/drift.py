@@ -61,7 +61,9 @@ class CachedDeltas:
             raise BadOption("max_clients must be an integer of at least 1.")
         check_kind(self.kind)
 
-    def cache(self, num_params: int, disk: RowSpace | None) -> DeltaCache:
+    def cache(
+        self, num_params: int, disk: RowSpace | None, rule: ReleaseRule | None = None
+    ) -> DeltaCache:
         """Return an empty cache.
 
         Parameters
@@ -70,13 +72,17 @@ class CachedDeltas:
             Length P of a delta.
         disk : RowSpace, optional
             Where rows of kind "disk" live.
+        rule : ReleaseRule, optional
+            In force, it keeps H in float64: rounding beside a delta of the largest norm that is
+            let in would take the others out of it, behind whom a client is to hide.
 
         Raises
         ------
         BadOption
             The kind is "disk" and there is nowhere to put the rows.
         """
-        return DeltaCache(num_params, self._rows(num_params, disk))
+        exact = np.float32 if rule is None else np.float64
+        return DeltaCache(self._rows(num_params, disk), np.zeros(num_params, exact))
 
     def _rows(self, num_params: int, disk: RowSpace | None) -> CachedRows:
         match self.kind:
@@ -116,16 +122,16 @@ class DeltaCache:
 
     Parameters
     ----------
-    num_params : int
-        Length of a delta.
     rows : CachedRows
         How the deltas are kept.
+    total : ndarray, float32 or float64, shape (P,)
+        H, all zeros.
     """
 
-    def __init__(self, num_params: int, rows: CachedRows) -> None:
+    def __init__(self, rows: CachedRows, total: Row) -> None:
         self.rows = rows
         self.entries: dict[str, CachedDelta] = {}
-        self.total = np.zeros(num_params, np.float32)
+        self.total = total
         self.weight = 0.0
         self._reserved: dict[str, Row] = {}
         self._unused: list[Row] = []
@@ -220,7 +226,7 @@ class DeltaCache:
         """Write H / P, before or after this merge's uploads were folded in; 0 when empty."""
         weight = self.weight if with_uploads else self._mean_weight
         if weight > 0.0:
-            np.multiply(self.total[columns], np.float32(1.0 / weight), out=out)
+            np.multiply(self.total[columns], np.float32(1.0 / weight), out=out, casting="same_kind")
         else:
             out.fill(0.0)
 

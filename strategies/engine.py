@@ -103,7 +103,12 @@ class Engine:
         self.recipe, self.rule, self.parts = recipe, release_rule, recipe.parts()
         self.privacy = privacy
         self.budget = None if privacy is None else Budget(privacy)
-        self.limits = tightened(limits, self.parts.max_staleness, clips=privacy is not None)
+        self.limits = tightened(
+            limits,
+            self.parts.max_staleness,
+            clips=privacy is not None,
+            ruled=release_rule is not None,
+        )
         self.version = version
         self.params = initial_model(params)
         size = self.params.size
@@ -121,7 +126,8 @@ class Engine:
             counts_rounds=self.parts.gain is not None,
         )
         self.models = {version: self.params} if self.parts.keeps_models else {}
-        self.cache = self.parts.drift.cache(size, disk) if self.parts.drift else None
+        drift = self.parts.drift
+        self.cache = drift.cache(size, disk, release_rule) if drift else None
         self._entropy = entropy
         roles = self.parts.roles_used(roles)
         self.guard = guard_for(release_rule, self.parts, self.cache, roles)

@@ -13,6 +13,8 @@ from strategies.update import ClientUpdate, Vector
 
 # An update of a larger norm could overflow float32 in a weighted sum; 2**28 of this norm do not.
 _NORM_CEILING = 2.0**100
+# Of a delta that others are to hide behind: float64 keeps values of 2**-29 beside it.
+_RULED_CEILING = 2.0**24
 _BLOCK = 65536
 
 
@@ -28,7 +30,8 @@ class Limits:
         rounds of 60 clients lags 2,400 versions. Recipes that mix models keep this many models.
     max_norm : float
         Largest L2 norm of a delta; norms above 2**100 are refused in any case, because float32
-        sums of such updates overflow.
+        sums of such updates overflow, and above 2**24 under a release rule, because sums would
+        forget what other clients added to them.
     max_examples : int
         Largest number of examples a client may claim.
     """
@@ -46,13 +49,18 @@ class Limits:
             raise BadOption("max_examples must be an integer of at least 1.")
 
 
-def tightened(limits: Limits, max_staleness: int | None, *, clips: bool = False) -> Limits:
+def tightened(
+    limits: Limits, max_staleness: int | None, *, clips: bool = False, ruled: bool = False
+) -> Limits:
     """Return the limits with a recipe's own bound on staleness, where it is the lower one.
 
-    Where updates are clipped, none is refused for its norm, which would tell of its content.
+    Where updates are clipped, none is refused for its norm, which would tell of its content; under
+    a release rule none has a norm beside which sums forget the others.
     """
     if clips:
         limits = replace(limits, max_norm=math.inf)
+    elif ruled:
+        limits = replace(limits, max_norm=min(limits.max_norm, _RULED_CEILING))
     if max_staleness is None or max_staleness >= limits.max_staleness:
         return limits
     return replace(limits, max_staleness=max_staleness)

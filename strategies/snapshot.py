@@ -168,7 +168,9 @@ def _checked_arrays(engine: Engine, meta: dict[str, Any], state: dict[str, Any])
     if engine.cache is not None:
         shapes |= engine.cache.shapes(meta["cache"])
     arrays = {name: np.asarray(state[name]) for name in shapes}
-    dtypes = {"cache": engine.cache.rows.form[0]} if engine.cache is not None else {}
+    dtypes: dict[str, np.dtype[Any]] = {}
+    if engine.cache is not None:
+        dtypes = {"cache": engine.cache.rows.form[0], "cache_total": engine.cache.total.dtype}
     for name, shape in shapes.items():
         expected = dtypes.get(name, np.dtype(np.float32))
         if arrays[name].dtype != expected or arrays[name].shape != shape:

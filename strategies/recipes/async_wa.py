@@ -38,9 +38,10 @@ clients, often the ones with rare data. tau / n is the staleness in uploads per 
 for disjoint buffers). Overlapping windows can be differenced, so only the disjoint form is
 accepted under a release rule.
 
-Memory beside the model: (K + clients + 8) P floats sliding, (K + clients + 4) P disjoint; one P
-less without the published mean and without the adaptive step, three less without the gain that
-tunes itself, no cache without drift correction, less of it with another ``cache``.
+Memory beside the model: (K + clients + 8) P floats sliding, (K + clients + 4) P disjoint, one more
+under a release rule; one P less without the published mean and without the adaptive step, three
+less without the gain that tunes itself, no cache without drift correction, less of it with another
+``cache``.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ Update Calibration* (ICLR 2024), algorithm 1: with h_i the latest delta of clien
 Our reading: the mean goes over the clients heard of lately, where the paper's goes over all
 clients and counts those not yet heard of as zero.
 
-Memory beside the model: (K + clients + 2) P floats, one more P with the published mean; less
-per client with another ``cache``.
+Memory beside the model: (K + clients + 2) P floats, one more P with the published mean and one
+under a release rule; less per client with another ``cache``.
 """
 
 from __future__ import annotations

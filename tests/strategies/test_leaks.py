@@ -13,6 +13,7 @@ from strategies import (
     ACED,
     AREA,
     CA2FL,
+    Accepted,
     AsyncWA,
     Engine,
     FedAsync,
@@ -20,10 +21,12 @@ from strategies import (
     FedBuff,
     FedStaleWeight,
     Limits,
+    Rejected,
     ReleaseRule,
     Ringmaster,
 )
 from strategies.leverage import leverage
+from strategies.reject import Reject
 from tests.strategies.helpers import accept, update
 
 UPDATES = 60
@@ -130,6 +133,9 @@ def test_leverage_by_hand():
     np.testing.assert_allclose(leverage([[0, 0]]), [0.0, 0.0])
 
 
+HUGE = np.float32(2.0**20)
+
+
 @pytest.mark.parametrize(
     "recipe",
     [FedBuff(6), FedAvg(6), CA2FL(6), FedStaleWeight(6), AsyncWA(6, disjoint=True)],
@@ -147,4 +153,31 @@ def test_two_clients_with_huge_values_cannot_leave_an_update_alone_in_the_sum(re
         sent = [update(delta, client=str(index)) for index, delta in enumerate(deltas)]
         return accept(engine, *sent).params
 
-    np.testing.assert_allclose(model(2.0**60), model(0.0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(model(HUGE), model(0.0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("recipe", [CA2FL(K), AsyncWA(K, disjoint=True)], ids=repr)
+def test_a_huge_delta_that_comes_and_goes_leaves_the_cached_mean_as_it_was(recipe):
+    """In float32 it takes everyone's cached delta along, behind whom the next buffer hides."""
+    rng = np.random.default_rng(0)
+    engine = Engine(recipe, np.zeros(UPDATES, np.float32), release_rule=ReleaseRule(k=K))
+    clients = [str(index) for index in range(4 * K)]
+    for huge in (0.0, HUGE, 0.0):
+        for client in clients:
+            delta = rng.normal(size=UPDATES).astype(np.float32)
+            delta[:] = huge if client == "0" else delta
+            accept(engine, update(delta, client=client, base=engine.version))
+
+    held = sum(entry.used * entry.row.astype(float) for entry in engine.cache.entries.values())
+    np.testing.assert_allclose(engine.cache.total, held, rtol=1e-5, atol=1e-5)
+
+
+def test_a_release_rule_refuses_norms_beside_which_sums_forget_the_others():
+    for rule, most in ((ReleaseRule(k=K), 2.0**24), (None, 2.0**100)):
+        engine = Engine(FedBuff(K), np.zeros(1, np.float32), release_rule=rule)
+        within, beyond = (
+            engine.offer(update(np.float32([most * factor]), client=client), 0.0)
+            for client, factor in (("a", 1), ("b", 1.1))
+        )
+        assert within == Accepted(staleness=0, pending=1)
+        assert isinstance(beyond, Rejected) and beyond.code is Reject.NORM_TOO_LARGE
