@@ -130,7 +130,7 @@ class Engine:
         self.cache = drift.cache(size, disk, release_rule) if drift else None
         self._entropy = entropy
         roles = self.parts.roles_used(roles)
-        self.guard = guard_for(release_rule, self.parts, self.cache, roles)
+        self.guard = guard_for(release_rule, self.parts, self.cache)
         self.aggregator = self.new_aggregator(roles)
         self.step = ModelStep(self.parts, self.params, roles)
 

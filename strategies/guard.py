@@ -11,7 +11,6 @@ from strategies.drift import DeltaCache
 from strategies.leverage import Coefficients, LeverageMeter, UpdateKey
 from strategies.recipe import Parts
 from strategies.release import ReleaseRule
-from strategies.roles import Roles
 
 HORIZON = 32
 """Releases looked at together where updates are in several: see docs/experiments/leverage.md."""
@@ -27,6 +26,11 @@ class LeverageGuard:
     with momentum or a published mean) that is the same, for another (AMSGrad) it is no less than
     an observer can know.
 
+    With cached deltas a buffer must keep the bound on its own, too. The cached mean hides an update
+    from others in its buffer who collude, but changes so little from release to release that they
+    would know how it differs from their victim's last one. And running statistics are released
+    without it.
+
     Parameters
     ----------
     bound : float
@@ -37,8 +41,6 @@ class LeverageGuard:
         The recipe's parts, with a window of disjoint buffers.
     cache : DeltaCache, optional
         The engine's cached deltas; without them no update is in two releases.
-    statistics : bool
-        Whether the model has running statistics, which are released without the cached deltas.
     """
 
     def __init__(
@@ -47,11 +49,9 @@ class LeverageGuard:
         rule: ReleaseRule,
         parts: Parts,
         cache: DeltaCache | None,
-        statistics: bool,
     ) -> None:
         self._rule, self._parts, self._cache = rule, parts, cache
-        apart = statistics and cache is not None
-        self._statistics_meter = LeverageMeter(rule.k - 1, 1) if apart else None
+        self._alone = None if cache is None else LeverageMeter(rule.k - 1, 1)
         self._bound = bound * (1 + _ROUNDING)
         self._meter = LeverageMeter(rule.k - 1, 1 if cache is None else HORIZON)
         self._newest: dict[str, int] = {}
@@ -77,9 +77,8 @@ class LeverageGuard:
             weights = self._weights(batch)
             coefficients = self._coefficients(batch, weights)
             exposed = self._meter.worst_after(_by_client(coefficients, weights)) > self._bound
-            if self._statistics_meter is not None and not exposed:
-                judged = _by_client(weights, weights)
-                exposed = self._statistics_meter.worst_after(judged) > self._bound
+            if self._alone is not None and not exposed:
+                exposed = self._alone.worst_after(_by_client(weights, weights)) > self._bound
             self._judged, self._num_judged = (coefficients, exposed), num_updates
         return self._judged[1]
 
@@ -155,9 +154,9 @@ def _by_client(release: Coefficients, new: Coefficients) -> Coefficients:
 
 
 def guard_for(
-    rule: ReleaseRule | None, parts: Parts, cache: DeltaCache | None, roles: Roles
+    rule: ReleaseRule | None, parts: Parts, cache: DeltaCache | None
 ) -> LeverageGuard | None:
     """Return the guard that a release rule asks for, or None."""
     if rule is None or rule.max_leverage is None:
         return None
-    return LeverageGuard(rule.max_leverage, rule, parts, cache, roles.has_statistics)
+    return LeverageGuard(rule.max_leverage, rule, parts, cache)

@@ -102,7 +102,7 @@ def read_snapshot(engine: Engine, state: dict[str, Any]) -> None:
         population, ledger = copy(engine.population), copy(engine.ledger)
         # What made the state goes on making it, whatever is known of the model by now.
         roles = Roles.restored(meta.get("roles", {}), engine.params.size)
-        guard = guard_for(engine.rule, engine.parts, engine.cache, roles)
+        guard = guard_for(engine.rule, engine.parts, engine.cache)
         aggregator = engine.new_aggregator(roles)
         tuner = tuner_for(engine.parts, engine.params)
         population.restore(**meta["population"])

@@ -111,6 +111,27 @@ def test_not_one_of_all_coalitions_knows_more_than_the_bound(name, spread):
     assert releases > 20 or (name == "fedavg" and spread == 2.0)
 
 
+def largest_of_combinations(observed, coalition):
+    """Largest leverage of any combination of one client's updates."""
+    honest = ~np.isin(observed.senders, coalition)
+    _, singular, basis = np.linalg.svd(observed.coefficients[:, honest], full_matrices=False)
+    basis, senders = basis[singular > 1e-5 * singular[0]], observed.senders[honest]
+    return max(
+        float(np.linalg.norm(basis[:, senders == sender], 2)) ** 2 for sender in set(senders)
+    )
+
+
+@pytest.mark.parametrize("name", ["fedbuff", "ca2fl", "async-wa"])
+def test_no_coalition_knows_how_two_updates_of_a_client_differ(name):
+    clients, k = 8, 3
+    rule = ReleaseRule(k, max_leverage=BOUND)
+    observed = observe(linear(recipe_named(name, k)), clients, 12, rule=rule, seed=1, spread=0.5)
+
+    assert len(observed.sizes) == 12
+    for coalition in combinations(range(clients), k - 1):
+        assert largest_of_combinations(observed, coalition) < 0.95
+
+
 @for_every_allowed_recipe
 def test_an_update_that_can_be_hidden_is_hidden_by_changes_no_release_shows(name):
     # what leverage below 1 means: the same releases with another value of the update

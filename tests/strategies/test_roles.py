@@ -159,22 +159,18 @@ def test_papers_recipes_treat_all_columns_alike():
 
 
 def test_bound_on_leverage_covers_statistics_which_no_cached_delta_hides():
-    # One of two colludes: the statistics give the other away, whatever hides the weights.
+    # One of two colludes: the statistics would give the other away.
     rule = ReleaseRule(k=2, max_leverage=0.9)
+    engine = engine_of(AsyncWA(2, disjoint=True), 0.0, 1.0, release_rule=rule, roles=ROLES)
     released = []
-    for roles in (Roles(), ROLES):
-        engine = engine_of(AsyncWA(2, disjoint=True), 0.0, 1.0, release_rule=rule, roles=roles)
-        accept(engine, *(update([1, 1], client=f"c{number}") for number in range(12)))
-        for number in range(40):
-            sent = update([1, 1], client=f"c{number * 5 % 12}", base=engine.version)
-            engine.offer(sent, 0.0)
-            if engine.ready(0.0):
-                released.append((roles.has_statistics, engine.pending))
-                engine.merge(0.0)
+    for number in range(40):
+        sent = update([1, 1], client=f"c{number * 5 % 12}", base=engine.version)
+        engine.offer(sent, 0.0)
+        if engine.ready(0.0):
+            released.append(engine.pending)
+            engine.merge(0.0)
 
-    assert (False, 2) in released
-    assert (True, 2) not in released
-    assert (True, 3) in released
+    assert set(released) == {3}
 
 
 @pytest.mark.parametrize("disjoint", [False, True])
