@@ -83,8 +83,10 @@ class DenseTrainer:
 
     def train(self, tasks: Sequence[Task], out: Sequence[Vector]) -> None:
         """Write trained minus base model of each task."""
-        for tile in self._plan.tiles(tasks, len(self._models)):
-            self._train_tile([tasks[place] for place in tile], [out[place] for place in tile])
+        # What diverges is for the engine to refuse, and the run's complaint to tell.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for tile in self._plan.tiles(tasks, len(self._models)):
+                self._train_tile([tasks[place] for place in tile], [out[place] for place in tile])
 
     def accuracies(self, models: Models) -> list[float]:
         """Return the share of the test examples that each model classifies correctly."""
