@@ -26,9 +26,9 @@ def task_digest(
     """Digest everything but the trained parameters that may steer local training.
 
     Covered are the message type, every entry of every ConfigRecord and MetricRecord, the model's
-    integer arrays and the run's configuration. Left out is what differs between versions: the
-    base version, which the sealed header names itself, and "server-round", which must be the base
-    version plus one.
+    integer arrays and the name of their record, and the run's configuration. Left out are the
+    values of what differs between versions: the base version, which the sealed header names itself,
+    and "server-round", which must be the base version plus one.
 
     Parameters
     ----------
@@ -55,11 +55,12 @@ def task_digest(
     }
     base_version = _base_version(configs)
     for entries in configs.values():
-        _drop_version(entries, base_version)
+        _hide_version(entries, base_version)
     members = {
         "type": message.metadata.message_type,
         "configs": configs,
         "metrics": {name: dict(record) for name, record in content.metric_records.items()},
+        "arrays": list(content.array_records),
         "carried": {name: array.tobytes() for name, array in carried.items()},
         "run": dict(run_config),
     }
@@ -71,15 +72,18 @@ def task_digest(
         ) from None
 
 
-def _drop_version(entries: dict[str, object], base_version: int) -> None:
-    if entries.pop(flower.BASE_VERSION, base_version) != base_version:
+def _hide_version(entries: dict[str, object], base_version: int) -> None:
+    if entries.get(flower.BASE_VERSION, base_version) != base_version:
         raise ConfigInvalid(
             Code.CONFIG_INVALID, "the training task names more than one base version"
         )
-    if entries.pop(_ROUND, base_version + 1) != base_version + 1:
+    if entries.get(_ROUND, base_version + 1) != base_version + 1:
         raise ConfigInvalid(
             Code.CONFIG_INVALID, f"the training task's {_ROUND} is not its base version plus one"
         )
+    # Without a round, or with one of another type, an app may train otherwise.
+    for name in entries.keys() & {flower.BASE_VERSION, _ROUND}:
+        entries[name] = type(entries[name]).__name__
 
 
 def _base_version(configs: Mapping[str, Mapping[str, object]]) -> int:

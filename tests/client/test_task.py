@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
 from fl_client.task import task_digest
 from fl_protocol.codes import ConfigInvalid
@@ -27,7 +27,7 @@ def digest(
     carried: Mapping[str, Any] = CARRIED,
     run_config: Mapping[str, Any] | None = None,
     kind: str = MessageType.TRAIN,
-    **records: ConfigRecord | MetricRecord,
+    **records: ArrayRecord | ConfigRecord | MetricRecord,
 ) -> str:
     content = RecordDict({"config": ConfigRecord(dict(entries)), **records})
     return task_digest(Message(content, 1, kind), carried, run_config or {})
@@ -51,6 +51,9 @@ def test_the_same_task_of_two_versions_has_one_digest() -> None:
         {"carried": {"steps": np.array(4, np.int64)}},
         {"run_config": {"lr": 0.0}},
         {"kind": "train.other"},
+        {"entries": {name: value for name, value in ENTRIES.items() if name != "server-round"}},
+        {"entries": {**ENTRIES, "server-round": 5.0}},
+        {"more": ArrayRecord()},
     ],
     ids=str,
 )
