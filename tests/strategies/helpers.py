@@ -5,6 +5,9 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from strategies import (
     ACE,
@@ -82,6 +85,13 @@ EVERY_RECIPE: tuple[Recipe, ...] = (
     DCASGD(adaptive=False, strength=0.5, server_lr=1.0),
 )
 
+SIZE = 5
+"""Parameters of the models that `random_updates` are for."""
+
+seeds = st.integers(0, 2**32 - 1)
+fast = settings(max_examples=25, deadline=None)
+for_every_recipe = pytest.mark.parametrize("recipe", EVERY_RECIPE, ids=repr)
+
 _ids = count()
 
 
@@ -144,3 +154,31 @@ def assert_same_state(one: dict[str, Any], other: dict[str, Any]) -> None:
             assert value.tobytes() == other[key].tobytes(), key
         else:
             assert value == other[key], key
+
+
+def random_updates(
+    seed: int, number: int, clients: int = 6, scale: float = 1.0
+) -> list[tuple[str, int, np.ndarray, int, str]]:
+    """Updates of clients that each fetch the newest version they may know of."""
+    rng = np.random.default_rng(seed)
+    updates = []
+    for turn in range(number):
+        client, examples = f"c{rng.integers(clients)}", int(rng.integers(1, 1000))
+        delta = scale * rng.normal(size=SIZE)
+        lag = int(rng.integers(3))
+        updates.append((client, lag, delta.astype(np.float32), examples, f"{seed}-{turn}"))
+    return updates
+
+
+def run(
+    engine: Engine, updates: Sequence[tuple[str, int, np.ndarray, int, str]]
+) -> list[tuple[Any, ...]]:
+    """Feed updates; refusals (duplicates) are part of the run. Return all released bytes."""
+    released = []
+    for turn, (client, lag, delta, examples, name) in enumerate(updates):
+        base = max(0, engine.version - lag)
+        engine.offer(update(delta, client=client, base=base, examples=examples, id=name), turn)
+        if engine.ready(turn):
+            merge = engine.merge(turn)
+            released.append((merge.digest, merge.weights, engine.published.tobytes()))
+    return released

@@ -66,12 +66,16 @@ def policy_for(issuer: Ed25519PrivateKey, **changes: Any) -> EnclavePolicy:
     return EnclavePolicy(**(members | changes))
 
 
+def state_in(folder: Path) -> SealedState:
+    return SealedState(folder, LocalDisk(), SystemRng())
+
+
 class SealedImage:
     """An image in its memfd."""
 
     def __init__(self, built: image.Image | None = None) -> None:
         self._folder = TemporaryDirectory(prefix="sealed-state-")
-        self.state = SealedState(Path(self._folder.name), LocalDisk(), SystemRng())
+        self.state = state_in(Path(self._folder.name))
         self.handle = (built or image.build()).seal()
         self.measurement = image.measurement_of(self.handle)
         self.dependencies = image.dependency_paths()

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord
 from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Result
 from torch import nn
 
 from fl_client.app import LocalData, make_client_app
 from fl_client.trainer import Batch, TrainSettings, evaluate, mlp
+from fl_server.strategy import AsyncStrategy
 from fl_server.strategy.events import EvaluationEvent, Event, MergeEvent, UpdateEvent
 from fl_sim.devices import lognormal_devices
 from fl_sim.grid import VirtualGrid
@@ -104,3 +106,20 @@ class Recorder:
             self.merges.append(event)
         else:
             self.evaluations.append(event)
+
+
+def train(strategy: AsyncStrategy, grid: VirtualGrid, rounds: int, **options: object) -> Result:
+    return strategy.start(grid, initial_arrays(), num_rounds=rounds, **options)
+
+
+def spoiled(clients: set[int], spoil: Callable[[Message], None]) -> Mod:
+    """A mod that spoils the training replies of some clients."""
+
+    def mod(message: Message, context: Context, call_next: object) -> Message:
+        reply = call_next(message, context)
+        if partition(context) in clients and message.metadata.message_type == MessageType.TRAIN:
+            spoil(reply)
+        assert isinstance(reply, Message)
+        return reply
+
+    return mod
