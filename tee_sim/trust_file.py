@@ -143,8 +143,10 @@ def _written_lists(lists: Mapping[str, RevocationLists]) -> dict[str, list[str]]
 
 
 def _assignment(name: str, value: object) -> str:
-    # Texts, finite numbers, booleans and lists of texts are spelt alike in JSON and TOML.
-    return f"{name} = {'inf' if value == math.inf else json.dumps(value)}"
+    # Texts, finite numbers, booleans and lists of texts are spelt alike in JSON and TOML, but that
+    # TOML knows no surrogates and wants DEL escaped.
+    written = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"{name} = {'inf' if value == math.inf else written}"
 
 
 def _is_text(value: object) -> bool:

@@ -117,6 +117,7 @@ def test_reads_a_trust_policy_from_toml(tmp_path: Path) -> None:
 def test_reads_what_it_wrote(tmp_path: Path) -> None:
     trust = TrustPolicy(
         roots_of_trust=("intel-sgx",),
+        measurements=("\U0001d4c2\x7f\\",),
         signers={"intel-sgx": ("ab" * 32,), "amd-sev-snp": ("cd" * 48,)},
         minimum_tcb={"intel-tdx": {"pce_svn": 13}},
         allow_sept_ve=True,
