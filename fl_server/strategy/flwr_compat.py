@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from flwr.app import Message, RecordDict
+import httpx
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fl_protocol.flower import require_supported
@@ -16,6 +17,7 @@ from fl_protocol.flower import require_supported
 try:
     from flwr.app.message.message import make_message
     from flwr.common.constant import ErrorCode
+    from flwr.common.serde_utils import metadata_from_proto
     from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
     from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
     from flwr.supercore.logger import log
@@ -66,25 +68,32 @@ def announcements_of(
 def _announced(
     grid: Any, message_ids: Sequence[str]
 ) -> list[tuple[str, Callable[[], Iterable[Message]]]]:
-    client = grid._runtime_client
-    found = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+    found = grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
     pairs = zip(found.messages_list, found.message_object_trees, strict=True)
     return [
-        (
-            message.metadata.reply_to_message_id,
-            partial(
-                _with_client(grid, _OneReply(client, message, tree)).pull_messages,
-                [message.metadata.reply_to_message_id],
-            ),
-        )
+        (message.metadata.reply_to_message_id, partial(_fetched, grid, message, tree))
         for message, tree in pairs
     ]
 
 
-def _with_client(grid: Any, client: _OneReply) -> Any:
-    other = copy.copy(grid)
-    other._client = client
-    return other
+def _fetched(grid: Any, announced: Any, tree: Any) -> list[Message]:
+    """Fetch a reply; an error stands for one that is not what a SuperNode sends.
+
+    A SuperLink looks at hashes and lengths of what a node sends it, and at nothing else.
+    """
+    asked, other = announced.metadata.reply_to_message_id, copy.copy(grid)
+    other._client = _OneReply(grid._runtime_client, announced, tree)
+    try:
+        replies = list(other.pull_messages([asked]))
+        if all(reply.metadata.reply_to_message_id == asked for reply in replies):
+            return replies
+        why = "it answers another message"
+    except httpx.HTTPError:
+        raise
+    except Exception as error:
+        why = repr(error)
+    unreadable = Error(ErrorCode.MESSAGE_UNAVAILABLE, f"The reply could not be read: {why}")
+    return [make_message(metadata_from_proto(announced.metadata), error=unreadable)]
 
 
 class _OneReply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 
 from fl_protocol.codes import Code
 from fl_protocol.flower import UTILISATION
@@ -17,6 +17,11 @@ def without_arrays(reply: Message) -> Message:
 def was_lost(reply: Message) -> bool:
     """Return whether the node or its answer was lost on the way, so that no app gave it."""
     return reply.has_error() and reply.error.code in LOST_ON_THE_WAY
+
+
+def reason_in(error: Error) -> str:
+    """Return the reason of a node's error, or its code if it gives none."""
+    return (error.reason or "").strip() or f"error code {error.code}"
 
 
 def code_in(reason: str) -> str:

@@ -18,7 +18,7 @@ from fl_server.strategy.flwr_compat import log
 from fl_server.strategy.hooks import Hooks, RunSettings
 from fl_server.strategy.model import Model
 from fl_server.strategy.pacing import REFRESH_SECONDS, NoProgress, Pacer
-from fl_server.strategy.replies import code_in, utilisation_in, without_arrays
+from fl_server.strategy.replies import code_in, reason_in, utilisation_in, without_arrays
 from fl_server.strategy.snapshots import Snapshots
 from strategies.reject import Reject
 from strategies.update import Merge
@@ -177,7 +177,7 @@ class AsyncRun:
 
     def _take_update(self, task: Task, reply: Message) -> None:
         if reply.has_error():
-            self._fail(task, reply.error.reason or f"error code {reply.error.code}")
+            self._fail(task, reason_in(reply.error))
             return
         now = self._clock.now()
         outcome = self._offer(task, reply.content, now)
@@ -216,7 +216,7 @@ class AsyncRun:
         now = self._clock.now()
         self._fleet.trained(task.node, now, delivered=False)
         rest = self._fleet.back_off(task.node, now)
-        self._last_failure = f"{reason.strip().splitlines()[-1]} (node {task.node})"
+        self._last_failure = f"{reason.splitlines()[-1]} (node {task.node})"
         log(WARNING, "Node %d failed; asking again in %.0f s: %s", task.node, rest, reason)
         self._notify_update(task, False, code_in(reason), self._version - task.version)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from fl_server.strategy import AsyncWA, FedBuff, NoProgress
@@ -29,6 +29,20 @@ def test_a_failing_client_app_does_not_stop_the_run_and_backs_off() -> None:
     assert {(e.client, e.code) for e in failed} == {(str(FIRST_NODE_ID), "CLIENT_FAILED")}
     assert np.diff([e.time for e in failed]).tolist() == [1 + 1, 2 + 1, 4 + 1]
     assert result.evaluate_metrics_serverapp[60]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("reason", [None, "", " \n"])
+def test_an_error_without_a_reason_does_not_stop_the_run(reason: str | None) -> None:
+    def fail(message: Message, context: Context, call_next: object) -> Message:
+        if partition(context) == 0:
+            return Message(Error(code=7, reason=reason), reply_to=message)
+        return call_next(message, context)
+
+    recorder = Recorder()
+    strategy = AsyncWA(fraction_evaluate=0.0, callbacks=[recorder])
+    train(strategy, VirtualGrid(client_app(mods=[fail]), 6), 10)
+    failed = {(e.client, e.code) for e in recorder.updates if not e.accepted}
+    assert failed == {(str(FIRST_NODE_ID), "CLIENT_FAILED")}
 
 
 def test_reports_no_progress_with_the_last_failure() -> None:
