@@ -13,6 +13,8 @@ from strategies.errors import ManifestMismatch
 from strategies.reject import Reject
 
 Vector: TypeAlias = npt.NDArray[np.float32]
+FLOAT_BYTES = 4
+"""What one parameter takes in a `Vector`."""
 
 
 @dataclass(frozen=True, eq=False)

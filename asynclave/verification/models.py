@@ -20,10 +20,9 @@ from fl_server.intake.records import MODEL
 from strategies.catalog import recipe_from
 from strategies.errors import ManifestMismatch
 from strategies.layout import Layout
-from strategies.update import digest_of
+from strategies.update import FLOAT_BYTES, digest_of
 
 _PUBLISHED = "model.safetensors"
-_FLOAT_BYTES = 4
 # What safetensors raises besides its own: of arrays that are not there, and of types that numpy
 # does not have.
 _UNREADABLE = (OSError, KeyError, ValueError, TypeError, AttributeError)
@@ -75,7 +74,7 @@ class Models:
             if self.ledger.releases:
                 raise _Unfit(f"{MODEL} is missing")
             return
-        version = self.ledger.released.get(_digest(path, _FLOAT_BYTES * shape.num_params))
+        version = self.ledger.released.get(_digest(path, FLOAT_BYTES * shape.num_params))
         if version is None:
             raise _Unfit(f"{MODEL} is no model the enclave released")
         # A server writes the record first: one that is cut off in between leaves the one before.

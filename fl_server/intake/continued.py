@@ -29,12 +29,11 @@ from fl_server.intake.records import (
     whole_lines,
 )
 from strategies.layout import Layout
-from strategies.update import Vector, frozen
+from strategies.update import FLOAT_BYTES, Vector, frozen
 from tee_sim.appraisal import Attested, TrustPolicy
 from tee_sim.evidence import Claims, Evidence
 
 _HEAD = re.compile(r"head-\d+\.json")
-_FLOAT_BYTES = 4
 _NO_STATE = (AttributeError, KeyError, RecursionError, StorageFailed, TypeError, ValueError)
 
 
@@ -108,7 +107,7 @@ def read_folder(
     _require_whole(disk, folder, links)
     _require_same(disk, folder, run_id, layout, links)
     model = _read(disk, folder / MODEL)
-    if len(model) != _FLOAT_BYTES * layout.num_params:
+    if len(model) != FLOAT_BYTES * layout.num_params:
         raise _damaged(folder / MODEL)
     params = np.frombuffer(model, "<f4").astype(np.float32)
     own = [link.record for link in links if link.record and link.record.run_id == run_id]

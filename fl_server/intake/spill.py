@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fl_protocol.codes import Code, ConfigInvalid
-from strategies.update import Vector
+from strategies.update import FLOAT_BYTES, Vector
 
 _FIRST_BYTES = 16 << 20
 
@@ -67,7 +67,7 @@ class SpillFiles:
         self._free[row.size].append(row)
 
     def _another_file(self, num_params: int) -> list[Vector]:
-        row_bytes = 4 * num_params
+        row_bytes = FLOAT_BYTES * num_params
         rows = max(1, max(_FIRST_BYTES, self._bytes // 4) // row_bytes)
         size = rows * row_bytes
         with tempfile.TemporaryFile(dir=self._folder) as file:

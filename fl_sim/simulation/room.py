@@ -12,8 +12,7 @@ from fl_sim.simulation.choices import size_key
 from fl_sim.simulation.config import SimulationConfig
 from strategies.drift import CachedDeltas
 from strategies.recipe import Parts, Recipe
-
-_FLOAT_BYTES = 4
+from strategies.update import FLOAT_BYTES
 
 
 class _Kept(NamedTuple):
@@ -53,7 +52,7 @@ def check_room(config: SimulationConfig, recipe: Recipe, num_params: int) -> Non
 
 
 def _kept(config: SimulationConfig, parts: Parts, num_params: int) -> list[_Kept]:
-    row = _FLOAT_BYTES * num_params
+    row = FLOAT_BYTES * num_params
     # Each is the base of at least one task, and without failures each task makes an update.
     tasks = min(parts.cohort or config.devices.num_in_flight, config.run.max_updates or math.inf)
     models = math.ceil(tasks / parts.uploads_per_merge)

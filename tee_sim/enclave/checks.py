@@ -12,12 +12,12 @@ from fl_protocol.encoding import b64url_decode
 from fl_protocol.envelope import Header, verify_signature
 from fl_protocol.membership import verify_membership
 from strategies.reject import Reject, sentence
+from strategies.update import FLOAT_BYTES
 from tee_sim.policy import EnclavePolicy
 
 CLOCK_SKEW_SECONDS = 60
 MAX_LIFE_SECONDS = 86_400
 
-_FLOAT_BYTES = 4
 # Members contribute again and again, and the issuer's key never changes: what was verified once
 # stays so, byte for byte.
 _verified_membership = lru_cache(maxsize=4096)(verify_membership)
@@ -123,7 +123,7 @@ def check_base(header: Header, history: History) -> None:
         raise refused(Reject.UNKNOWN_BASE_VERSION)
     _require(header.base_model_digest == known, Code.ENV_MODEL_DIGEST)
     _require(header.manifest_digest == history.manifest_digest, Code.ENV_MANIFEST)
-    if header.plain_len != _FLOAT_BYTES * history.num_params:
+    if header.plain_len != FLOAT_BYTES * history.num_params:
         raise refused(Reject.WRONG_SHAPE)
 
 

@@ -28,7 +28,7 @@ from fl_protocol.signatures import Signed
 from strategies.errors import MergeDue
 from strategies.reject import Reject
 from strategies.screening import squared_norm
-from strategies.update import Accepted, ClientUpdate, Rejected, digest_of
+from strategies.update import FLOAT_BYTES, Accepted, ClientUpdate, Rejected, digest_of
 from tee_sim.channel import Body, ChannelClosed, Request
 from tee_sim.enclave.checks import (
     CLOCK_SKEW_SECONDS,
@@ -53,7 +53,6 @@ from tee_sim.policy import EnclavePolicy
 _SWEEP_SECONDS = 60.0
 # An update that is sealed when the clock is further behind has expired already.
 _MOST_BEHIND_SECONDS = VALID_SECONDS + CLOCK_SKEW_SECONDS
-_FLOAT_BYTES = 4
 _VERSION_LIMIT = 2**52
 _RECORDS_PER_REPLY = 1024
 
@@ -155,7 +154,7 @@ class EnclaveService:
         version = header.get("version")
         if type(version) is not int or not 0 <= version < _VERSION_LIMIT:
             raise RunRejected(Code.RUN_MANIFEST, "The initial version is not valid.")
-        if body.remaining != _FLOAT_BYTES * layout.num_params:
+        if body.remaining != FLOAT_BYTES * layout.num_params:
             raise RunRejected(Code.RUN_MANIFEST)
         params = np.empty(layout.num_params, np.float32)
         body.read_into(params.data.cast("B"))
@@ -224,7 +223,7 @@ class EnclaveService:
             segment = body.read(self._segment[: header.segment_plain_len(index) + TAG_BYTES])
             opened = filled + opener.open_segment(index, segment, target[filled:])
             # While the segment is in the processor's cache.
-            square += squared_norm(row[filled // _FLOAT_BYTES : opened // _FLOAT_BYTES])
+            square += squared_norm(row[filled // FLOAT_BYTES : opened // FLOAT_BYTES])
             filled = opened
         opener.finish()
         return ClientUpdate(
