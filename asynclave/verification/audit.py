@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from fl_server.intake.records import (
     MAX_LINE_BYTES,
     TRUST,
     decode_record,
+    evidence_epochs,
     evidence_name,
     head_name,
 )
@@ -31,7 +31,6 @@ from tee_sim.channel import MAX_HEADER_BYTES
 from tee_sim.evidence import MAX_EVIDENCE_BYTES
 from tee_sim.trust_file import load_trust
 
-_EVIDENCE = re.compile(re.escape(evidence_name(0)).replace("0", "(0|[1-9][0-9]{0,15})"))
 _UNREADABLE = Link(Signed(b"", b""), None)
 
 
@@ -109,10 +108,7 @@ def audit(folder: Path, policy: Path | None = None, run_id: str | None = None) -
 
 
 def _appraise(folder: Path, links: list[Link], trust: TrustPolicy, found: Audit) -> Flaw | None:
-    epochs = sorted(
-        int(match[1]) for path in folder.iterdir() if (match := _EVIDENCE.fullmatch(path.name))
-    )
-    for epoch in epochs:
+    for epoch in evidence_epochs(path.name for path in folder.iterdir()):
         try:
             evidence = _evidence(folder / evidence_name(epoch))
             found.enclaves[epoch] = appraise_kept(evidence, trust, epoch)

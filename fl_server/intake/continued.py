@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ from fl_server.intake.records import (
     TRUST,
     decode_record,
     evidence_name,
+    head_epochs,
+    head_name,
     of_a_run,
     whole_lines,
 )
@@ -33,7 +34,6 @@ from strategies.update import FLOAT_BYTES, Vector, frozen
 from tee_sim.appraisal import Attested, TrustPolicy
 from tee_sim.evidence import Claims, Evidence
 
-_HEAD = re.compile(r"head-\d+\.json")
 _NO_STATE = (AttributeError, KeyError, RecursionError, StorageFailed, TypeError, ValueError)
 
 
@@ -212,11 +212,10 @@ def _require_whole(disk: Disk, folder: Path, links: list[Link]) -> None:
         if link.record is None:
             raise _damaged(folder / CHAIN)
         lengths[link.record.epoch] = link.record.seq + 1
-    for name in disk.list(folder):
-        if _HEAD.fullmatch(name):
-            head = _head(disk, folder / name)
-            if head.length > lengths.get(head.epoch, 0):
-                raise _damaged(folder / CHAIN)
+    for epoch in head_epochs(disk.list(folder)):
+        head = _head(disk, folder / head_name(epoch))
+        if head.length > lengths.get(head.epoch, 0):
+            raise _damaged(folder / CHAIN)
 
 
 def _head(disk: Disk, path: Path) -> Head:

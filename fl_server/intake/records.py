@@ -42,7 +42,8 @@ MODEL = "released-model.bin"
 SERVER = "server.npz"
 
 _FILES = frozenset({CHAIN, TRUST, LAYOUT, MODEL, SERVER})
-_OF_EPOCH = re.compile(r"(evidence|head)-\d+\.json")
+_EPOCH = r"-(0|[1-9][0-9]{0,15})\.json"
+_EVIDENCE, _HEAD = re.compile("evidence" + _EPOCH), re.compile("head" + _EPOCH)
 MAX_LINE_BYTES = 1 << 16
 _MODE = 0o644
 
@@ -170,7 +171,11 @@ def _holds_a_record(line: bytes) -> bool:
 
 def of_a_run(names: Iterable[str]) -> set[str]:
     """Return which names of files in a folder are those of a run's records."""
-    return {name for name in names if name in _FILES or _OF_EPOCH.fullmatch(name)}
+    return {
+        name
+        for name in names
+        if name in _FILES or _EVIDENCE.fullmatch(name) or _HEAD.fullmatch(name)
+    }
 
 
 def evidence_name(epoch: int) -> str:
@@ -181,6 +186,20 @@ def evidence_name(epoch: int) -> str:
 def head_name(epoch: int) -> str:
     """Return the name of the file that holds the head of an epoch's chain."""
     return f"head-{epoch}.json"
+
+
+def evidence_epochs(names: Iterable[str]) -> list[int]:
+    """Return the epochs whose evidence is among files of a folder, in order."""
+    return _epochs(_EVIDENCE, names)
+
+
+def head_epochs(names: Iterable[str]) -> list[int]:
+    """Return the epochs whose heads are among files of a folder, in order."""
+    return _epochs(_HEAD, names)
+
+
+def _epochs(pattern: re.Pattern[str], names: Iterable[str]) -> list[int]:
+    return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
 
 
 def encode_record(signed: Signed) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from fl_protocol.codes import AsynclaveError, GatewayUnavailable, StorageFailed
 from fl_protocol.flower import RECEIPT, receipt_entries
 from fl_protocol.receipts import Head, Release, verify_head
 from fl_server.intake.config import ServerConfig
-from fl_server.intake.records import CHAIN, decode_record, head_name
+from fl_server.intake.records import CHAIN, decode_record, head_epochs, head_name
 from fl_server.intake.sealed import SealedIntake
 from fl_sim.faults.chance import ChanceRng, Crash, Violation
 from fl_sim.faults.confidential.actors import ProcessClock
@@ -26,7 +25,6 @@ from strategies.update import Vector, digest_of
 
 _FOLDER = Path("/server/run")
 _TURN, _RETRY = 5.0, 5.0
-_HEAD = re.compile(r"head-(\d+)\.json")
 
 
 class Server:
@@ -78,17 +76,14 @@ class Server:
     def check_records(self, keys: Mapping[int, bytes]) -> None:
         """I5: the records are whole, and name every version there is."""
         links = [Link.of(decode_record(line)) for line in self.disk.read(_FOLDER / CHAIN).split()]
-        heads = {epoch: self._head(epoch, keys) for epoch in self._epochs()}
+        epochs = head_epochs(self.disk.list(_FOLDER))
+        heads = {epoch: self._head(epoch, keys) for epoch in epochs}
         fault = first_fault(links, keys, heads)
         if fault is not None:
             raise Violation(f"I5: record {fault.index} of the server: {fault.detail}")
         versions = {link.record.version for link in links if isinstance(link.record, Release)}
         if missing := self._world.truth.versions.keys() - versions - {0}:
             raise Violation(f"I5: the server has no record of version {min(missing)}")
-
-    def _epochs(self) -> list[int]:
-        matches = map(_HEAD.fullmatch, self.disk.list(_FOLDER))
-        return [int(match[1]) for match in matches if match]
 
     def _head(self, epoch: int, keys: Mapping[int, bytes]) -> Head:
         return verify_head(decode_record(self.disk.read(_FOLDER / head_name(epoch))), keys[epoch])
