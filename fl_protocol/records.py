@@ -41,7 +41,8 @@ class Whole:
         return type(value) is int and self.low <= value <= self.high
 
 
-Name = Annotated[str, Text(re.compile(r"[A-Za-z0-9._:@-]{1,128}"))]
+NAME = Text(re.compile(r"[A-Za-z0-9._:@-]{1,128}"))
+Name = Annotated[str, NAME]
 Word = Annotated[str, Text(re.compile(r"[A-Za-z0-9_-]{1,64}"))]
 Digest = Annotated[str, Text(re.compile(r"[0-9a-f]{64}"))]
 Hex16 = Annotated[str, Text(re.compile(r"[0-9a-f]{32}"))]

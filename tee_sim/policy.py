@@ -14,6 +14,7 @@ from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected
 from fl_protocol.encoding import b64url_decode
+from fl_protocol.records import NAME
 from fl_protocol.signatures import KEY_BYTES
 from strategies.errors import BadOption
 from strategies.privacy.settings import Privacy
@@ -29,7 +30,7 @@ class EnclavePolicy:
     Parameters
     ----------
     federation : str
-        Federation whose members may send updates.
+        Federation whose members may send updates: up to 128 letters, digits and ``._:@-``.
     recipe : Mapping
         ``{"name": str, "options": {str: str}}`` of the aggregation recipe, options as
         ``Recipe.options()`` writes them.
@@ -74,7 +75,7 @@ class EnclavePolicy:
     dp: Privacy | None = None
 
     def __post_init__(self) -> None:
-        _require(type(self.federation) is str and bool(self.federation), "federation")
+        _require(NAME.allows(self.federation), "federation")
         _require(_is_recipe(self.recipe), "recipe")
         for name, low in (("k", 2), ("max_per_client", 1), ("max_staleness", 0)):
             value = getattr(self, name)

@@ -31,6 +31,7 @@ from asynclave.deployment.flower import create_node_key
 from asynclave.deployment.spec import check_buffer, save_fields, stack_settings
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import LocalDisk, Rng, SystemClock, SystemRng
+from fl_protocol.storage import stored
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.issuer import create_ticket
 from fl_server.gateway.registry import Registry, open_registry
@@ -50,6 +51,7 @@ _SECRET_BYTES = 32
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 # Seconds in which a proxy has to fetch the key set again.
 _KEY_LEAD = 600
+_LAST_PORT = 65535
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -100,6 +102,11 @@ class FederationSpec:
                 )
         proxies = int(self.gateways > 1)
         gateway_ports = range(self.gateway_port, self.gateway_port + self.gateways + proxies)
+        if gateway_ports[-1] > _LAST_PORT:
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID,
+                f"there are not enough ports from {self.gateway_port} on for all gateways",
+            )
         if self.superlink_port in gateway_ports:
             raise ConfigInvalid(
                 Code.CONFIG_INVALID,
@@ -146,23 +153,26 @@ def init(directory: Path, spec: FederationSpec) -> bool:
     ------
     DeploymentError
         STATE_DIR_IN_USE: there is something else, which stays as it is.
+    StorageFailed
+        It cannot be made there.
     """
     directory = directory.resolve()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         _check_same(directory, spec)
         return False
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-    try:
-        _Draft(draft, spec, SystemRng()).write()
-        # Fails if something has come to be in the folder meanwhile.
-        os.rename(draft, directory)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        raise _in_use(directory, "it was filled by somebody else meanwhile") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with stored(str(directory)):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+        try:
+            _Draft(draft, spec, SystemRng()).write()
+            # Fails if something has come to be in the folder meanwhile.
+            os.rename(draft, directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise _in_use(directory, "it was filled by somebody else meanwhile") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     return True
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from asynclave.cli import app
 from asynclave.deployment.errors import DeploymentCode, DeploymentError
 from asynclave.deployment.federation import FederationSpec, init
-from fl_protocol.codes import ConfigInvalid
+from fl_protocol.codes import ConfigInvalid, StorageFailed
 from fl_server.gateway.config import GatewayConfig
 from fl_server.intake.config import ServerConfig
 from fl_server.stack.pki import Authority
@@ -142,6 +142,20 @@ def test_contradicting_choices_are_refused() -> None:
         FederationSpec(nodes=3, hosts=("cloud.example.org:9092",))
     with pytest.raises(ConfigInvalid, match="9092"):
         FederationSpec(nodes=3, gateways=2, gateway_port=9091)
+    with pytest.raises(ConfigInvalid, match="65534"):
+        FederationSpec(nodes=3, gateways=3, gateway_port=65534)
+
+
+def test_a_name_that_no_update_could_carry_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="federation"):
+        init(tmp_path / "fed", FederationSpec(nodes=2, federation="my hospitals"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageFailed, match="file/fed"):
+        init(tmp_path / "file" / "fed", SPEC)
 
 
 def test_the_command_says_what_goes_where(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_same_number_in_another_type_is_the_same_policy() -> None:
     "change",
     [
         {"federation": ""},
+        {"federation": "my hospitals"},
+        {"federation": "f" * 129},
         {"k": 1},
         {"k": True},
         {"k": "2"},
