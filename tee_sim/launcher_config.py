@@ -66,4 +66,4 @@ class LauncherConfig:
     @classmethod
     def load(cls, path: Path) -> LauncherConfig:
         """Read a configuration file; raises ConfigInvalid naming what is wrong."""
-        return load_settings(cls, path, paths=_PATHS, skip_layers=tuple)
+        return load_settings(cls, path, paths=_PATHS)

@@ -104,8 +104,6 @@ class NodeConfig:
             cls,
             Path(path),
             paths=cls.PATHS,
-            roots_of_trust=tuple,
-            measurements=tuple,
             revocation_lists=lambda named: located_lists(named, folder),
         )
 

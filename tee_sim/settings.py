@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -38,7 +40,8 @@ def load_settings(
         Members that are paths: they start from the file's folder unless they are absolute or
         empty, so that a folder of files can be moved as a whole.
     **convert : callable
-        By member: what makes the field's value of the JSON value.
+        By member: what makes the field's value of the JSON value; a list becomes a tuple where
+        the field is one.
 
     Raises
     ------
@@ -46,17 +49,52 @@ def load_settings(
         The file cannot be read, or a member is unknown, missing or does not fit.
     """
     try:
-        members: dict[str, Any] = json.loads(path.read_text())
+        members = json.loads(path.read_text())
+        if not isinstance(members, dict):
+            raise TypeError("it holds no object")
         read = {name: make(members[name]) for name, make in convert.items() if name in members}
         for name in paths:
             if members.get(name):
                 read[name] = str(path.resolve().parent / members[name])
-        return kind(**{**members, **read})
-    except (OSError, ValueError, TypeError) as error:
+        return kind(**_typed(kind, {**members, **read}))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         known = ", ".join(member.name for member in fields(kind))
         raise ConfigInvalid(
             Code.CONFIG_INVALID, f"{path}: {error}; the known settings are {known}"
         ) from None
+
+
+def _typed(kind: type[_Settings], members: dict[str, Any]) -> dict[str, Any]:
+    """Return members with a tuple for each list that is to be one; raise TypeError for a misfit."""
+    hints, typed = get_type_hints(kind), dict(members)
+    for field in fields(kind):
+        if field.name not in members:
+            continue
+        value, hint = members[field.name], hints[field.name]
+        if get_origin(hint) is tuple and isinstance(value, list):
+            typed[field.name] = value = tuple(value)
+        if not _fits(value, hint):
+            raise TypeError(f"{field.name} is not of the type {field.type}")
+    return typed
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Say whether a value is of an annotated type; numbers are, with and without a fraction."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if hint is float:
+        return type(value) in (int, float) and not math.isnan(value)  # type: ignore[arg-type]
+    if origin is UnionType:
+        return any(_fits(value, option) for option in inner)
+    if isinstance(value, dict) and origin is dict:
+        return all(_fits(key, inner[0]) and _fits(item, inner[1]) for key, item in value.items())
+    if isinstance(value, list) and origin is list:
+        return all(_fits(item, inner[0]) for item in value)
+    if isinstance(value, tuple) and origin is tuple:
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    return type(value) is hint
 
 
 def load_signing_key(path: Path) -> Ed25519PrivateKey:

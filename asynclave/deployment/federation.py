@@ -131,7 +131,7 @@ class FederationSpec:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read from a JSON file; raises ConfigInvalid if it is damaged."""
-        return load_settings(cls, path, hosts=tuple)
+        return load_settings(cls, path)
 
 
 def init(directory: Path, spec: FederationSpec) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import LocalDisk
@@ -75,7 +75,7 @@ class DeploymentSpec:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read from a JSON file; raises ConfigInvalid if it is damaged."""
-        return load_settings(cls, path, preload=tuple)
+        return load_settings(cls, path)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Status:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a status file; raises ConfigInvalid if it is damaged."""
-        return load_settings(cls, path, supervisor=_pair, ended=tuple)
+        return load_settings(cls, path)
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,3 @@ def stack_settings(buffer_size: int) -> StackSettings:
 def save_fields(path: Path, fields: object) -> None:
     """Replace a JSON file."""
     LocalDisk().write_atomic(path, json.dumps(fields, indent=2).encode())
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    pid, started = value
-    return pid, started
