@@ -134,7 +134,7 @@ def _order_fault(
         fault = _end_fault(links, index, before, heads) or _skipped(
             links, index, before, record.epoch, heads
         )
-        return fault or _first_fault_of_epoch(links, index, record, heads)
+        return fault or _start_fault(links, index, record, heads)
     if record.epoch < before.epoch:
         return Fault(index, Damage.REORDERED, f"epoch {record.epoch} is over before this record")
     if record.seq > before.seq + 1:
@@ -149,7 +149,7 @@ def _order_fault(
     return None
 
 
-def _first_fault_of_epoch(
+def _start_fault(
     links: Sequence[Link], index: int, record: Chained, heads: Mapping[int, Head]
 ) -> Fault | None:
     if not isinstance(record, Opening) or record.run_id != _run_of(links):

@@ -64,7 +64,7 @@ class Models:
             shape = Layout.from_json(self.layout.decode())
             self._check_released(shape)
             self._check_published(shape)
-        except (_Unfit, ManifestMismatch, UnicodeDecodeError) as error:
+        except (_ModelMismatch, ManifestMismatch, UnicodeDecodeError) as error:
             return Flaw(index, "model", str(error))
         return None
 
@@ -72,14 +72,14 @@ class Models:
         path, newest = self.folder / MODEL, self.ledger.version
         if not path.exists():
             if self.ledger.releases:
-                raise _Unfit(f"{MODEL} is missing")
+                raise _ModelMismatch(f"{MODEL} is missing")
             return
         version = self.ledger.released.get(_digest(path, FLOAT_BYTES * shape.num_params))
         if version is None:
-            raise _Unfit(f"{MODEL} is no model the enclave released")
+            raise _ModelMismatch(f"{MODEL} is no model the enclave released")
         # A server writes the record first: one that is cut off in between leaves the one before.
         if version < newest - 1:
-            raise _Unfit(f"{MODEL} is version {version}, but {newest} was released")
+            raise _ModelMismatch(f"{MODEL} is version {version}, but {newest} was released")
         self.notes.append(f"{MODEL} is version {version}")
 
     def _check_published(self, shape: Layout) -> None:
@@ -88,7 +88,7 @@ class Models:
             return
         named, digest = _read_published(path, shape, _most_bytes(shape, self.layout))
         if named not in released:
-            raise _Unfit(f"{_PUBLISHED} names a model never released")
+            raise _ModelMismatch(f"{_PUBLISHED} names a model never released")
         if digest in released:
             self.notes.append(f"{_PUBLISHED} is version {released[digest]}")
         elif self._publishes_a_mean():
@@ -97,14 +97,14 @@ class Models:
                 "which no signature covers"
             )
         else:
-            raise _Unfit(f"{_PUBLISHED} is no model the enclave released")
+            raise _ModelMismatch(f"{_PUBLISHED} is no model the enclave released")
 
     def _publishes_a_mean(self) -> bool:
         recipe = recipe_from(self.recipe["name"], **self.recipe["options"])
         return recipe.parts().published is not None
 
 
-class _Unfit(Exception):
+class _ModelMismatch(Exception):
     """A file is not the model that it must be; the message says why."""
 
 
@@ -112,11 +112,13 @@ def _digest(path: Path, size: int) -> str:
     """Return the digest of a model file of the one size that it can have."""
     try:
         if regular_size(path) != size:
-            raise _Unfit(f"{MODEL} is no model the enclave released: those have {size} bytes")
+            raise _ModelMismatch(
+                f"{MODEL} is no model the enclave released: those have {size} bytes"
+            )
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except UnfitFile as error:
-        raise _Unfit(f"{MODEL} {error}") from None
+        raise _ModelMismatch(f"{MODEL} {error}") from None
     except OSError as error:
         raise unreadable(path, error) from None
 
@@ -125,15 +127,15 @@ def _read_published(path: Path, shape: Layout, most: int) -> tuple[str, str]:
     """Return the digest that a published model names, and its own."""
     try:
         if regular_size(path) > most:
-            raise _Unfit(f"{_PUBLISHED} is larger than a model of its layout")
+            raise _ModelMismatch(f"{_PUBLISHED} is larger than a model of its layout")
         with safe_open(path, "numpy") as file:
             named = (file.metadata() or {}).get("digest", "")
         arrays = load_file(path)
         params = shape.flatten({entry.name: arrays[entry.name] for entry in shape.entries})
     except UnfitFile as error:
-        raise _Unfit(f"{_PUBLISHED} {error}") from None
+        raise _ModelMismatch(f"{_PUBLISHED} {error}") from None
     except (SafetensorError, ManifestMismatch, *_UNREADABLE) as error:
-        raise _Unfit(f"{_PUBLISHED} cannot be read: {error}") from None
+        raise _ModelMismatch(f"{_PUBLISHED} cannot be read: {error}") from None
     return named, digest_of(params)
 
 

@@ -17,7 +17,7 @@ from fl_server.durable.checkpoint import decode_state
 from fl_server.durable.engine import DurableEngine, Saved
 from fl_server.durable.folder import JOURNAL, LEDGER, connect
 from fl_server.durable.journal import Journal
-from fl_server.durable.ledger import Ledger, damaged, typed
+from fl_server.durable.ledger import Ledger, damaged, map_sqlite_errors
 from fl_server.intake.spill import SpillFiles
 from strategies.catalog import recipe_from
 from strategies.engine import Engine, Limits
@@ -66,7 +66,7 @@ def _copy_of(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise StorageFailed(Code.STATE_MISMATCH, f"{path.parent} holds no saved run.")
     copy = sqlite3.connect(":memory:", isolation_level=None)
-    with closing(connect(path, read_only=True)) as original, typed():
+    with closing(connect(path, read_only=True)) as original, map_sqlite_errors():
         original.backup(copy)
     return copy
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from fl_protocol.ports import LocalDisk, SystemRng
 from fl_server.durable.engine import Saved
 from fl_server.durable.journal import Journal
-from fl_server.durable.ledger import Ledger, typed
+from fl_server.durable.ledger import Ledger, map_sqlite_errors
 from fl_server.durable.lock import locked
 
 LEDGER = "ledger.sqlite"
@@ -51,7 +51,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         ``LEDGER_FAILED``: it cannot be opened. ``LEDGER_DAMAGED``: it is no database.
     """
     mode = "ro" if read_only else "rwc"
-    with typed(str(path)):
+    with map_sqlite_errors(str(path)):
         connection = sqlite3.connect(
             f"file:{path}?mode={mode}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
         )

@@ -59,7 +59,7 @@ class Ledger:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._database = connection
-        with typed():
+        with map_sqlite_errors():
             connection.executescript(_SCHEMA)
             newest = connection.execute(
                 "SELECT number, link FROM rows ORDER BY number DESC LIMIT 1"
@@ -90,7 +90,7 @@ class Ledger:
         content = row.encode()
         link = next_link(self._link, content)
         updates = [(u.update_id, row.number, u.client, u.outcome) for u in row.updates]
-        with typed(), self._transaction():
+        with map_sqlite_errors(), self._transaction():
             self._database.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?)", (row.number, row.version, content, link)
             )
@@ -110,7 +110,7 @@ class Ledger:
         StorageFailed
             ``LEDGER_DAMAGED``: it is of no row.
         """
-        with typed():
+        with map_sqlite_errors():
             found = self._database.execute("SELECT row, name, digest FROM checkpoint").fetchone()
         if found is None:
             return None
@@ -128,7 +128,7 @@ class Ledger:
             ``LEDGER_DAMAGED``: a row is missing, altered, or does not fit the chain.
         """
         link, end = self._link_before(first), self._next
-        with typed():
+        with map_sqlite_errors():
             found = self._database.execute(
                 "SELECT number, version, CAST(content AS BLOB), link FROM rows WHERE number >= ? "
                 "ORDER BY number",
@@ -159,7 +159,7 @@ class Ledger:
         StorageFailed
             ``LEDGER_DAMAGED``.
         """
-        with typed():
+        with map_sqlite_errors():
             said = self._database.execute("PRAGMA integrity_check").fetchone()[0]
             if said != "ok":
                 raise damaged(f"SQLite says: {said}")
@@ -183,7 +183,7 @@ class Ledger:
     def _link_before(self, number: int) -> str:
         if number == 0:
             return GENESIS
-        with typed():
+        with map_sqlite_errors():
             found = self._database.execute(
                 "SELECT link FROM rows WHERE number = ?", (number - 1,)
             ).fetchone()
@@ -228,7 +228,7 @@ def _require_types(found: Sequence[object], *types: type) -> None:
 
 
 @contextmanager
-def typed(ledger: str = "The ledger") -> Iterator[None]:
+def map_sqlite_errors(ledger: str = "The ledger") -> Iterator[None]:
     """Turn what `sqlite3` raises of a ledger into ``LEDGER_DAMAGED`` or ``LEDGER_FAILED``."""
     try:
         yield

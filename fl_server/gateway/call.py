@@ -27,7 +27,7 @@ Check = Callable[[], Awaitable[None]]
 _current: ContextVar[Call] = ContextVar("asynclave_call")
 
 
-async def always() -> None:
+async def admit_anyone() -> None:
     """Check nothing: anybody may make the call."""
 
 
@@ -45,7 +45,7 @@ class Call:
     claimed_client: str = ""
     trace_id: str = ""
     outcome: str = "OK"
-    still_admitted: Check = always
+    still_admitted: Check = admit_anyone
 
     def claim(self, client_id: str) -> None:
         """Note what the caller says."""

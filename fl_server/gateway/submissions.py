@@ -14,7 +14,7 @@ from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.durable.journal import Journal
 from fl_server.durable.lock import locked
 from fl_server.gateway.audit import AuditLog
-from fl_server.gateway.call import Check, always, begin_call
+from fl_server.gateway.call import Check, admit_anyone, begin_call
 from fl_server.gateway.enclave_link import EnclaveLink
 from fl_server.gateway.registry import Registry
 from fl_server.gateway.shared_memory import Refusals
@@ -134,7 +134,7 @@ class Submissions:
             await journal.refused(left.kept)
             return Code.TOKEN_REVOKED, SENTENCES[Code.TOKEN_REVOKED]
         try:
-            await self._answered(journal, left.kept, envelope, body, always)
+            await self._answered(journal, left.kept, envelope, body, admit_anyone)
         except AsynclaveError as refusal:
             return refusal.code, refusal.sentence
         return "OK", "taken up from the journal"

@@ -19,7 +19,7 @@ from fl_server.strategy.hooks import Hooks, RunSettings
 from fl_server.strategy.model import Model
 from fl_server.strategy.pacing import REFRESH_SECONDS, NoProgress, Pacer
 from fl_server.strategy.replies import code_in, reason_in, utilisation_in, without_arrays
-from fl_server.strategy.snapshots import Snapshots
+from fl_server.strategy.snapshots import Snapshot, Snapshots
 from strategies.reject import Reject
 from strategies.update import Merge
 
@@ -121,11 +121,12 @@ class AsyncRun:
         free = self._free_places()
         if not self._training or free <= 0:
             return
-        content = self._content(now)
-        if content is None:
+        snapshot = self._snapshots.get(self._version) or self._compose(now)
+        if snapshot is None:
             return
         for node in self._fleet.choose(now, self._version, free):
-            message = Message(content, node, MessageType.TRAIN, group_id=str(self._version + 1))
+            group_id = str(self._version + 1)
+            message = Message(snapshot.content, node, MessageType.TRAIN, group_id=group_id)
             self._push(message, self._version, evaluate=False)
 
     def _free_places(self) -> int:
@@ -133,16 +134,15 @@ class AsyncRun:
             return self._config.cohort - self._fleet.num_engaged(self._version)
         return self._hooks.in_flight(len(self._fleet.connected)) - self._fleet.num_training
 
-    def _content(self, now: float) -> RecordDict | None:
-        """Return what tasks of this version carry, None as long as the strategy does not say."""
-        snapshot = self._snapshots.get(self._version)
-        due = now >= self._composes_from and self._fleet.trainable(now, self._version)
-        if snapshot is None and due:
-            snapshot = self._snapshots.take(self._version, self._fleet.versions_in_use())
-            if snapshot is None:
-                self._composes_from = self._refresh
-                self._last_failure = "configure_train of the strategy returned no message"
-        return None if snapshot is None else snapshot.content
+    def _compose(self, now: float) -> Snapshot | None:
+        """Ask the strategy what tasks of this version carry, once a node may train from it."""
+        if now < self._composes_from or not self._fleet.trainable(now, self._version):
+            return None
+        snapshot = self._snapshots.take(self._version, self._fleet.versions_in_use())
+        if snapshot is None:
+            self._composes_from = self._refresh
+            self._last_failure = "configure_train of the strategy returned no message"
+        return snapshot
 
     def _push(self, message: Message, version: int, *, evaluate: bool) -> None:
         node, now = message.metadata.dst_node_id, self._clock.now()

@@ -13,7 +13,7 @@ import pytest
 from fl_protocol.ports import LocalDisk, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_server.durable.journal import Journal
-from fl_server.gateway.call import always
+from fl_server.gateway.call import admit_anyone
 from fl_server.gateway.database import Database
 from fl_server.gateway.enclave_link import EnclaveLink
 from fl_server.gateway.registry import Registry
@@ -47,7 +47,7 @@ async def test_what_is_under_way_has_ended_and_stays_in_the_journal(
         async with open_submissions(
             link, str(folder), LocalDisk(), SystemRng(), registry
         ) as opened:
-            upload = asyncio.create_task(opened.submit(envelope, about, BODY, always))
+            upload = asyncio.create_task(opened.submit(envelope, about, BODY, admit_anyone))
             # Asked for the enclave, which is after the update was kept.
             connection, _ = await asyncio.get_running_loop().sock_accept(silent)
     with connection, pytest.raises(asyncio.CancelledError):
