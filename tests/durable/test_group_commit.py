@@ -5,17 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from fl_protocol.codes import StorageFailed
-from fl_protocol.ports import SystemRng
 from fl_server.durable.group_commit import GroupCommit
-from fl_server.durable.journal import Journal
-from tests.support.disk import MemoryDisk
-
-FOLDER = Path("/journal")
+from tests.support.disk import MemoryDisk, journal_on
 
 
 class GatedDisk(MemoryDisk):
@@ -40,10 +35,6 @@ class GatedDisk(MemoryDisk):
 
         log.sync = gated
         return log
-
-
-def journal_on(disk: MemoryDisk, segment_bytes: int = 1 << 20) -> Journal:
-    return Journal(FOLDER, disk, SystemRng(), segment_bytes=segment_bytes)
 
 
 def kept(disk: MemoryDisk) -> list[str]:

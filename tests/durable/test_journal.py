@@ -1,6 +1,5 @@
 import os
 import random
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,13 +9,7 @@ from fl_protocol.codes import StorageFailed
 from fl_protocol.ports import LocalDisk, SystemRng
 from fl_server.durable import frames
 from fl_server.durable.journal import Journal
-from tests.support.disk import MemoryDisk
-
-FOLDER = Path("/journal")
-
-
-def journal_on(disk, segment_bytes=1 << 20):
-    return Journal(FOLDER, disk, SystemRng(), segment_bytes=segment_bytes)
+from tests.support.disk import JOURNAL, MemoryDisk, journal_on
 
 
 def contents(journal, after=0):
@@ -108,9 +101,9 @@ def test_a_missing_segment_is_damage():
     fill_many = journal_on(disk, segment_bytes=300)
     for batch in range(6):
         fill(fill_many, 1, start=batch + 1, size=200)
-    names = disk.list(FOLDER)
+    names = disk.list(JOURNAL)
     assert len(names) >= 3
-    del disk.files[FOLDER / names[1]]
+    del disk.files[JOURNAL / names[1]]
     with pytest.raises(StorageFailed, match="are gone"):
         journal_on(disk, segment_bytes=300)
 
@@ -122,7 +115,7 @@ def test_nothing_is_cut_from_a_journal_that_is_damaged():
         fill(journal, 1, size=200, start=number)
     # The mark of an older segment is lost with the power, and a bit of its last entry flips.
     disk.lose_power()
-    oldest = FOLDER / disk.list(FOLDER)[0]
+    oldest = JOURNAL / disk.list(JOURNAL)[0]
     disk.files[oldest][-5] ^= 1
     before = {path: bytes(data) for path, data in disk.files.items()}
     with pytest.raises(StorageFailed, match="are gone"):
@@ -134,7 +127,7 @@ def test_a_segment_whose_making_was_interrupted_is_removed():
     disk = MemoryDisk()
     journal = journal_on(disk, segment_bytes=300)
     expected = fill(journal, 1, size=400)
-    path = FOLDER / f"{2:020d}.journal"
+    path = JOURNAL / f"{2:020d}.journal"
     disk.files[path], disk.synced[path] = bytearray(b"ASYNC"), 0
     again = journal_on(disk, segment_bytes=300)
     assert contents(again) == expected and again.cut == 5
@@ -251,11 +244,11 @@ def test_retired_segments_go_once_all_their_entries_are_covered():
     expected = []
     for number in range(1, 7):
         expected += fill(journal, 1, size=200, start=number)
-    per_segment = len(disk.list(FOLDER))
+    per_segment = len(disk.list(JOURNAL))
     journal.retire(1)
-    assert len(disk.list(FOLDER)) >= per_segment - 1
+    assert len(disk.list(JOURNAL)) >= per_segment - 1
     journal.retire(6)
-    assert len(disk.list(FOLDER)) == 1
+    assert len(disk.list(JOURNAL)) == 1
     again = journal_on(disk, segment_bytes=300)
     assert again.next_number == 7
     assert contents(again) == expected[-len(contents(again)) :]

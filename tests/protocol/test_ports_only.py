@@ -11,19 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DURABLE = ("account", "checkpoint", "engine", "frames", "group_commit", "journal", "ledger", "rows")
 CORE = [
     *(ROOT / "strategies").rglob("*.py"),
-    *(
-        ROOT / "fl_server" / "durable" / f"{name}.py"
-        for name in (
-            "account",
-            "checkpoint",
-            "engine",
-            "frames",
-            "group_commit",
-            "journal",
-            "ledger",
-            "rows",
-        )
-    ),
+    *(ROOT / "fl_server" / "durable" / f"{name}.py" for name in DURABLE),
     *(ROOT / "fl_protocol" / f"{name}.py" for name in ("breaker", "retry", "session", "replay")),
     *(ROOT / "fl_server" / "strategy" / f"{name}.py" for name in ("dispatch", "pacing", "run")),
     *(

@@ -10,7 +10,7 @@ from torch import nn
 
 from fl_client.trainer import Batch, task_seed, train
 from fl_protocol.codes import ConfigInvalid
-from fl_sim.cohort.base import CohortTrainer, Task
+from fl_sim.cohort.base import Task
 from fl_sim.cohort.choice import Problem, trainer_for
 from fl_sim.simulation.models import initial_model
 from strategies.update import Vector
@@ -26,16 +26,11 @@ from tests.support.simulation import (
     dropout_model,
     initial,
     problem,
+    trained,
 )
 
 BACKENDS = ["numpy", "vmap", "flat"]
 MODELS = ["mlp", "logistic"]
-
-
-def trained(trainer: CohortTrainer, tasks: list[Task]) -> list[Vector]:
-    rows = [np.empty_like(tasks[0].base) for _ in tasks]
-    trainer.train(tasks, rows)
-    return rows
 
 
 def tasks_of(base: Vector, count: int) -> list[Task]:

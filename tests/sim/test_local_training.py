@@ -14,14 +14,14 @@ from torch.nn import functional
 from fl_client.optimiser import SGD
 from fl_client.trainer import Batch, task_seed
 from fl_protocol.codes import ConfigInvalid
-from fl_sim.cohort.base import ClientData, CohortTrainer, Task
+from fl_sim.cohort.base import ClientData, Task
 from fl_sim.cohort.choice import Problem, trainer_for
 from fl_sim.cohort.losses import Loss, cross_entropy, squared_error
 from fl_sim.simulation.models import initial_model
 from strategies.update import Vector
 from tests.support.federation import CLASSES, INPUTS
 from tests.support.optimisers import OPTIMISERS, trained_by_torch
-from tests.support.simulation import SETTINGS, PartlyFrozenModel, initial, problem
+from tests.support.simulation import SETTINGS, PartlyFrozenModel, initial, problem, trained
 
 CLIENTS = 11
 
@@ -55,12 +55,6 @@ def classification(optimiser: SGD) -> Problem:
 
 def tasks_from(base: Vector) -> list[Task]:
     return [Task(base + np.float32(0.01 * n), n, 7 + n) for n in range(CLIENTS)]
-
-
-def trained(trainer: CohortTrainer, tasks: list[Task]) -> list[Vector]:
-    rows = [np.empty_like(tasks[0].base) for _ in tasks]
-    trainer.train(tasks, rows)
-    return rows
 
 
 def by_torch(job: Problem, task: Task, mean_loss: Callable[[Tensor, Tensor], Tensor]) -> Vector:

@@ -26,13 +26,12 @@ from strategies import (
 from strategies.cached_rows import ExactRows, Memory
 from strategies.drift import CachedDeltas
 from strategies.rounded_rows import GROUP, BFloat16Rows, SketchedRows
-from tests.strategies.helpers import accept, assert_same_state, engine_of, update, vector
+from tests.strategies.helpers import accept, assert_same_state, engine_of, seeds, update, vector
 
 KINDS = ["float32", "bfloat16", "sketch", "disk"]
 CACHING = [AsyncWA, CA2FL, ACE, ACED, AREA]
 SIZE = 150
 
-seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=8, deadline=None)
 
 

@@ -127,12 +127,6 @@ def test_first_buffer_gives_the_honest_client_away_when_all_others_in_it_collude
         assert leverage(honest)[0] == pytest.approx(1.0, abs=1e-6)
 
 
-def test_leverage_by_hand():
-    np.testing.assert_allclose(leverage([[1, 1, 0], [0, 0, 2]]), [0.5, 0.5, 1.0])
-    np.testing.assert_allclose(leverage([[1, 1, 1], [1, 1, 0]]), [0.5, 0.5, 1.0])
-    np.testing.assert_allclose(leverage([[0, 0]]), [0.0, 0.0])
-
-
 HUGE = np.float32(2.0**20)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies import AsyncWA, BadOption, Engine, FedBuff, recipe_from
@@ -12,7 +12,7 @@ from strategies.robust.krum import krum_scores, multi_krum
 from strategies.robust.ordering import sorted_columns
 from strategies.robust.trimmed_mean import median_cut, replace_extremes
 from strategies.robust.trusted_direction import trust
-from tests.strategies.helpers import accept, engine_of, merge_of, update, vector
+from tests.strategies.helpers import accept, engine_of, fast, merge_of, seeds, update, vector
 
 SIZE, BUFFER, HOSTILE = 6, 10, 3
 PARAMETERS = {
@@ -30,8 +30,6 @@ RECIPES = {
     "async-wa": {"disjoint": True, "adaptive": False, "published_rounds": 0.0},
 }
 
-fast = settings(max_examples=25, deadline=None)
-seeds = st.integers(0, 2**32 - 1)
 for_every_filter = pytest.mark.parametrize("kind", FILTERS)
 for_every_recipe = pytest.mark.parametrize("name", RECIPES)
 

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fl_protocol.ports import SystemRng
+from fl_server.durable.journal import Journal
+
+JOURNAL = Path("/journal")
+
 
 class MemoryDisk:
     """Files in memory; `lose_power` keeps what was synced, and of the rest what `keep` says."""
@@ -100,3 +105,7 @@ class _Log:
 
     def close(self) -> None:
         pass
+
+
+def journal_on(disk: MemoryDisk, segment_bytes: int = 1 << 20) -> Journal:
+    return Journal(JOURNAL, disk, SystemRng(), segment_bytes=segment_bytes)

@@ -27,6 +27,8 @@ QE_SIGNERS = {
 }
 FMSPC = bytes.fromhex("00906ed50000")  # family and model of a platform
 SEPT_VE_DISABLE = 1 << 28
+# Version and kind of the quotes of Intel's that are made here.
+KINDS = [(3, "sgx"), (4, "sgx"), (4, "tdx"), (5, "sgx"), (5, "tdx"), (5, "tdx15")]
 _START = datetime.datetime.fromtimestamp(RECORDED_AT, datetime.UTC)
 _SGX_EXTENSION = "1.2.840.113741.1.13.1"
 _SGX_OID = bytes.fromhex("2a864886f84d010d01")

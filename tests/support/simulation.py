@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
 from fl_client.trainer import TrainSettings
-from fl_sim.cohort.base import ClientData
+from fl_sim.cohort.base import ClientData, CohortTrainer, Task
 from fl_sim.cohort.choice import Problem
 from fl_sim.simulation.availability import Windows
 from fl_sim.simulation.fleet import Fleet
@@ -54,6 +55,12 @@ def windows(*clients: Sequence[tuple[float, float]], period: float = math.inf) -
     flat = [window for client in clients for window in client]
     opens, closes = zip(*flat, strict=True)
     return Windows([len(client) for client in clients], opens, closes, period)
+
+
+def trained(trainer: CohortTrainer, tasks: list[Task]) -> list[Vector]:
+    rows = [np.empty_like(tasks[0].base) for _ in tasks]
+    trainer.train(tasks, rows)
+    return rows
 
 
 def dropout_model() -> nn.Module:

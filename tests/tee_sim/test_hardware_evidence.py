@@ -19,6 +19,7 @@ from tee_sim.quotes.verifiers import HardwareVerifier, read_quote
 from tests.support.clock import SetClock
 from tests.support.enclave import EPOCH, flipped, policy_for
 from tests.support.quotes import (
+    KINDS,
     RECORDED_AT,
     SEPT_VE_DISABLE,
     IntelMaker,
@@ -28,7 +29,6 @@ from tests.support.quotes import (
 )
 
 NONCE = bytes(range(32))
-KINDS = [(3, "sgx"), (4, "sgx"), (4, "tdx"), (5, "sgx"), (5, "tdx"), (5, "tdx15")]
 VENDOR = Vendor()
 
 

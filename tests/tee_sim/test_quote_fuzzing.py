@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from fl_protocol.codes import EvidenceRejected
 from tee_sim.quotes.verifiers import read_quote
-from tests.support.quotes import IntelMaker, Vendor
+from tests.support.quotes import KINDS, IntelMaker, Vendor
 
-KINDS = [(3, "sgx"), (4, "sgx"), (4, "tdx"), (5, "sgx"), (5, "tdx"), (5, "tdx15")]
 VENDOR = Vendor()
 
 
