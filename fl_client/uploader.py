@@ -24,6 +24,7 @@ from fl_protocol.ports import Clock, Disk, Rng, SystemClock, SystemRng
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import Standing, verify_receipt, verify_status
 from fl_protocol.signatures import Signed
+from fl_protocol.storage import stored
 from strategies.reject import Reject, sentence
 from tee_sim.appraisal import Attested
 from tee_sim.node_config import Carrier, connect
@@ -81,10 +82,10 @@ class SealedUploader:
         self._clock, self._rng = clock or SystemClock(), rng or SystemRng()
         self._connection = connect(config, self._clock, self._rng, disk=disk, carrier=carrier)
         self._session = self._connection.session
-        folder = Path(config.identity_dir)
-        self._contributions = ContributionWitness(folder / "contributions", disk=disk)
+        self._folder = Path(config.identity_dir)
+        self._contributions = ContributionWitness(self._folder / "contributions", disk=disk)
         identity = self._connection.store.load_or_create(self._rng)
-        self.outbox = Outbox(folder / "outbox", identity, self._rng, disk=disk)
+        self.outbox = Outbox(self._folder / "outbox", identity, self._rng, disk=disk)
         self._sealer = Sealer(config.federation, identity, self._clock, self._rng)
 
     def close(self) -> None:
@@ -93,12 +94,13 @@ class SealedUploader:
 
     def check(self, run_id: str, base_version: int, base_digest: str) -> None:
         """Raise RunRejected ``RUN_REPEATED`` unless this node may contribute to a model."""
-        try:
-            self._contributions.check(run_id, base_version, base_digest)
-        except RunRejected:
-            self._session.enrol()
-            epoch = self._connection.attestor.refresh().epoch
-            self._contributions.check(run_id, base_version, base_digest, epoch)
+        with stored(str(self._folder)):
+            try:
+                self._contributions.check(run_id, base_version, base_digest)
+            except RunRejected:
+                self._session.enrol()
+                epoch = self._connection.attestor.refresh().epoch
+                self._contributions.check(run_id, base_version, base_digest, epoch)
 
     def upload(self, update: LocalUpdate, metrics: Metrics | None = None) -> Uploaded:
         """Seal an update to the enclave attested just now and submit it.
@@ -125,10 +127,10 @@ class SealedUploader:
         ------
         AsynclaveError
             `EvidenceRejected`, `TokenRejected`, `EnvelopeRejected`, `RunRejected`,
-            `ReceiptRejected` or `GatewayUnavailable`. Whatever is no refusal of this update leaves
-            it in the outbox.
+            `ReceiptRejected`, `GatewayUnavailable`, or `StorageFailed` if the node's folder cannot
+            be used. Whatever is no refusal of this update leaves it in the outbox.
         """
-        with self.outbox.turn(update.run_id):
+        with stored(str(self._folder)), self.outbox.turn(update.run_id):
             kept = Kept(self._rng.bytes(16).hex(), update, metrics or {})
             self.outbox.put(kept)
             return self._delivered(kept)
@@ -159,7 +161,7 @@ class SealedUploader:
             As for `upload`; what is not settled stays in the outbox, and until it is, this node
             contributes to no other model.
         """
-        with self.outbox.turn(run_id):
+        with stored(str(self._folder)), self.outbox.turn(run_id):
             for kept in self.outbox.of(run_id):
                 uploaded = self._settled(kept)
                 if uploaded is None:

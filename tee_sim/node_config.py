@@ -13,6 +13,7 @@ from fl_protocol.identity import Identity, IdentityStore
 from fl_protocol.ports import Clock, Disk, LocalDisk, Rng, Transport
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.session import Session
+from fl_protocol.storage import stored
 from tee_sim.appraisal import TrustPolicy
 from tee_sim.attestation import Attestor, EpochWitness
 from tee_sim.policy import Guardrails
@@ -178,23 +179,24 @@ def connect(
 
     Raises
     ------
-    ConfigInvalid, EnrolmentRejected
+    ConfigInvalid, EnrolmentRejected, StorageFailed
         The bundle or the identity folder is not usable.
     """
     folder = Path(config.identity_dir)
     store = IdentityStore(folder, disk)
-    identity = store.load_or_create(rng)
-    session = Session(
-        config.gateway,
-        config.ca_pem.encode(),
-        identity,
-        config.ticket,
-        clock,
-        rng,
-        store=store,
-        patience=config.patience,
-        transport=None if carrier is None else carrier(identity),
-    )
+    with stored(str(folder)):
+        identity = store.load_or_create(rng)
+        session = Session(
+            config.gateway,
+            config.ca_pem.encode(),
+            identity,
+            config.ticket,
+            clock,
+            rng,
+            store=store,
+            patience=config.patience,
+            transport=None if carrier is None else carrier(identity),
+        )
 
     def get_evidence(nonce: bytes) -> bytes:
         reply = session.call("GetEvidence", pb.EvidenceRequest(nonce=nonce))

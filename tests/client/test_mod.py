@@ -265,3 +265,18 @@ def test_a_federation_trains_confidentially(stack: LocalStack) -> None:
     assert len(recorder.merges) == 40
     assert all(update.accepted for update in recorder.updates), recorder.updates
     assert accuracy_of(result.arrays) > 0.9
+
+
+@pytest.mark.parametrize(
+    "place", ["", "identity.json", "enrolment.json", "epoch", "outbox", "contributions"]
+)
+def test_a_node_whose_folder_cannot_be_used_says_which(config: Path, place: str) -> None:
+    # A folder where a file should be, or the other way round, is what root cannot use, either.
+    folder = config.parent / json.loads(config.read_text())["identity_dir"]
+    if place in ("", "outbox", "contributions"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).touch()
+    else:
+        (folder / place).mkdir(parents=True)
+    reply = sealed_uploads()(task(), context(config), app())
+    assert reply.error.reason.startswith(f"JOURNAL_FAILED: {folder} could not be used: ")
