@@ -123,7 +123,7 @@ class World:
     def run(self) -> Report:
         """Live until the hours are over and the run has recovered."""
         try:
-            with _silence():
+            with silence("flwr", "fl_server"):
                 while not self._recovered:
                     self._serve()
         except Violation as violation:
@@ -243,9 +243,9 @@ class World:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what servers log of their faults to themselves."""
-    loggers = [logging.getLogger(name) for name in ("flwr", "fl_server")]
+def silence(*names: str) -> Iterator[None]:
+    """Keep what processes log of their faults to themselves."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)

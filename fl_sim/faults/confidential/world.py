@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +35,7 @@ from fl_sim.faults.confidential.rates import ConfidentialRates
 from fl_sim.faults.confidential.server import Server
 from fl_sim.faults.confidential.truth import Terms, Truth
 from fl_sim.faults.disk import SimulatedDisk
-from fl_sim.faults.world import Report
+from fl_sim.faults.world import Report, silence
 from strategies.recipes.fedbuff import FedBuff
 from strategies.screening import Limits
 from tee_sim.enclave.run import rule_of
@@ -48,6 +46,7 @@ _TURN, _DOWN = 1.0, (0.5, 5.0)
 _PATIENCE_SECONDS, _QUIET_SECONDS = 900.0, 120.0
 _LOOK_SECONDS = 300.0
 _STEP_SECONDS, _STEP_LASTS = (1.0, 3600.0), (5.0, 120.0)
+_LOUD = ("asyncio", "fl_client", "fl_server", "tee_sim")
 _Config = TypeVar("_Config", bound=NodeConfig)
 
 
@@ -77,7 +76,7 @@ class ConfidentialWorld:
 
     def run(self) -> Report:
         """Live until the hours are over and the run has recovered."""
-        with TemporaryDirectory(prefix="asynclave-world-") as folder, _silence():
+        with TemporaryDirectory(prefix="asynclave-world-") as folder, silence(*_LOUD):
             # Nothing strikes while a federation is set up.
             self._chance.active = False
             self._set_up(Path(folder))
@@ -291,20 +290,6 @@ class ConfidentialWorld:
         except (AsynclaveError, Crash):
             return
         raise Violation("I12: a ticket is redeemed by two")
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what processes log of their faults to themselves."""
-    loggers = [logging.getLogger(name) for name in ("asyncio", "fl_client", "fl_server", "tee_sim")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _set(clocks: Sequence[ProcessClock], offset: float) -> None:
