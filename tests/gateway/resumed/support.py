@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack, StackSettings
-from tests.support.sealed import LAYOUT, RECIPE, K, initial
+from tests.support.sealed import LAYOUT, RECIPE, K, client, initial, offer, trained
 
 RUN = "kept"
 SETTINGS = StackSettings(recipe=RECIPE, k=K, node_patience=20.0, run_patience=10.0)
@@ -24,3 +24,10 @@ def abandon(intake: SealedIntake) -> None:
     """Let go of a server as a kill would: without a word to anybody."""
     intake._stopped.set()
     intake._stack.close()
+
+
+def fill_buffer(stack: LocalStack, intake: SealedIntake) -> None:
+    """Have as many clients contribute as it takes for version 1."""
+    for number in range(K):
+        uploaded = client(stack, f"node-{number}").upload(trained(RUN, 1.0))
+        assert offer(intake, str(number), uploaded).accepted

@@ -13,7 +13,7 @@ import pytest
 
 from asynclave.verification.audit import audit
 from fl_server.stack import LocalStack
-from tests.gateway.resumed.support import RUN, SETTINGS, abandon, server
+from tests.gateway.resumed.support import RUN, SETTINGS, abandon, fill_buffer, server
 from tests.support.processes import kill
 from tests.support.sealed import K, client, initial, offer, open_run, sealed_by, submit, trained
 
@@ -110,9 +110,7 @@ def test_a_server_that_died_before_the_first_release_goes_on(
         chain.write(b'{"payload":"torn')
     kill(stack.enclave_pid)
     again = server(stack, folder)
-    for number in range(K):
-        uploaded = client(stack, f"node-{number}").upload(trained(RUN, 1.0))
-        assert offer(again, str(number), uploaded).accepted
+    fill_buffer(stack, again)
     assert again.version == 1
     again.close()
     assert audit(folder).flaw is None
@@ -124,9 +122,7 @@ def test_an_older_copy_of_the_folder_is_taken_up_and_completed_while_the_enclave
     folder, copy = tmp_path / "run", tmp_path / "copy"
     intake = server(stack, folder)
     shutil.copytree(folder, copy)
-    for number in range(K):
-        uploaded = client(stack, f"node-{number}").upload(trained(RUN, 1.0))
-        assert offer(intake, str(number), uploaded).accepted
+    fill_buffer(stack, intake)
     abandon(intake)
     again = server(stack, copy)
     assert again.version == 1
@@ -140,9 +136,7 @@ def test_an_older_copy_goes_on_from_the_newest_release_and_what_it_lacks_is_name
     folder, copy = tmp_path / "run", tmp_path / "copy"
     intake = server(stack, folder)
     shutil.copytree(folder, copy)
-    for number in range(K):
-        uploaded = client(stack, f"node-{number}").upload(trained(RUN, 1.0))
-        assert offer(intake, str(number), uploaded).accepted
+    fill_buffer(stack, intake)
     abandon(intake)
     kill(stack.enclave_pid)
     again = server(stack, copy)

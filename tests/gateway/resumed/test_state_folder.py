@@ -22,8 +22,8 @@ from fl_server.intake.sealed import SealedIntake
 from fl_server.stack import LocalStack
 from strategies.layout import Layout
 from tee_sim.appraisal import TrustPolicy
-from tests.gateway.resumed.support import RUN, SETTINGS, abandon, server
-from tests.support.sealed import LAYOUT, RECIPE, K, client, initial, offer, trained
+from tests.gateway.resumed.support import RUN, SETTINGS, abandon, fill_buffer, server
+from tests.support.sealed import LAYOUT, RECIPE, initial
 
 
 def test_a_folder_in_use_or_of_another_run_is_refused(stack: LocalStack, tmp_path: Path) -> None:
@@ -49,9 +49,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalStack,
     folder = tmp_path_factory.mktemp("left")
     with LocalStack(folder / "stack", SETTINGS) as stack:
         intake = server(stack, folder / "run")
-        for number in range(K):
-            uploaded = client(stack, f"node-{number}").upload(trained(RUN, 1.0))
-            assert offer(intake, str(number), uploaded).accepted
+        fill_buffer(stack, intake)
         abandon(intake)
         yield stack, folder / "run"
 
