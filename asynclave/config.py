@@ -93,7 +93,7 @@ class RunSection(_Section):
     """How long, from which seed, and where the results go."""
 
     merges: int = Field(default=300, ge=1)
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, le=2**53)
     target_accuracy: float | None = Field(default=None, gt=0, lt=1)
     baseline: bool = True
     output: Path = Path("runs")
