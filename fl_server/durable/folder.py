@@ -30,7 +30,8 @@ def open_saved(folder: Path) -> Iterator[Saved]:
     Raises
     ------
     StorageFailed
-        ``STATE_IN_USE``, ``JOURNAL_DAMAGED``, ``LEDGER_DAMAGED``, ``LEDGER_FAILED``.
+        ``STATE_IN_USE``, ``JOURNAL_DAMAGED``, ``JOURNAL_FAILED``, ``JOURNAL_FULL``,
+        ``LEDGER_DAMAGED``, ``LEDGER_FAILED``.
     """
     with locked(folder):
         journal = Journal(folder / JOURNAL, LocalDisk(), SystemRng())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fl_protocol.codes import Code, StorageFailed
 from fl_protocol.ports import Disk, LocalDisk
+from fl_protocol.storage import stored
 
 
 @contextmanager
@@ -19,9 +20,12 @@ def locked(folder: Path, disk: Disk | None = None) -> Iterator[None]:
     Raises
     ------
     StorageFailed
-        ``STATE_IN_USE``.
+        ``STATE_IN_USE``; ``JOURNAL_FULL`` or ``JOURNAL_FAILED``: the folder cannot be used.
     """
-    with (disk or LocalDisk()).lock(folder / "lock", wait=False) as held:
+    with ExitStack() as stack:
+        with stored(str(folder)):
+            lock = (disk or LocalDisk()).lock(folder / "lock", wait=False)
+            held = stack.enter_context(lock)
         if not held:
             raise StorageFailed(
                 Code.STATE_IN_USE, f"Another process uses the saved state in {folder}."

@@ -19,7 +19,7 @@ from fl_protocol.ports import Clock, SteadyClock
 from fl_server.durable.engine import Saved
 from fl_server.intake.base import Intake
 from fl_server.intake.plain import Replies
-from fl_server.strategy.checks import require_options, require_recipe
+from fl_server.strategy.checks import require_lengths, require_options, require_recipe
 from fl_server.strategy.dispatch import Fleet
 from fl_server.strategy.events import Event, Observer
 from fl_server.strategy.flwr_compat import log, log_strategy_start_info
@@ -325,11 +325,14 @@ class AsyncStrategy(Strategy):
 
         Raises
         ------
+        ConfigInvalid
+            If `num_rounds` or `timeout` makes no sense.
         NoProgress
             If no version was merged for `timeout` seconds.
         StorageFailed
             If the saved run cannot be continued, is another one, or is in use.
         """
+        require_lengths(num_rounds, timeout)
         log(INFO, "Starting %s strategy:", type(self).__name__)
         log_strategy_start_info(num_rounds, initial_arrays, train_config, evaluate_config)
         self.summary()

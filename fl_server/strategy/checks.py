@@ -12,11 +12,12 @@ from strategies.recipe import Recipe
 if TYPE_CHECKING:
     from fl_server.strategy.async_strategy import AsyncStrategy
 
+_KEYS = ("weighted_by_key", "arrayrecord_key", "configrecord_key")
 _MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
 
 
 def require_options(strategy: AsyncStrategy) -> None:
-    """Check the shares and numbers of nodes, and what ClientApps reply.
+    """Check the shares and numbers of nodes, the keys, and what ClientApps reply.
 
     Raises
     ------
@@ -35,6 +36,25 @@ def require_options(strategy: AsyncStrategy) -> None:
             raise _invalid(f"{name} must be an integer of at least 0", minimum)
     if strategy.replies not in get_args(Replies):
         raise _invalid('replies must be "weights" or "deltas"', strategy.replies)
+    for name in _KEYS:
+        if type(key := getattr(strategy, name)) is not str:
+            raise _invalid(f"{name} must be a string", key)
+    if (key := strategy.configrecord_key) == strategy.arrayrecord_key:
+        raise _invalid("configrecord_key and arrayrecord_key must differ", key)
+
+
+def require_lengths(num_rounds: int, timeout: float) -> None:
+    """Check how many versions a run is to merge, and how long it may wait for one.
+
+    Raises
+    ------
+    ConfigInvalid
+        If one of them makes no sense; the sentence names it.
+    """
+    if not (isinstance(num_rounds, Integral) and num_rounds >= 0):
+        raise _invalid("num_rounds must be an integer of at least 0", num_rounds)
+    if not (isinstance(timeout, Real) and timeout > 0):
+        raise _invalid("timeout must be a number of seconds above 0", timeout)
 
 
 def require_recipe(recipe: Any) -> Recipe:

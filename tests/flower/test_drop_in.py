@@ -185,12 +185,34 @@ def test_buffer_sizes_follow_the_tasks_in_flight_in_plain_mode() -> None:
         {"min_evaluate_nodes": 0.5},
         {"min_available_nodes": -2},
         {"replies": "weight"},
+        {"weighted_by_key": None},
+        {"arrayrecord_key": 5},
+        {"configrecord_key": None},
+        {"arrayrecord_key": "config"},
     ],
 )
 def test_refuses_options_that_make_no_sense(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ConfigInvalid, match=name):
         FedBuff(**options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_rounds": -1},
+        {"num_rounds": 2.5},
+        {"num_rounds": float("nan")},
+        {"num_rounds": "3"},
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"timeout": "60"},
+    ],
+)
+def test_refuses_runs_of_no_length(arguments: dict[str, Any]) -> None:
+    (name,) = arguments
+    with pytest.raises(ConfigInvalid, match=name):
+        FedBuff().start(virtual_grid(), initial_arrays(), **arguments)
 
 
 @pytest.mark.parametrize("recipe", [fedbuff.FedBuff, "fedbuff", lambda in_flight: "fedbuff"])

@@ -132,6 +132,16 @@ def test_two_processes_cannot_use_one_folder(tmp_path):
         )
 
 
+@pytest.mark.parametrize("blocked", ["folder", "folder/lock/x"])
+def test_a_state_folder_that_cannot_be_used_is_named_by_code(tmp_path, blocked):
+    in_the_way = tmp_path / blocked
+    in_the_way.parent.mkdir(parents=True, exist_ok=True)
+    in_the_way.touch()
+    strategy = FedBuff(buffer_size=3, state_folder=tmp_path / "folder")
+    with pytest.raises(StorageFailed, match=r"JOURNAL_FAILED: .*/folder"):
+        strategy.start(virtual_grid(), initial_arrays(), num_rounds=1)
+
+
 def test_another_model_or_recipe_is_refused(tmp_path):
     FedBuff(buffer_size=3, state_folder=tmp_path).start(
         virtual_grid(), initial_arrays(), num_rounds=1
