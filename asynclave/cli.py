@@ -75,7 +75,8 @@ def run(
     from asynclave.run.job import resume_job, run_job
 
     if resume is not None:
-        if plain or any((config, clients, merges, seed is not None, strategy, output)):
+        given = (config, clients, merges, seed, strategy, output)
+        if plain or any(setting is not None for setting in given):
             raise ConfigInvalid(
                 Code.CONFIG_INVALID, "--resume takes a run as it was begun, without other settings."
             )

@@ -209,6 +209,17 @@ def test_fedasync_is_refused_in_confidential_mode_and_runs_plain(
     assert run(config, tmp_path, "--plain", "--strategy", "fedasync")["status"] == "finished"
 
 
+@pytest.mark.parametrize(
+    "setting", [("--clients", "0"), ("--merges", "3"), ("--seed", "0"), ("--plain",)]
+)
+def test_a_run_is_continued_as_it_was_begun(setting: tuple[str, ...]) -> None:
+    refused = subprocess.run(
+        command("--resume", "none", *setting), capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "without other settings" in refused.stderr
+
+
 def test_a_wrong_configuration_is_one_clear_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text("[run]\nmergers = 3\n")
