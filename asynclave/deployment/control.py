@@ -17,6 +17,7 @@ from asynclave.deployment.errors import DeploymentCode, DeploymentError
 from asynclave.deployment.flower import flower_environment
 from asynclave.deployment.processes import held_lock, log_tail, program_path, started_at
 from asynclave.deployment.spec import CONNECTION, DeploymentSpec, StateDir, Status
+from fl_protocol.storage import stored
 
 _UP_PATIENCE = 150.0
 _DOWN_PATIENCE = 30.0
@@ -95,8 +96,12 @@ def up(
     Raises
     ------
     DeploymentError
-        ALREADY_UP (with other settings), STATE_DIR_IN_USE, PORT_IN_USE, CHILD_DIED, NOT_READY
-        or PROGRAM_MISSING.
+        ALREADY_UP (with other settings), STATE_DIR_IN_USE, PORT_IN_USE, CHILD_DIED, NOT_READY,
+        PROGRAM_MISSING, or CONFIG_INVALID if there is no such module to preload.
+    StorageFailed
+        The directory cannot be used.
+    ConfigInvalid
+        The choices contradict each other.
     """
     state = StateDir(state_dir)
     spec = DeploymentSpec(
@@ -109,8 +114,9 @@ def up(
                 f"another deployment runs in {state.root}; stop it with `asynclave down` first.",
             )
         return running
-    _make_empty(state)
-    spec.save(state.spec)
+    with stored(str(state.root)):
+        _make_empty(state)
+        spec.save(state.spec)
     supervisor = _start_supervisor(state)
     try:
         return Deployment(state, spec, _await_ready(state, supervisor))

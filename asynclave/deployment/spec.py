@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -60,6 +61,10 @@ class DeploymentSpec:
             raise ConfigInvalid(
                 Code.CONFIG_INVALID,
                 f"there is no node {self.slow_node} among {self.nodes}; the first is number 0",
+            )
+        if not math.isfinite(self.slow_delay):
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID, f"a node cannot wait for {self.slow_delay} s; give a number"
             )
         if self.confidential:
             check_buffer(self.nodes, self.buffer_size)

@@ -31,6 +31,7 @@ from asynclave.deployment.processes import (
 )
 from asynclave.deployment.spec import DeploymentSpec, StateDir, Status, stack_settings
 from fl_client.config import NODE_CONFIG_KEY
+from fl_client.warm.preload import require_module
 from fl_protocol.codes import AsynclaveError
 from fl_server.stack import LocalStack
 
@@ -83,6 +84,9 @@ class Supervisor:
         return 0 if outcome["phase"] == "stopped" else 1
 
     def _start(self) -> None:
+        for module in self._spec.preload:
+            # A warm executor would end by itself, and a deployment without one runs no task.
+            require_module(module)
         superlink = SuperLink(self._state, free_port(self._spec.port))
         self._programs.append(superlink.program)
         trusted = self._start_trusted() if self._spec.confidential else {}

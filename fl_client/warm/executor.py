@@ -8,8 +8,6 @@ it as an argument that `ps` shows.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import multiprocessing
 import multiprocessing.forkserver
 import sys
@@ -26,7 +24,7 @@ from fl_client.warm.flwr_compat import (
     log,
     run_client_app,
 )
-from fl_protocol.codes import Code, ConfigInvalid
+from fl_client.warm.preload import require_module
 
 _STOP_PATIENCE = 3.0
 _RESTART_PAUSE = 0.5
@@ -58,7 +56,7 @@ class ForkExecutor:
         run: Callable[[ExecutionSpec], None] = run_client_app,
     ) -> None:
         for name in preload:
-            _require_module(name)
+            require_module(name)
         self._run = run
         self._cold = SubprocessExecutor()
         self._tasks: dict[ForkServerProcess, int] = {}
@@ -142,10 +140,3 @@ def _begin(run: Callable[[ExecutionSpec], None], spec: ExecutionSpec) -> None:
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
     run(spec)
-
-
-def _require_module(name: str) -> None:
-    with contextlib.suppress(ModuleNotFoundError, ValueError):
-        if importlib.util.find_spec(name):
-            return
-    raise ConfigInvalid(Code.CONFIG_INVALID, f"there is no module {name!r} to be preloaded")

@@ -13,7 +13,7 @@ from asynclave.deployment.control import find
 from asynclave.deployment.flower import create_node_key, flower_environment
 from asynclave.deployment.processes import Program, free_port, program_path, started_at
 from asynclave.deployment.spec import Status
-from fl_protocol.codes import ConfigInvalid
+from fl_protocol.codes import Code, ConfigInvalid, StorageFailed
 from tests.deployment.conftest import SLOW_NODE
 from tests.deployment.flower_cli import flwr, ticks
 
@@ -28,6 +28,19 @@ def test_refuses_directory_with_files_of_others(tmp_path: Path) -> None:
         up(tmp_path)
     assert refusal.value.code == DeploymentCode.STATE_DIR_IN_USE
     assert (tmp_path / "thesis.txt").read_text() == "important"
+
+
+def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for state in (tmp_path / "file", tmp_path / "file" / "state"):
+        with pytest.raises(StorageFailed, match=str(state)):
+            up(state)
+
+
+def test_a_module_that_cannot_be_preloaded_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DeploymentError, match=r"'no\.such_module'") as refusal:
+        up(tmp_path / "state", 2, warm=True, preload=("json", "no.such_module"))
+    assert refusal.value.code == Code.CONFIG_INVALID
 
 
 def test_down_without_deployment_does_nothing(tmp_path: Path) -> None:
@@ -124,4 +137,6 @@ def test_refuses_contradicting_choices(tmp_path: Path) -> None:
         up(tmp_path / "state", 3, buffer_size=4)
     with pytest.raises(ConfigInvalid, match="no node 3 among 3"):
         up(tmp_path / "state", 3, slow_node=3)
+    with pytest.raises(ConfigInvalid, match="nan s"):
+        up(tmp_path / "state", 3, slow_node=0, slow_delay=float("nan"))
     assert not (tmp_path / "state").exists()
