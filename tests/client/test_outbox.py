@@ -87,7 +87,7 @@ def test_what_a_write_left_behind_when_it_was_cut_off_takes_no_room(tmp_path: Pa
     assert len(outbox.of("run")) == 2
 
 
-def test_without_room_nothing_is_half_kept(tmp_path: Path) -> None:
+def test_without_room_nothing_is_half_kept() -> None:
     disk = MemoryDisk()
     outbox = outbox_in(Path("/outbox"), disk)
     outbox.put(kept(1))
@@ -97,7 +97,7 @@ def test_without_room_nothing_is_half_kept(tmp_path: Path) -> None:
     assert [k.update_id for k in outbox.of("run")] == ["update-1"]
 
 
-def test_a_failing_disk_is_a_typed_error(tmp_path: Path) -> None:
+def test_a_failing_disk_is_a_typed_error() -> None:
     disk = MemoryDisk()
 
     def fail(path: Path, data: bytes, mode: int = 0o600) -> None:

@@ -48,16 +48,14 @@ def test_an_oversized_request_leaves_the_enclave_running(
     assert stack.enclave_pid == enclave
 
 
-def test_records_from_a_number_beyond_any_are_none(
-    stack: LocalStack, raw: RawGateway, token: Token
-) -> None:
+def test_records_from_a_number_beyond_any_are_none(raw: RawGateway, token: Token) -> None:
     member = token("server")
     for number in (2**63 - 1, 2**64 - 1):
         reply = raw.call("GetRecords", pb.GetRecordsRequest(from_seq=number), member)
         assert not reply.records and reply.head.payload
 
 
-def test_nobody_can_hold_calls_open_by_watching_health(stack: LocalStack, raw: RawGateway) -> None:
+def test_nobody_can_hold_calls_open_by_watching_health(raw: RawGateway) -> None:
     watch = health_pb2_grpc.HealthStub(raw._channel).Watch(health_pb2.HealthCheckRequest())
     with pytest.raises(grpc.RpcError) as caught:
         next(watch)

@@ -279,7 +279,7 @@ def test_calls_again_after_the_gateway_was_restarted_on_its_port(gateway, connec
         assert answer.result() == b"nonce"
 
 
-def test_unreachable_gateway_is_named_with_the_time_spent(connect, clock):
+def test_unreachable_gateway_is_named_with_the_time_spent(connect):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"localhost:{unused.getsockname()[1]}"

@@ -165,7 +165,7 @@ def test_a_gateway_checks_what_envoy_cannot(stack: LocalStack, raw: RawGateway, 
 
 
 def test_a_client_renews_a_token_that_envoy_finds_expired(
-    stack: LocalStack, proxy: EnvoyProxy, node: Node
+    stack: LocalStack, proxy: EnvoyProxy
 ) -> None:
     uploader = client(stack, "renewing", proxy.address)
     session = uploader._session
