@@ -43,6 +43,7 @@ from fl_protocol.wire import SERVICE, Wire
 from fl_server.gateway.limits import LoadLimits
 from fl_server.stack import LocalStack, StackSettings
 from strategies.recipes.fedbuff import FedBuff
+from strategies.update import FLOAT_BYTES
 from tee_sim.node_config import connect
 
 _CLIENTS = 10
@@ -119,7 +120,7 @@ def measure(num_params: int, versions: int) -> dict[str, float]:
         run = ServedRun(stack, num_params)
         clients = [Client(stack, f"client-{number}") for number in range(_CLIENTS)]
         pids = {"gateway": stack.gateway_pid, "enclave": stack.enclave_pid, "echo": bare_pid}
-        work = _Turns(run, clients, stack, bare, bytes(4 * num_params), pids)
+        work = _Turns(run, clients, stack, bare, bytes(FLOAT_BYTES * num_params), pids)
         asyncio.run(work.all(versions))
         run.close()
         return work.figures()

@@ -37,6 +37,7 @@ from fl_sim.simulation.sweep import simulate
 
 _DRAWN_WITH = 1
 _RUN = {"virtual_time": 20.0, "evaluate_every": 0.5, "first_seed": 50}
+_SPEEDS = ("lognormal", "lognormal", "pareto", "uniform")
 _SHARE = 0.95
 """The target, as a share of the most accurate other recipe's final accuracy."""
 
@@ -121,9 +122,6 @@ def settings() -> Iterator[Sections]:
             "lr": draw((0.01, 0.05, 0.2)),
         }
         yield {"data": data, "devices": devices, "train": train, "run": _RUN}
-
-
-_SPEEDS = ("lognormal", "lognormal", "pareto", "uniform")
 
 
 def describe(sections: Sections) -> str:

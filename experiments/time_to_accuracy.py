@@ -181,11 +181,12 @@ def comparison(regimes: Mapping[str, Results], regime: str = "regime") -> list[s
             f"| {each.best.strategy} | {spread(each.points)} |"
         )
     sooner = sum(each.ratio >= CLEARLY for each in compared.values())
-    count = f"{sooner} of {len(regimes)}"
+    later = sum(each.ratio <= 1 / CLEARLY for each in compared.values())
     return [
         *lines,
         "",
-        f"At least {CLEARLY} times as soon as every other recipe: {count} {regime}s.",
+        f"At least {CLEARLY} times as soon as every other recipe: {sooner} of {len(regimes)} "
+        f"{regime}s; another at least {CLEARLY} times as soon: {later}.",
     ]
 
 

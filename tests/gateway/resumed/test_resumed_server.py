@@ -116,14 +116,20 @@ def test_a_server_that_died_before_the_first_release_goes_on(
     assert audit(folder).flaw is None
 
 
-def test_an_older_copy_of_the_folder_is_taken_up_and_completed_while_the_enclave_lives(
-    stack: LocalStack, tmp_path: Path
-) -> None:
+def older_copy(stack: LocalStack, tmp_path: Path) -> Path:
+    """A copy of a run's folder from before its first release; the run was cut off after it."""
     folder, copy = tmp_path / "run", tmp_path / "copy"
     intake = server(stack, folder)
     shutil.copytree(folder, copy)
     fill_buffer(stack, intake)
     abandon(intake)
+    return copy
+
+
+def test_an_older_copy_of_the_folder_is_taken_up_and_completed_while_the_enclave_lives(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    copy = older_copy(stack, tmp_path)
     again = server(stack, copy)
     assert again.version == 1
     again.close()
@@ -133,11 +139,7 @@ def test_an_older_copy_of_the_folder_is_taken_up_and_completed_while_the_enclave
 def test_an_older_copy_goes_on_from_the_newest_release_and_what_it_lacks_is_named(
     stack: LocalStack, tmp_path: Path
 ) -> None:
-    folder, copy = tmp_path / "run", tmp_path / "copy"
-    intake = server(stack, folder)
-    shutil.copytree(folder, copy)
-    fill_buffer(stack, intake)
-    abandon(intake)
+    copy = older_copy(stack, tmp_path)
     kill(stack.enclave_pid)
     again = server(stack, copy)
     assert again.version == 1
