@@ -22,7 +22,6 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from fl_client.config import ClientConfig, find_config
 from fl_client.outbox import Metrics
-from fl_client.task import task_digest
 from fl_client.updates import LocalUpdate, Uploaded
 from fl_client.uploader import REFUSALS, SealedUploader, Settled
 from fl_protocol import flower
@@ -34,6 +33,7 @@ from fl_protocol.codes import (
     UpdateRejected,
 )
 from fl_protocol.signatures import Signed
+from fl_protocol.task import task_digest
 from strategies.errors import ManifestMismatch
 from strategies.layout import Layout
 from strategies.reject import Reject
@@ -135,8 +135,14 @@ class _Task:
                 Code.CONFIG_INVALID, f"the training message holds no usable model: {error}"
             ) from None
         self._base_digest = digest_of(self._base)
-        carried = {e.name: arrays[e.name] for e in self._layout.entries if not e.trained}
-        self._digest = task_digest(message, carried, context.run_config)
+        self._digest = task_digest(
+            message.metadata.message_type,
+            message.content.config_records,
+            message.content.metric_records,
+            message.content.array_records,
+            self._layout.carried(arrays),
+            context.run_config,
+        )
 
     def settle(self, uploader: SealedUploader) -> Settled | None:
         """Return this node's update of this very model, if it was delivered and still waits."""

@@ -24,7 +24,7 @@ class LocalUpdate:
     manifest_digest : str
         Digest of the model's `Layout`.
     task_digest : str
-        `fl_client.task.task_digest` of the training task.
+        `fl_protocol.task.task_digest` of the training task.
     delta : ndarray of float32, shape (P,)
         Trained minus base model.
     num_examples : int

@@ -150,6 +150,10 @@ class Layout:
             raise ManifestMismatch("The manifest is not in canonical form.")
         return layout
 
+    def carried(self, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Return those arrays of a model of this layout that are not in the flat vector."""
+        return {entry.name: arrays[entry.name] for entry in self.entries if not entry.trained}
+
     def flatten(self, arrays: Arrays, out: Vector | None = None) -> Vector:
         """Copy the floating-point arrays into one vector.
 

@@ -92,6 +92,22 @@ class Intake(Protocol):
 
 
 @runtime_checkable
+class OneTask(Protocol):
+    """An intake that merges updates of one training task only."""
+
+    def begin_task(self, digest: str) -> None:
+        """Take note of what is asked of nodes from now on, see `fl_protocol.task.task_digest`.
+
+        Raises
+        ------
+        StorageFailed
+            ``STATE_MISMATCH``: the run is continued, and updates that wait for the next version
+            were trained for another task.
+        """
+        ...
+
+
+@runtime_checkable
 class Publishing(Protocol):
     """An intake whose published model differs from the one clients train from."""
 

@@ -21,6 +21,7 @@ from fl_server.intake.records import (
     LAYOUT,
     MODEL,
     SERVER,
+    TASK,
     TRUST,
     decode_record,
     evidence_name,
@@ -127,6 +128,37 @@ def read_folder(
     )
 
 
+def require_task(folder: Path, run_id: str, digest: str, disk: Disk | None = None) -> None:
+    """Insist that updates that wait for the next version were trained for a task.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's, with every record that the enclave has signed so far.
+    run_id : str
+        Whose updates.
+    digest : str
+        The task's, see `fl_protocol.task.task_digest`.
+    disk : Disk, optional
+        The local disk by default.
+
+    Raises
+    ------
+    StorageFailed
+        ``STATE_MISMATCH``: they were trained for another. ``LEDGER_DAMAGED``: it cannot be read.
+    """
+    disk = disk or LocalDisk()
+    if not disk.exists(folder / TASK) or _read(disk, folder / TASK) == digest.encode():
+        return
+    if waiting := _num_waiting(_read(disk, folder / CHAIN), run_id):
+        raise StorageFailed(
+            Code.STATE_MISMATCH,
+            f"{waiting} updates of the run in {folder} wait for its next version, and were trained "
+            "under another configuration. Give the one that the run was begun with: train_config, "
+            "what configure_train adds to it, and the app's --run-config.",
+        )
+
+
 def appraise_kept(evidence: bytes, trust: TrustPolicy, epoch: int) -> Attested:
     """Appraise evidence of an epoch as of the time it was made.
 
@@ -174,6 +206,23 @@ def _is_begun(disk: Disk, folder: Path) -> bool:
     if found:
         raise _damaged(folder / (LAYOUT if CHAIN in found else CHAIN), "missing")
     return False
+
+
+def _num_waiting(chain: bytes, run_id: str) -> int:
+    """Count the updates that were accepted since the newest release.
+
+    What an enclave lost is among them: its nodes deliver it again.
+    """
+    waiting = set()
+    for line in reversed(whole_lines(chain)):
+        record = Link.of(decode_record(line)).record
+        if record is None or record.run_id != run_id:
+            continue
+        if isinstance(record, Release):
+            break
+        if isinstance(record, Receipt) and record.outcome == ACCEPTED:
+            waiting.add(record.update_id)
+    return len(waiting)
 
 
 def _keys(disk: Disk, folder: Path, trust: TrustPolicy, epoch: int) -> dict[int, bytes]:

@@ -13,6 +13,7 @@ from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import Release, verify_head, verify_record
 from fl_protocol.session import Session
 from fl_protocol.signatures import Signed
+from fl_server.intake.continued import require_task
 from fl_server.intake.records import RunRecords, of_a_run
 from fl_server.intake.witness import ChainWitness
 from strategies.layout import Layout
@@ -50,6 +51,7 @@ class ChainKeeper:
         self._attested: Attested | None = None
         self._witness: ChainWitness
         self._epoch, self._next = -1, 0
+        self._task = ""
 
     def begin(self, layout: Layout, params: Vector) -> None:
         """Begin the records of a run with its initial model, shape (P,)."""
@@ -75,6 +77,21 @@ class ChainKeeper:
             # In this order: a state of another version than the model's is not used.
             self._records.server(server)
             self._records.model(params)
+
+    def begin_task(self, run_id: str, digest: str) -> None:
+        """Keep the digest of what nodes are asked from now on.
+
+        Raises
+        ------
+        StorageFailed
+            ``STATE_MISMATCH``: another server has asked something else, and updates for that wait.
+        """
+        if digest == self._task or self._records is None:
+            return
+        if not self._task:
+            require_task(self.folder, run_id, digest, self._disk)
+        self._records.task(digest)
+        self._task = digest
 
     def release(self, release: Release, signed: Signed) -> None:
         """Write down the record of a release that was fetched.

@@ -10,6 +10,7 @@
     released-model.bin    the newest released model, at first the initial one: its SHA-256 is the
                           ``model_digest`` of a release's or the opening's record
     server.npz            what else the server continues from: running mean, whose node is whose
+    task.txt              digest of what nodes were asked last
 
 Nothing in it is secret. `asynclave verify-run` reads it.
 """
@@ -40,8 +41,9 @@ TRUST = "trust.toml"
 LAYOUT = "layout.json"
 MODEL = "released-model.bin"
 SERVER = "server.npz"
+TASK = "task.txt"
 
-_FILES = frozenset({CHAIN, TRUST, LAYOUT, MODEL, SERVER})
+_FILES = frozenset({CHAIN, TRUST, LAYOUT, MODEL, SERVER, TASK})
 _EPOCH = r"-(0|[1-9][0-9]{0,15})\.json"
 _EVIDENCE, _HEAD = re.compile("evidence" + _EPOCH), re.compile("head" + _EPOCH)
 MAX_LINE_BYTES = 1 << 16
@@ -136,6 +138,10 @@ class RunRecords:
     def server(self, state: dict[str, Any]) -> None:
         """Keep what the server continues from; arrays, and a JSON string ``"meta"``."""
         self._write(SERVER, encode_state(state))
+
+    def task(self, digest: str) -> None:
+        """Keep the digest of what nodes are asked from now on."""
+        self._write(TASK, digest.encode("ascii"))
 
     def close(self) -> None:
         """Close the chain."""

@@ -179,6 +179,19 @@ class SealedIntake:
         """The enclave the run is open in."""
         return self._opened.attested
 
+    def begin_task(self, digest: str) -> None:
+        """Take note of what is asked of nodes from now on, see `fl_protocol.task.task_digest`.
+
+        Raises
+        ------
+        StorageFailed
+            ``STATE_MISMATCH``: the run is continued, and updates that wait for the next version
+            were trained for another task, so that the enclave would take none of this one.
+        """
+        with self._lock:
+            if self._opened.keeper is not None:
+                self._opened.keeper.begin_task(self._opened.run_id, digest)
+
     def offer(
         self, reply: RecordDict, client: str, base_version: int, base: Vector, now: float
     ) -> Outcome:

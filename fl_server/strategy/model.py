@@ -23,6 +23,8 @@ class Model:
     ----------
     layout : Layout
         Names, shapes and dtypes.
+    carried : dict of str to ndarray
+        Its integer arrays.
     params : ndarray of float32, shape (P,)
         What clients train from.
     current : ArrayRecord
@@ -33,9 +35,10 @@ class Model:
     """
 
     def __init__(self, initial: ArrayRecord) -> None:
-        self._carried = arrays_of(initial)
-        self.layout = Layout.of(self._carried)
-        self.params = frozen(self.layout.flatten(self._carried))
+        arrays = arrays_of(initial)
+        self.layout = Layout.of(arrays)
+        self.carried = self.layout.carried(arrays)
+        self.params = frozen(self.layout.flatten(arrays))
         self.current = self.published = initial
 
     def adopt(self, params: Vector, intake: Intake) -> None:
@@ -46,5 +49,5 @@ class Model:
             self.published = self._record(intake.published)
 
     def _record(self, params: Vector) -> ArrayRecord:
-        arrays = self.layout.unflatten(params, self._carried)
+        arrays = self.layout.unflatten(params, self.carried)
         return ArrayRecord({name: Array(array) for name, array in arrays.items()})

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import Result
 
 from fl_protocol.codes import Code, GatewayUnavailable, StorageFailed
 from fl_protocol.ports import Clock
-from fl_server.intake.base import Intake, Outcome
+from fl_server.intake.base import Intake, OneTask, Outcome
 from fl_server.strategy.dispatch import Fleet, Task
 from fl_server.strategy.evaluation import Evaluator
 from fl_server.strategy.events import MergeEvent, UpdateEvent
@@ -19,7 +19,7 @@ from fl_server.strategy.hooks import Hooks, RunSettings
 from fl_server.strategy.model import Model
 from fl_server.strategy.pacing import REFRESH_SECONDS, NoProgress, Pacer
 from fl_server.strategy.replies import code_in, reason_in, utilisation_in, without_arrays
-from fl_server.strategy.snapshots import Snapshot, Snapshots
+from fl_server.strategy.snapshots import Snapshot, Snapshots, task_of
 from strategies.reject import Reject
 from strategies.update import Merge
 
@@ -142,6 +142,9 @@ class AsyncRun:
         if snapshot is None:
             self._composes_from = self._refresh
             self._last_failure = "configure_train of the strategy returned no message"
+        elif isinstance(self._intake, OneTask):
+            given = self._grid.run.override_config
+            self._intake.begin_task(task_of(snapshot.content, self._model.carried, given))
         return snapshot
 
     def _push(self, message: Message, version: int, *, evaluate: bool) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fl_protocol.flower import BASE_VERSION
+from fl_protocol.task import task_digest
 from fl_server.strategy.hooks import Hooks, RunSettings
 from fl_server.strategy.model import Model
+from strategies.layout import Arrays
 from strategies.update import Vector
 
 
@@ -28,6 +30,33 @@ class Snapshot:
 
     params: Vector
     content: RecordDict
+
+
+def task_of(content: RecordDict, carried: Arrays, run_config: Mapping[str, object]) -> str:
+    """Digest what nodes are told, as far as a server knows it.
+
+    Parameters
+    ----------
+    content : RecordDict
+        Of the training messages.
+    carried : mapping of str to ndarray
+        The model's integer arrays.
+    run_config : mapping
+        What ``flwr run`` was given; the rest of nodes' ``run_config`` is in the app.
+
+    Raises
+    ------
+    ConfigInvalid
+        See `fl_protocol.task.task_digest`; nodes would refuse the task for the same.
+    """
+    return task_digest(
+        MessageType.TRAIN,
+        content.config_records,
+        content.metric_records,
+        content.array_records,
+        carried,
+        run_config,
+    )
 
 
 class Snapshots:

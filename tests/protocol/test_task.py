@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 
-from fl_client.task import task_digest
 from fl_protocol.codes import ConfigInvalid
+from fl_protocol.task import task_digest
 
 ENTRIES: dict[str, Any] = {
     "asynclave-run-id": "run",
@@ -30,7 +30,14 @@ def digest(
     **records: ArrayRecord | ConfigRecord | MetricRecord,
 ) -> str:
     content = RecordDict({"config": ConfigRecord(dict(entries)), **records})
-    return task_digest(Message(content, 1, kind), carried, run_config or {})
+    return task_digest(
+        kind,
+        content.config_records,
+        content.metric_records,
+        content.array_records,
+        carried,
+        run_config or {},
+    )
 
 
 def test_the_same_task_of_two_versions_has_one_digest() -> None:

@@ -1,4 +1,4 @@
-"""What a training task tells the ClientApp, as one digest that goes into the sealed header.
+"""What a training task tells a ClientApp, as one digest that goes into the sealed header.
 
 Updates are aggregated only with updates of the same task: a server that sends some nodes another
 learning rate, so that a release shows the others' updates, finds its buffer refused.
@@ -7,21 +7,27 @@ learning rate, so that a release shows the others' updates, finds its buffer ref
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy.typing as npt
-from flwr.app import Message
 
 from fl_protocol import canonical, flower
 from fl_protocol.canonical import Json
 from fl_protocol.codes import Code, ConfigInvalid
 
+Records = Mapping[str, Mapping[str, object]]
+
 _ROUND = "server-round"
 
 
 def task_digest(
-    message: Message, carried: Mapping[str, npt.NDArray[Any]], run_config: Mapping[str, object]
+    kind: str,
+    configs: Records,
+    metrics: Records,
+    arrays: Iterable[str],
+    carried: Mapping[str, npt.NDArray[Any]],
+    run_config: Mapping[str, object],
 ) -> str:
     """Digest everything but the trained parameters that may steer local training.
 
@@ -32,8 +38,12 @@ def task_digest(
 
     Parameters
     ----------
-    message : Message
-        The training task.
+    kind : str
+        Type of the message.
+    configs, metrics : Mapping of str to Mapping
+        Its ConfigRecords and MetricRecords by name.
+    arrays : iterable of str
+        Names of its ArrayRecords.
     carried : Mapping of str to ndarray
         The model's integer arrays, such as BatchNorm counters, which a run never changes.
     run_config : Mapping
@@ -49,20 +59,17 @@ def task_digest(
     ConfigInvalid
         "server-round" does not fit the base version, or an entry cannot be encoded.
     """
-    content = message.content
-    configs: dict[str, dict[str, object]] = {
-        name: dict(record) for name, record in content.config_records.items()
-    }
-    base_version = _base_version(configs)
-    for entries in configs.values():
+    told: dict[str, dict[str, object]] = {name: dict(record) for name, record in configs.items()}
+    base_version = _base_version(told)
+    for entries in told.values():
         _hide_version(entries, base_version)
     members = {
-        "type": message.metadata.message_type,
-        "configs": configs,
-        "metrics": {name: dict(record) for name, record in content.metric_records.items()},
-        "arrays": list(content.array_records),
+        "type": kind,
+        "configs": told,
+        "metrics": metrics,
+        "arrays": list(arrays),
         "carried": {name: array.tobytes() for name, array in carried.items()},
-        "run": dict(run_config),
+        "run": run_config,
     }
     try:
         return hashlib.sha256(canonical.encode(_tagged(members))).hexdigest()
@@ -86,7 +93,7 @@ def _hide_version(entries: dict[str, object], base_version: int) -> None:
         entries[name] = type(entries[name]).__name__
 
 
-def _base_version(configs: Mapping[str, Mapping[str, object]]) -> int:
+def _base_version(configs: Records) -> int:
     for entries in configs.values():
         value = entries.get(flower.BASE_VERSION)
         if type(value) is int:
