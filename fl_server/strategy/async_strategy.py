@@ -19,7 +19,12 @@ from fl_protocol.ports import Clock, SteadyClock
 from fl_server.durable.engine import Saved
 from fl_server.intake.base import Intake
 from fl_server.intake.plain import Replies
-from fl_server.strategy.checks import require_lengths, require_options, require_recipe
+from fl_server.strategy.checks import (
+    require_kinds,
+    require_lengths,
+    require_options,
+    require_recipe,
+)
 from fl_server.strategy.dispatch import Fleet
 from fl_server.strategy.events import Event, Observer
 from fl_server.strategy.flwr_compat import log, log_strategy_start_info
@@ -156,6 +161,19 @@ class AsyncStrategy(Strategy):
         callbacks: Sequence[Observer] = (),
     ) -> None:
         require_supported()
+        require_kinds(
+            train_metrics_aggr_fn=train_metrics_aggr_fn,
+            evaluate_metrics_aggr_fn=evaluate_metrics_aggr_fn,
+            limits=limits,
+            release_rule=release_rule,
+            cache_folder=cache_folder,
+            state_folder=state_folder,
+            seed=seed,
+            selection=selection,
+            gateway=gateway,
+            run_name=run_name,
+            callbacks=callbacks,
+        )
         if fraction_evaluate == 0.0:
             min_evaluate_nodes = 0
             log(WARNING, "fraction_evaluate is set to 0.0. Federated evaluation will be skipped.")
@@ -326,13 +344,19 @@ class AsyncStrategy(Strategy):
         Raises
         ------
         ConfigInvalid
-            If `num_rounds` or `timeout` makes no sense.
+            If an argument makes no sense.
         NoProgress
             If no version was merged for `timeout` seconds.
         StorageFailed
             If the saved run cannot be continued, is another one, or is in use.
         """
         require_lengths(num_rounds, timeout)
+        require_kinds(
+            initial_arrays=initial_arrays,
+            train_config=train_config,
+            evaluate_config=evaluate_config,
+            evaluate_fn=evaluate_fn,
+        )
         log(INFO, "Starting %s strategy:", type(self).__name__)
         log_strategy_start_info(num_rounds, initial_arrays, train_config, evaluate_config)
         self.summary()

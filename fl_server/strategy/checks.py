@@ -2,18 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
+
+from flwr.app import ArrayRecord, ConfigRecord
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.intake.plain import Replies
 from strategies.recipe import Recipe
+from strategies.release import ReleaseRule
+from strategies.screening import Limits
 
 if TYPE_CHECKING:
     from fl_server.strategy.async_strategy import AsyncStrategy
 
 _KEYS = ("weighted_by_key", "arrayrecord_key", "configrecord_key")
 _MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
+
+
+Fits = Callable[[object], bool]
+
+
+def _is(kind: type) -> Fits:
+    return lambda value: isinstance(value, kind)
+
+
+def _none_or(fits: Fits) -> Fits:
+    return lambda value: value is None or fits(value)
+
+
+def _is_folder(value: object) -> bool:
+    # The path of an empty string is the working directory.
+    return isinstance(value, Path) or (isinstance(value, str) and value != "")
+
+
+def _is_gateway(value: object) -> bool:
+    # Its bundle's type is not known in plain mode, which must not need what the gateway needs.
+    return _is_folder(value) or hasattr(value, "records_dir")
+
+
+def _selects(value: object) -> bool:
+    return isinstance(value, str) or (hasattr(value, "weights") and not isinstance(value, type))
+
+
+def _are_callable(value: object) -> bool:
+    return isinstance(value, Sequence) and all(map(callable, value))
+
+
+_KINDS: Mapping[str, tuple[Fits, str]] = {
+    "train_metrics_aggr_fn": (_none_or(callable), "a function"),
+    "evaluate_metrics_aggr_fn": (_none_or(callable), "a function"),
+    "limits": (_none_or(_is(Limits)), "Limits"),
+    "release_rule": (_none_or(_is(ReleaseRule)), "a ReleaseRule"),
+    "cache_folder": (_none_or(_is_folder), "the path of a folder"),
+    "state_folder": (_none_or(_is_folder), "the path of a folder"),
+    "seed": (_is(Integral), "an integer"),
+    "selection": (_selects, "a policy or the name of one"),
+    "gateway": (_none_or(_is_gateway), "a server's bundle or the path of one"),
+    "run_name": (_none_or(_is(str)), "a string"),
+    "callbacks": (_are_callable, "a sequence of functions"),
+    "initial_arrays": (_is(ArrayRecord), "an ArrayRecord"),
+    "train_config": (_none_or(_is(ConfigRecord)), "a ConfigRecord"),
+    "evaluate_config": (_none_or(_is(ConfigRecord)), "a ConfigRecord"),
+    "evaluate_fn": (_none_or(callable), "a function"),
+}
+
+
+def require_kinds(**arguments: object) -> None:
+    """Check arguments of a strategy and of its `start` for what kind of object they are.
+
+    Raises
+    ------
+    ConfigInvalid
+        If one is another; the sentence names it.
+    """
+    for name, value in arguments.items():
+        fits, kind = _KINDS[name]
+        if not fits(value):
+            raise _invalid(f"{name} must be {kind}", value)
 
 
 def require_options(strategy: AsyncStrategy) -> None:

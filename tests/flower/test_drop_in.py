@@ -23,6 +23,7 @@ from strategies import Engine
 from strategies.errors import BadOption, LeakyRecipe
 from strategies.recipes import fedbuff
 from strategies.roles import Roles
+from strategies.selection import Uniform
 from tests.support.federation import (
     CLASSES,
     INPUTS,
@@ -189,6 +190,20 @@ def test_buffer_sizes_follow_the_tasks_in_flight_in_plain_mode() -> None:
         {"arrayrecord_key": 5},
         {"configrecord_key": None},
         {"arrayrecord_key": "config"},
+        {"train_metrics_aggr_fn": "mean"},
+        {"evaluate_metrics_aggr_fn": 1},
+        {"limits": 5},
+        {"release_rule": 5},
+        {"cache_folder": 5},
+        {"state_folder": ""},
+        {"seed": None},
+        {"selection": None},
+        {"selection": Uniform},
+        {"gateway": 5},
+        {"gateway": ""},
+        {"run_name": 5},
+        {"callbacks": 5},
+        {"callbacks": [5]},
     ],
 )
 def test_refuses_options_that_make_no_sense(options: dict[str, Any]) -> None:
@@ -207,12 +222,16 @@ def test_refuses_options_that_make_no_sense(options: dict[str, Any]) -> None:
         {"timeout": 0},
         {"timeout": float("nan")},
         {"timeout": "60"},
+        {"initial_arrays": [1.0]},
+        {"train_config": {"lr": 0.1}},
+        {"evaluate_config": {"lr": 0.1}},
+        {"evaluate_fn": 5},
     ],
 )
-def test_refuses_runs_of_no_length(arguments: dict[str, Any]) -> None:
+def test_refuses_runs_that_cannot_begin(arguments: dict[str, Any]) -> None:
     (name,) = arguments
     with pytest.raises(ConfigInvalid, match=name):
-        FedBuff().start(virtual_grid(), initial_arrays(), **arguments)
+        FedBuff().start(virtual_grid(), **{"initial_arrays": initial_arrays(), **arguments})
 
 
 @pytest.mark.parametrize("recipe", [fedbuff.FedBuff, "fedbuff", lambda in_flight: "fedbuff"])
