@@ -21,7 +21,7 @@ from strategies.release import ReleaseRule
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -47,7 +47,7 @@ class DevicesConfig(_Section):
 class TrainConfig(_Section):
     """Local training on each client."""
 
-    hidden: int = Field(default=64, ge=1)
+    hidden: int = Field(default=64, ge=1, le=1_000_000)
     local_epochs: int = Field(default=2, ge=1)
     batch_size: int = Field(default=32, ge=1)
     lr: float = Field(default=0.05, gt=0)
@@ -84,7 +84,7 @@ class TrustConfig(_Section):
     k: int | None = Field(default=None, ge=2)
     max_leverage: float | None = Field(default=None, gt=0, lt=1)
     max_staleness: int = Field(default=200, ge=0)
-    max_norm: float = Field(default=100.0, gt=0)
+    max_norm: float = Field(default=100.0, gt=0, allow_inf_nan=True)
     max_examples: int = Field(100_000, ge=1)
     dp: PrivacyConfig | None = None
 

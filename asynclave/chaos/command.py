@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from shutil import rmtree
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 _QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise typer.BadParameter("a finite number is needed")
+    return value
+
+
 app = typer.Typer(help="Break everything on purpose, and count what is lost.", no_args_is_help=True)
 
 
@@ -30,7 +38,8 @@ app = typer.Typer(help="Break everything on purpose, and count what is lost.", n
 def sim(
     seeds: Annotated[int, typer.Option(min=1, help="Number of worlds.")] = 100,
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="Virtual minutes under faults in each.")
+        float,
+        typer.Option(min=0.1, callback=_finite, help="Virtual minutes under faults in each."),
     ] = 60.0,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first world.")] = 0,
     mutant: Annotated[str | None, typer.Option(help="Plant this bug first.")] = None,
@@ -74,7 +83,9 @@ def sim(
 
 @app.command()
 def real(
-    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes under faults.")] = 2.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, callback=_finite, help="Minutes under faults.")
+    ] = 2.0,
     clients: Annotated[int, typer.Option(min=4, help="Client processes.")] = 5,
     params: Annotated[int, typer.Option(min=1, help="Size of the model.")] = 50_000,
     seed: Annotated[int, typer.Option(help="Of the choice of faults.")] = 0,

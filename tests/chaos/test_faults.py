@@ -58,6 +58,14 @@ def test_a_world_without_faults_is_the_run_of_its_recipe() -> None:
     assert report.acknowledged >= report.updates - 6 * 4
 
 
+@pytest.mark.parametrize("minutes", ["nan", "inf"])
+@pytest.mark.parametrize("kind", ["sim", "real"])
+def test_faults_that_would_never_end_are_refused(kind: str, minutes: str) -> None:
+    refused = CliRunner().invoke(app, ["chaos", kind, "--minutes", minutes])
+    assert refused.exit_code == 2
+    assert "a finite number is needed" in refused.output
+
+
 def test_the_command_counts_and_tells_how_to_replay_a_failure(tmp_path) -> None:
     failures = tmp_path / "failures.jsonl"
     options = ["--minutes", "20", "--workers", "1", "--output", str(failures), "--json"]

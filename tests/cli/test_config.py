@@ -36,6 +36,8 @@ def test_flags_win_over_environment_which_wins_over_the_file(
         ("[run]\nmergers = 3\n", "run.mergers"),
         ("[devices]\nclients = 1\n", "devices.clients"),
         ('[strategy]\nname = "fedprox"\n', "strategy.name"),
+        ("[train]\nlr = inf\n", "train.lr"),
+        ("[train]\nhidden = 10_000_000_000_000\n", "train.hidden"),
         (f"[run]\nseed = {2**64}\n", "run.seed"),
         ("[run\n", "not valid TOML"),
     ],
