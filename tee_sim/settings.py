@@ -49,14 +49,12 @@ def load_settings(
         The file cannot be read, or a member is unknown, missing or does not fit.
     """
     try:
-        members = json.loads(path.read_text())
-        if not isinstance(members, dict):
-            raise TypeError("it holds no object")
+        members = _object(json.loads(path.read_text()))
         read = {name: make(members[name]) for name, make in convert.items() if name in members}
         for name in paths:
             if members.get(name):
                 read[name] = str(path.resolve().parent / members[name])
-        return kind(**_typed(kind, {**members, **read}))
+        return settings_from(kind, {**members, **read})
     except (OSError, ValueError, TypeError, RecursionError) as error:
         known = ", ".join(member.name for member in fields(kind))
         raise ConfigInvalid(
@@ -64,18 +62,30 @@ def load_settings(
         ) from None
 
 
-def _typed(kind: type[_Settings], members: dict[str, Any]) -> dict[str, Any]:
-    """Return members with a tuple for each list that is to be one; raise TypeError for a misfit."""
-    hints, typed = get_type_hints(kind), dict(members)
+def settings_from(kind: type[_Settings], members: object) -> _Settings:
+    """Make a dataclass of what JSON holds, with a tuple for each list that is to be one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no object, or a member is unknown, missing or does not fit.
+    """
+    hints, typed = get_type_hints(kind), dict(_object(members))
     for field in fields(kind):
-        if field.name not in members:
+        if field.name not in typed:
             continue
-        value, hint = members[field.name], hints[field.name]
+        value, hint = typed[field.name], hints[field.name]
         if get_origin(hint) is tuple and isinstance(value, list):
             typed[field.name] = value = tuple(value)
         if not _fits(value, hint):
             raise TypeError(f"{field.name} is not of the type {field.type}")
-    return typed
+    return kind(**typed)
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("it holds no object")
+    return value
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fl_server.gateway.database import is_url
 from fl_server.gateway.limits import LoadLimits
-from tee_sim.settings import load_settings
+from tee_sim.settings import load_settings, settings_from
 
 _PATHS = (
     "tls_certificate", "tls_key", "issuer_key", "token_key", "audit_log", "launcher_socket",
@@ -93,6 +93,6 @@ class GatewayConfig:
             cls,
             path,
             paths=_PATHS,
-            limits=lambda members: LoadLimits(**members),
+            limits=lambda members: settings_from(LoadLimits, members),
             registry=registry,
         )

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fl_protocol.codes import Code, GatewayUnavailable, error_for
+from fl_protocol.codes import Code, ConfigInvalid, GatewayUnavailable, error_for
 from fl_protocol.ports import Chunk, Clock
 from fl_server.gateway.call import await_hang_up
 
@@ -46,6 +46,11 @@ class LoadLimits:
         Seconds a client has to deliver a whole body.
     write_deadline : float
         Seconds a client has to take a whole reply.
+
+    Raises
+    ------
+    ConfigInvalid
+        One of them is not above 0.
     """
 
     max_body: int = 256 * 1024 * 1024
@@ -56,6 +61,11 @@ class LoadLimits:
     request_deadline: float = 10.0
     read_deadline: float = 60.0
     write_deadline: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ConfigInvalid(Code.CONFIG_INVALID, f"{name} must be above 0, not {value}.")
 
 
 class RateLimiter:

@@ -48,6 +48,8 @@ def test_what_was_saved_is_read(
         (NodeConfig, {"run_patience": float("nan")}),
         (GatewayConfig, {"behind_proxy": "false"}),
         (GatewayConfig, {"token_ttl": 0.5}),
+        (GatewayConfig, {"limits": {"max_body": "256"}}),
+        (GatewayConfig, {"limits": {"burst": 0.5}}),
         (LauncherConfig, {"debug": "false"}),
         (LauncherConfig, {"user": "nobody"}),
         (LauncherConfig, {"skip_layers": "seccomp"}),
@@ -62,8 +64,21 @@ def test_a_setting_of_another_type_is_refused_by_name(
     (config,) = (each for each in (BUNDLE, GATEWAY, LAUNCHER) if type(each) is kind)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**asdict(config), **change}))
-    with pytest.raises(ConfigInvalid, match=f"{next(iter(change))} is not of the type"):
+    (name,) = change.get("limits", change)
+    with pytest.raises(ConfigInvalid, match=f"{name} is not of the type"):
         kind.load(path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "found"),
+    [(5, "no object"), ({"max_body": 0}, "max_body must be above 0"), ({"size": 1}, "size")],
+    ids=str,
+)
+def test_limits_that_make_no_sense_are_refused(limits: object, found: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**asdict(GATEWAY), "limits": limits}))
+    with pytest.raises(ConfigInvalid, match=found):
+        GatewayConfig.load(path)
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "[" * 100_000, "{", '{"gateway": 1'])
