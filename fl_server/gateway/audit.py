@@ -10,36 +10,67 @@ passed or the gateway stopped, and what it asked for may have been done all the 
 
 from __future__ import annotations
 
-import io
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO, cast
 
 import structlog
 
+from fl_protocol.storage import storage_failure, stored
+
 CANCELLED = "CANCELLED"
+
+_NAME = "The audit log"
+
+_logger = logging.getLogger(__name__)
 
 
 class AuditLog:
-    """Append-only JSON lines, mode 0600.
+    """Append-only JSON lines, mode 0600; one writer.
+
+    A call that has been answered has been answered, also if the disk does not take its line. Such
+    calls are counted, and `require` refuses further ones until a line could be written that says
+    how many have none.
 
     Parameters
     ----------
     path : Path
         Log file; created when missing.
+
+    Raises
+    ------
+    StorageFailed
+        ``JOURNAL_FULL`` or ``JOURNAL_FAILED``: it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._file = io.TextIOWrapper(
-            io.FileIO(descriptor, "a"), encoding="utf-8", write_through=True
-        )
+        with stored(f"{_NAME} {path}"):
+            self._lines = _Lines(path)
+        self._missing, self._cause = 0, ""
         self._log = structlog.wrap_logger(
-            structlog.PrintLogger(self._file),
+            structlog.WriteLogger(cast(TextIO, self._lines)),
             processors=[
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 structlog.processors.JSONRenderer(sort_keys=True),
             ],
         )
+
+    def require(self) -> None:
+        """Insist that a call can be written down before anything is done for it.
+
+        Raises
+        ------
+        StorageFailed
+            ``JOURNAL_FULL`` or ``JOURNAL_FAILED``: calls before it have no line, and the disk does
+            not take one that says so.
+        """
+        if not self._missing:
+            return
+        with stored(_NAME):
+            self._log.msg("audit", code=self._cause, detail=f"{self._missing} calls have no line")
+        self._missing = 0
 
     def record(
         self,
@@ -68,8 +99,39 @@ class AuditLog:
             "trace_id": trace_id,
             "detail": detail,
         }
-        self._log.msg(method, code=code, **{k: v for k, v in fields.items() if v})
+        try:
+            self._log.msg(method, code=code, **{k: v for k, v in fields.items() if v})
+        except OSError as error:
+            if not self._missing:
+                _logger.error("%s could not be written: %s", _NAME, error.strerror)
+                self._cause = storage_failure(_NAME, error).code
+            self._missing += 1
 
     def close(self) -> None:
-        """Flush and close the file."""
-        self._file.close()
+        """Close the file."""
+        self._lines.close()
+
+
+class _Lines:
+    """The end of a file, to which a line is added whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def write(self, line: str) -> None:
+        rest = memoryview(line.encode())
+        written = 0
+        try:
+            while len(rest) > written:
+                written += os.write(self._handle, rest[written:])
+        except OSError:
+            # What follows the part of a line could not be read, either.
+            with suppress(OSError):
+                os.ftruncate(self._handle, os.fstat(self._handle).st_size - written)
+            raise
+
+    def flush(self) -> None:
+        """Do nothing: nothing is held back."""
+
+    def close(self) -> None:
+        os.close(self._handle)

@@ -1,12 +1,12 @@
 """Admission: every call passes here before its handler runs, and leaves one audit line.
 
-Order: method known -> refused tokens of the address -> token -> rate of the address with that
-token -> proof of possession -> revocation -> rate of the client -> request -> revocation. Every
-method is served as a stream of requests, because gRPC calls those handlers at once: a caller whom
-the metadata does not admit is refused without its request being waited for, and nobody can keep a
-call open by sending none. A caller can take a minute over a body or a download, so revocation is
-looked up again when that moves on. Refusals leave as a gRPC status with the code in the trailing
-metadata and a constant sentence.
+Order: method known -> room for the audit line -> refused tokens of the address -> token -> rate of
+the address with that token -> proof of possession -> revocation -> rate of the client -> request ->
+revocation. Every method is served as a stream of requests, because gRPC calls those handlers at
+once: a caller whom the metadata does not admit is refused without its request being waited for, and
+nobody can keep a call open by sending none. A caller can take a minute over a body or a download,
+so revocation is looked up again when that moves on. Refusals leave as a gRPC status with the code
+in the trailing metadata and a constant sentence.
 """
 
 from __future__ import annotations
@@ -165,6 +165,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         metadata = _metadata_of(context)
         call = begin_call(name, metadata)
         try:
+            self._audit.require()
             await self._admit(call, self._address(metadata, context), metadata)
             yield await self._request(call, requests, metadata)
         except asyncio.CancelledError:

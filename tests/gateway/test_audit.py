@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, Never, cast
 
+import pytest
+
+from fl_protocol.codes import StorageFailed
 from fl_protocol.ports import SystemClock
 from fl_protocol.proto import gateway_pb2 as pb
+from fl_server.gateway.audit import AuditLog
+from fl_server.gateway.auth import Gatekeeper
+from fl_server.gateway.authenticator import Authenticator
+from fl_server.gateway.limits import LoadLimits, RateLimiter
 from fl_server.stack import LocalStack
+from tests.support.disk import no_room
 from tests.support.processes import wait_until
 from tests.support.sealed import RawGateway, audit_lines
 
@@ -62,3 +72,77 @@ def test_a_caller_that_hangs_up_half_way_is_no_refusal(
     wait_until(lambda: len(audit_lines(stack).splitlines()) > before)
     (line,) = audit_lines(stack).splitlines()[before:]
     assert (json.loads(line)["event"], json.loads(line)["code"]) == ("OpenRun", "CANCELLED")
+
+
+def lines_in(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_that_the_disk_does_not_take_whole_leaves_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit = AuditLog(path)
+    audit.record("Enrol", "OK")
+    for room in (0, 1, 20):
+        with no_room(path.stat().st_size + room):
+            audit.record("IssueToken", "OK")
+            with pytest.raises(StorageFailed, match=r"^JOURNAL_FULL"):
+                audit.require()
+    assert [line["event"] for line in lines_in(path)] == ["Enrol"]
+    audit.require()
+    audit.record("GetKeys", "OK")
+    audit.close()
+    _, missing, last = lines_in(path)
+    assert (missing["code"], missing["detail"]) == ("JOURNAL_FULL", "3 calls have no line")
+    assert last["event"] == "GetKeys"
+
+
+def test_an_audit_log_that_cannot_be_opened_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailed, match=r"^JOURNAL_FAILED: .*Is a directory"):
+        AuditLog(tmp_path)
+
+
+class Aborted(Exception):
+    """How a call ended."""
+
+
+class Context:
+    """What a handler is told of its call."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def abort(self, status: object, sentence: str, trailing: tuple[Any, ...]) -> Never:
+        raise Aborted(dict(trailing)["asynclave-code"])
+
+
+async def requests() -> AsyncIterator[pb.KeysRequest]:
+    yield pb.KeysRequest()
+
+
+async def test_nothing_is_done_for_a_call_that_cannot_be_written_down(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit, limits = AuditLog(path), LoadLimits()
+    limiter = RateLimiter(limits.rate, limits.burst, SystemClock())
+    # `GetKeys` is public.
+    gatekeeper = Gatekeeper(cast(Authenticator, None), limiter, limiter, audit, limits)
+    served = []
+
+    async def answer(request: pb.KeysRequest, context: Context) -> str:
+        served.append(request)
+        return "keys"
+
+    call = gatekeeper._single("GetKeys", answer)
+    with no_room(10):
+        # It was done before anybody could know.
+        assert await call(requests(), Context()) == "keys"
+        for _ in range(2):
+            with pytest.raises(Aborted, match=r"^JOURNAL_FULL$"):
+                await call(requests(), Context())
+    assert len(served) == 1
+    assert await call(requests(), Context()) == "keys"
+    audit.close()
+    found = [(line["event"], line["code"], line.get("detail")) for line in lines_in(path)]
+    assert found == [("audit", "JOURNAL_FULL", "3 calls have no line"), ("GetKeys", "OK", None)]

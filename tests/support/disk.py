@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,17 @@ from fl_protocol.ports import SystemRng
 from fl_server.durable.journal import Journal
 
 JOURNAL = Path("/journal")
+
+
+@contextmanager
+def no_room(longest: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a length in bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (longest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class MemoryDisk:

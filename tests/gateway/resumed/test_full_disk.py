@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,20 +12,9 @@ from fl_protocol.codes import StorageFailed
 from fl_server.intake.records import CHAIN, MODEL
 from fl_server.stack import LocalStack
 from tests.gateway.resumed.support import RUN, server
-from tests.support.disk import MemoryDisk
+from tests.support.disk import MemoryDisk, no_room
 from tests.support.processes import kill
 from tests.support.sealed import K, client, offer, trained
-
-
-@contextmanager
-def no_room(longest: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a length in bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (longest, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_a_full_disk_kept_from_being_written_is_written_later(
