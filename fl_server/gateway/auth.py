@@ -25,6 +25,7 @@ from grpc import aio
 from fl_protocol.codes import (
     AsynclaveError,
     Code,
+    ConfigInvalid,
     GatewayUnavailable,
     ProofRejected,
     TokenRejected,
@@ -61,8 +62,16 @@ _REFUSED = "/grpc.health.v1.Health/Watch"
 _logger = logging.getLogger(__name__)
 # A refusal may quote its caller, who must not fill the log or a reply's trailing metadata.
 _MAX_SENTENCE = 500
+_MISCONFIGURED = "The gateway's configuration is not valid; its log has the cause."
 # Seconds, where whoever refuses does not say.
 _RETRY_AFTER = 0.25
+
+
+class _NoRequest(ConfigInvalid):
+    """What came is no request of the method; any other `ConfigInvalid` is about the gateway."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(Code.CONFIG_INVALID, sentence)
 
 
 class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
@@ -173,6 +182,10 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
             raise
         except AsynclaveError as error:
             refusal = error
+            if isinstance(error, ConfigInvalid) and not isinstance(error, _NoRequest):
+                # It names files of this host, which are its operator's business.
+                _logger.error("%s failed: %s", name, error)
+                refusal = ConfigInvalid(error.code, _MISCONFIGURED)
         except Exception:
             _logger.exception("%s failed", name)
             refusal = AsynclaveError(Code.INTERNAL)
@@ -237,9 +250,7 @@ class Gatekeeper(aio.ServerInterceptor):  # type: ignore[misc]
         except TimeoutError:
             raise error_for(Code.DEADLINE, "the call came without its request") from None
         except DecodeError:
-            raise error_for(
-                Code.CONFIG_INVALID, "the request is no message of this method"
-            ) from None
+            raise _NoRequest("the request is no message of this method") from None
 
     def _address(self, metadata: dict[str, str], context: Any) -> str:
         """Return where a call comes from, without the port, which a new connection changes."""
@@ -265,7 +276,7 @@ async def _only(requests: AsyncIterator[Any]) -> Any:
     async for request in requests:
         return request
     await await_hang_up()
-    raise error_for(Code.CONFIG_INVALID, "the call came without its request")
+    raise _NoRequest("the call came without its request")
 
 
 async def _abort(context: Any, refusal: AsynclaveError) -> None:

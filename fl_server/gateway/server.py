@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Clock, LocalDisk, Rng, SystemClock, SystemRng
 from fl_protocol.proto.gateway_pb2_grpc import add_GatewayServicer_to_server
+from fl_protocol.storage import stored
 from fl_server.gateway.assembly import admission
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.auth import Gatekeeper
@@ -73,11 +74,14 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
             # Before anybody is served, so that a repeated update finds its first receipt.
             await submissions.finish_left_over(audit)
             await server.start()
-            await status.set("", health_pb2.HealthCheckResponse.SERVING)
-            LocalDisk().write_atomic(Path(config.port_file), str(port).encode())
-            await stopped.wait()
-            await status.enter_graceful_shutdown()
-            await server.stop(_STOP_GRACE)
+            try:
+                await status.set("", health_pb2.HealthCheckResponse.SERVING)
+                with stored(config.port_file):
+                    LocalDisk().write_atomic(Path(config.port_file), str(port).encode())
+                await stopped.wait()
+                await status.enter_graceful_shutdown()
+            finally:
+                await server.stop(_STOP_GRACE)
     finally:
         await link.close()
         audit.close()

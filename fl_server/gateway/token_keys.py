@@ -105,7 +105,10 @@ class _File(NamedTuple):
 
 
 def _file(path: Path) -> _File:
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"{path} is no key: {error}") from None
     return _File(found.st_ino, found.st_mtime_ns)
 
 

@@ -20,10 +20,11 @@ from fl_protocol.identity import Identity
 from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proof import ProofVerifier, make_proof
 from fl_protocol.proto import gateway_pb2 as pb
-from fl_protocol.wire import SERVICE
+from fl_protocol.wire import CODE_METADATA, SERVICE
 from fl_server.gateway.authenticator import Authenticator
 from fl_server.gateway.limits import LoadLimits
 from fl_server.stack import LocalStack, StackSettings
+from fl_server.stack.keys import TOKEN_KEY
 from tee_sim.node_config import NodeConfig
 from tests.support.sealed import RECIPE, K, RawGateway, audit_lines, client, trained
 
@@ -70,6 +71,28 @@ def test_a_refusal_does_not_repeat_a_megabyte_of_its_caller(
     request = pb.OpenRunRequest(header=header)
     assert raw.call("OpenRun", iter([request]), token("server")) == "RUN_MANIFEST"
     assert max(len(line) for line in audit_lines(stack).splitlines()) < 2000
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", None])
+def test_a_stranger_is_not_told_of_the_gateways_files(
+    stack: LocalStack, raw: RawGateway, content: bytes | None
+) -> None:
+    path = stack.state_dir / TOKEN_KEY
+    key = path.read_bytes()
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            raw._stub.GetKeys(pb.KeysRequest(), timeout=20)
+    finally:
+        path.write_bytes(key)
+        path.chmod(0o600)
+    assert dict(caught.value.trailing_metadata())[CODE_METADATA] == "CONFIG_INVALID"
+    assert TOKEN_KEY not in caught.value.details()
+    assert f"{TOKEN_KEY} is no key" in (stack.state_dir / "gateway.log").read_text()
+    assert raw.call("GetKeys", pb.KeysRequest()).jwks_json
 
 
 @pytest.fixture

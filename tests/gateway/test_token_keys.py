@@ -60,6 +60,16 @@ def test_a_key_file_that_cannot_be_read_is_tried_again(path: Path) -> None:
     assert keys.jwks() != before
 
 
+def test_a_key_file_that_is_missing_is_named_and_tried_again(path: Path) -> None:
+    keys, content = TokenKeys(path, "local", SetClock(NOW)), path.read_bytes()
+    path.unlink()
+    for missing in (keys.jwks, lambda: TokenKeys(path, "local", SetClock(NOW))):
+        with pytest.raises(ConfigInvalid, match=path.name):
+            missing()
+    path.write_bytes(content)
+    assert keys.jwks()["keys"]
+
+
 def test_without_a_lead_or_a_key_before_the_new_one_signs_at_once(path: Path) -> None:
     keys = TokenKeys(path, "local", SetClock(NOW))
     assert keys.signer(lambda kid: False).kid == keys.jwks()["keys"][0]["kid"]
