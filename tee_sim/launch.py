@@ -116,7 +116,11 @@ class EnclaveProcess:
         ------
         GatewayUnavailable
             ``ENCLAVE_UNAVAILABLE``: it did not come up.
+        ConfigInvalid
+            The sealing root is damaged.
         """
+        # First, because it may fail: then no enclave waits for it.
+        sealing_key = state.key_for(measurement)
         ours, theirs = zip(*(socket.socketpair() for _ in range(CHANNELS)), strict=True)
         for end in (*ours, *theirs):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -135,7 +139,7 @@ class EnclaveProcess:
             "user": -1 if options.user is None else options.user,
             "skip": sorted(skip),
             "hop_key": options.hop_key.hex(),
-            "sealing_key": b64url(state.key_for(measurement)),
+            "sealing_key": b64url(sealing_key),
         }
         try:
             reply = _handshake(ours[0], boot)

@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fl_protocol.codes import ConfigInvalid
+from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Disk, Rng
 from tee_sim.channel import Channel, ChannelClosed, Request
 from tee_sim.counter import FileCounter
@@ -42,12 +42,25 @@ class SealedState:
         self._folder, self._disk, self._rng = folder, disk, rng
 
     def key_for(self, measurement: str) -> bytes:
-        """Return the sealing key of an image, 32 bytes: no other image can open its state."""
+        """Return the sealing key of an image, 32 bytes: no other image can open its state.
+
+        Raises
+        ------
+        ConfigInvalid
+            The sealing root is damaged: what is left of it others might guess.
+        """
         path = self._folder / "root.key"
         if not self._disk.exists(path):
             self._disk.write_atomic(path, self._rng.bytes(KEY_BYTES))
+        root = self._disk.read(path)
+        if len(root) != KEY_BYTES:
+            raise ConfigInvalid(
+                Code.CONFIG_INVALID,
+                f"{path} is damaged: it has {len(root)} bytes, not {KEY_BYTES}. Restore it; "
+                "without it no run that was sealed under it goes on.",
+            )
         info = b"asynclave/sealing/v1\0" + bytes.fromhex(measurement)
-        return HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(self._disk.read(path))
+        return HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(root)
 
     def load(self, name: str) -> tuple[int, bytes]:
         """Return how often a name was stored and its latest bytes, 0 and none at first."""

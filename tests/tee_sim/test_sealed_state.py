@@ -23,6 +23,14 @@ def test_each_image_has_its_own_key_that_outlives_the_launcher(tmp_path: Path) -
     assert (tmp_path / "root.key").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_no_key_is_derived_from_a_damaged_root(tmp_path: Path, length: int) -> None:
+    (tmp_path / "root.key").write_bytes(bytes(length))
+    with pytest.raises(ConfigInvalid, match=rf"root\.key is damaged: it has {length} bytes"):
+        state_in(tmp_path).key_for("ab" * 48)
+    assert (tmp_path / "root.key").read_bytes() == bytes(length)
+
+
 def test_state_survives_the_launcher_and_counts(tmp_path: Path) -> None:
     name = "0" * 64
     assert state_in(tmp_path).load(name) == (0, b"")
