@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from enum import Enum
+from itertools import count
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.receipts import Release, verify_head, verify_record
 from fl_protocol.session import Session
 from fl_protocol.signatures import Signed
+from fl_protocol.storage import stored
 from fl_server.intake.continued import require_task
 from fl_server.intake.records import RunRecords, of_a_run
 from fl_server.intake.witness import ChainWitness
@@ -166,12 +170,27 @@ class ChainKeeper:
         return _Answer.MORE if found else _Answer.ALL
 
 
-def free_folder(parent: Path, run_id: str, disk: Disk | None = None) -> Path:
-    """Return a folder for a run that no other has used: its name, or with a number behind it."""
+@contextmanager
+def free_folder(parent: Path, run_id: str, disk: Disk | None = None) -> Iterator[Path]:
+    """Keep a folder for a run that no other has used: its name, or with a number behind it.
+
+    Two servers that begin a run of one name at once get two of them.
+
+    Raises
+    ------
+    StorageFailed
+        ``JOURNAL_FULL`` or ``JOURNAL_FAILED``: the folder cannot be used.
+    """
     disk = disk or LocalDisk()
     name = run_id if run_id.strip(".") else "_"
-    number, folder = 1, parent / name
-    while of_a_run(disk.list(folder)):
-        number += 1
-        folder = parent / f"{name}-{number}"
-    return folder
+    for number in count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        if of_a_run(disk.list(folder)):
+            continue
+        with ExitStack() as stack:
+            with stored(str(folder)):
+                alone = stack.enter_context(disk.lock(folder / "lock", wait=False))
+            # What another server has begun there since stays its own.
+            if alone and not of_a_run(disk.list(folder)):
+                yield folder
+                return

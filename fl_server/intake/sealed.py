@@ -255,7 +255,8 @@ class SealedIntake:
             self._stack.enter_context(locked(self._state_folder, self._disk))
             folder = self._state_folder
         elif self._config.records_dir:
-            folder = free_folder(Path(self._config.records_dir), run.run_id, self._disk)
+            free = free_folder(Path(self._config.records_dir), run.run_id, self._disk)
+            folder = self._stack.enter_context(free)
         else:
             return None
         keeper = ChainKeeper(

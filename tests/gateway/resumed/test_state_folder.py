@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asynclave.verification.audit import audit
 from fl_protocol.codes import StorageFailed
 from fl_server.durable.checkpoint import encode_state
 from fl_server.intake.continued import read_folder
@@ -111,14 +113,32 @@ def test_a_policy_of_somebody_elses_is_in_the_way_of_a_run_and_stays(tmp_path: P
 
 
 def test_no_run_is_begun_where_there_is_a_part_of_one(tmp_path: Path) -> None:
-    assert free_folder(tmp_path, RUN) == tmp_path / RUN
+    with free_folder(tmp_path, RUN) as folder:
+        assert folder == tmp_path / RUN
     for name in (CHAIN, MODEL, "head-1.json"):
         folder = tmp_path / name / RUN
         folder.mkdir(parents=True)
         (folder / "job.toml").touch()
-        assert free_folder(folder.parent, RUN) == folder
+        with free_folder(folder.parent, RUN) as free:
+            assert free == folder
         (folder / name).touch()
-        assert free_folder(folder.parent, RUN) == folder.with_name(f"{RUN}-2")
+        with free_folder(folder.parent, RUN) as free:
+            assert free == folder.with_name(f"{RUN}-2")
+
+
+def test_runs_of_one_name_begun_at_once_are_written_down_apart(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    configs = [stack.server_config(name, records=tmp_path) for name in ("one", "other")]
+    intakes = [SealedIntake(config, RECIPE, watch_interval=math.inf) for config in configs]
+    with free_folder(tmp_path, RUN) as begun:
+        # As when another server has found its folder and written nothing there yet.
+        intakes[0].open(RUN, LAYOUT, initial())
+    intakes[1].open(RUN, LAYOUT, initial())
+    folders = [begun.with_name(f"{RUN}-2"), begun]
+    for intake in intakes:
+        intake.close()
+    assert [audit(folder).flaw for folder in folders] == [None, None]
 
 
 @pytest.mark.parametrize(
