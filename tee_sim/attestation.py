@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Clock, Disk, LocalDisk, Rng
-from fl_protocol.storage import write_private
+from fl_protocol.storage import stored, write_private
 from tee_sim.appraisal import Attested, TrustPolicy
 
 NONCE_BYTES = 32
@@ -22,6 +22,8 @@ _MAX_AGE = 600.0
 
 class EpochWitness:
     """Remembers the highest enclave epoch this node has seen, across restarts.
+
+    Safe to share between processes.
 
     Parameters
     ----------
@@ -52,14 +54,17 @@ class EpochWitness:
         return int(text)
 
     def advance(self, epoch: int) -> None:
-        """Remember an epoch.
+        """Remember an epoch, unless another process has seen a later one meanwhile.
 
         Raises
         ------
         StorageFailed
             ``JOURNAL_FULL`` or ``JOURNAL_FAILED``: it could not be written down.
         """
-        write_private(self._disk, self._path, str(epoch).encode())
+        lock = self._path.with_name(f"{self._path.name}.lock")
+        with stored(str(self._path)), self._disk.lock(lock):
+            if epoch > self.last():
+                write_private(self._disk, self._path, str(epoch).encode())
 
 
 class Attestor:
