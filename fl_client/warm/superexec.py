@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 from collections.abc import Sequence
 
 from fl_client.warm.executor import ForkExecutor
@@ -30,6 +31,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Run until stopped."""
     require_supported()
+    # A core of a task would hold keys, updates and what they were trained on.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     options, of_flower = parser().parse_known_args(arguments)
     os.environ.setdefault(POLL_VARIABLE, _POLL_SECONDS)
     run_superexec_with(lambda: ForkExecutor(options.preload), of_flower)

@@ -34,6 +34,7 @@ HARDENING = (
     "CapabilityBoundingSet=",
     "RestrictAddressFamilies=",
     "UMask=0077",
+    "LimitCORE=0",
 )
 
 
