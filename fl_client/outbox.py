@@ -34,7 +34,7 @@ from fl_client.updates import LocalUpdate
 from fl_protocol.codes import Code, ConfigInvalid, StorageFailed
 from fl_protocol.identity import Identity
 from fl_protocol.ports import Disk, LocalDisk, Rng
-from fl_protocol.storage import write_private
+from fl_protocol.storage import clear_interrupted, write_private
 
 # Of one run, and runs: beyond it the updates of the run begun first are given up.
 MAX_UPDATES, MAX_RUNS = 64, 8
@@ -131,6 +131,7 @@ class Outbox:
             A file is damaged; it is named, and nothing is removed.
         """
         folder = self._folder / _name(run_id)
+        clear_interrupted(self._disk, folder)
         found = [self._read(folder / name) for name in self._names(folder)]
         return sorted(found, key=lambda kept: kept.update.base_version)
 

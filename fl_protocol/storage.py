@@ -25,6 +25,31 @@ def write_private(disk: Disk, path: Path, data: bytes) -> None:
         disk.write_atomic(path, data, 0o600)
 
 
+def clear_interrupted(disk: Disk, folder: Path, *names: str) -> None:
+    """Remove what `write_atomic` leaves behind when its process is killed.
+
+    Nobody else may write there meanwhile.
+
+    Parameters
+    ----------
+    disk, folder : Disk, Path
+        Where to look.
+    *names : str
+        How the names begin of the files that were to be replaced; in a folder that holds nothing
+        else, none need be given.
+
+    Raises
+    ------
+    StorageFailed
+        ``JOURNAL_FAILED``: the disk fails.
+    """
+    hidden = tuple(f".{name}" for name in names or ("",))
+    with stored(str(folder)):
+        for name in disk.list(folder):
+            if name.startswith(hidden):
+                disk.remove(folder / name)
+
+
 @contextmanager
 def stored(what: str) -> Iterator[None]:
     """Turn an OSError into StorageFailed ``JOURNAL_FULL`` or ``JOURNAL_FAILED``."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fl_protocol.codes import AsynclaveError, Code, StorageFailed
 from fl_protocol.ports import Disk, LocalDisk, SystemClock, SystemRng
+from fl_protocol.storage import clear_interrupted
 from tee_sim import image
 from tee_sim.control import ControlServer
 from tee_sim.counter import FileCounter
@@ -31,6 +32,8 @@ from tee_sim.platform import SimulatedPlatform, TeePlatform
 from tee_sim.policy import EnclavePolicy
 from tee_sim.sealed_state import SealedState
 from tee_sim.settings import load_key, load_signing_key
+
+_SEALED = "sealed"
 
 _logger = logging.getLogger(__name__)
 
@@ -126,6 +129,7 @@ async def serve(config: LauncherConfig) -> None:
         _alone(disk, state / "lock", f"the saved state in {state}"),
         _alone(disk, socket.with_name(f"{socket.name}.lock"), f"the socket {socket}"),
     ):
+        clear_interrupted(disk, state / _SEALED)
         hop_key = load_key(Path(config.hop_key))
         launcher = _launcher(config, state, hop_key, disk)
         try:
@@ -156,7 +160,7 @@ def _launcher(config: LauncherConfig, state: Path, hop_key: bytes, disk: Disk) -
         EnclavePolicy.from_members(config.policy),
         BootOptions(config.enclave_user(), hop_key, config.skip_layers, config.debug),
         FileCounter(state / "epoch", disk),
-        SealedState(state / "sealed", disk, SystemRng()),
+        SealedState(state / _SEALED, disk, SystemRng()),
         state / "enclave.pid",
     )
 

@@ -24,7 +24,7 @@ from strategies.engine import Engine
 from strategies.errors import BadState, MergeDue
 from strategies.update import Accepted, ClientUpdate, Merge, Rejected, Vector, digest_of
 
-_CHECKPOINT = "checkpoint-"
+CHECKPOINT = "checkpoint-"
 _logger = getLogger(__name__)
 
 
@@ -274,7 +274,7 @@ class DurableEngine:
     def _write_checkpoint(self, row: int) -> Checkpoint:
         data = encode_state(self._engine.state())
         self._checkpoint_size = len(data)
-        name = f"{_CHECKPOINT}{row:012d}.npz"
+        name = f"{CHECKPOINT}{row:012d}.npz"
         self._saved.disk.write_atomic(self._saved.folder / name, data)
         return Checkpoint(row, name, sha256(data).hexdigest())
 
@@ -282,7 +282,7 @@ class DurableEngine:
         folder, disk = self._saved.folder, self._saved.disk
         with suppress(OSError):
             for other in disk.list(folder):
-                if other.startswith(_CHECKPOINT) and other != name:
+                if other.startswith(CHECKPOINT) and other != name:
                     disk.remove(folder / other)
 
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fl_protocol.ports import LocalDisk, SystemRng
-from fl_server.durable.engine import Saved
+from fl_protocol.storage import clear_interrupted
+from fl_server.durable.engine import CHECKPOINT, Saved
 from fl_server.durable.journal import Journal
 from fl_server.durable.ledger import Ledger, map_sqlite_errors
 from fl_server.durable.lock import locked
@@ -34,6 +35,7 @@ def open_saved(folder: Path) -> Iterator[Saved]:
         ``LEDGER_DAMAGED``, ``LEDGER_FAILED``.
     """
     with locked(folder):
+        clear_interrupted(LocalDisk(), folder, CHECKPOINT)
         journal = Journal(folder / JOURNAL, LocalDisk(), SystemRng())
         ledger = Ledger(connect(folder / LEDGER))
         try:

@@ -29,7 +29,7 @@ from fl_protocol.codes import StorageFailed
 from fl_protocol.encoding import b64url, b64url_decode
 from fl_protocol.ports import Disk, LocalDisk
 from fl_protocol.signatures import Signed
-from fl_protocol.storage import stored
+from fl_protocol.storage import clear_interrupted, stored
 from fl_server.durable.checkpoint import encode_state
 from strategies.layout import Layout
 from strategies.update import Vector
@@ -70,6 +70,7 @@ class RunRecords:
     def __init__(self, folder: Path, *, disk: Disk | None = None) -> None:
         self._folder, self._disk = folder, disk or LocalDisk()
         path = folder / CHAIN
+        clear_interrupted(self._disk, folder, "evidence-", "head-", *_FILES)
         with stored("the records"):
             if self._disk.exists(path):
                 lines = whole_lines(self._disk.read(path))
