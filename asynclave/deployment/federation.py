@@ -18,13 +18,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import errno
+import math
 import os
 import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from asynclave.deployment.errors import DeploymentCode, DeploymentError
 from asynclave.deployment.flower import create_node_key
@@ -48,7 +49,10 @@ _MARK = "federation.json"
 _AUTHORITY_DAYS = 3650
 _CERTIFICATE_DAYS = 365
 _SECRET_BYTES = 32
-_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
+_BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+# A last label of digits alone is that of an address.
+_HOST = re.compile(rf"{_BYTE}(\.{_BYTE}){{3}}|(?=.{{1,253}}$)({_LABEL}\.)*(?![0-9]+$){_LABEL}")
 # Seconds in which a proxy has to fetch the key set again.
 _KEY_LEAD = 600
 _LAST_PORT = 65535
@@ -76,7 +80,7 @@ class FederationSpec:
     gateway_port, superlink_port : int
         Ports that the nodes use.
     ticket_hours : float
-        How long the enrolment tickets can be redeemed.
+        How long the enrolment tickets can be redeemed, more than 0.
 
     Raises
     ------
@@ -96,22 +100,19 @@ class FederationSpec:
     def __post_init__(self) -> None:
         check_buffer(self.nodes, self.buffer_size)
         for host in self.hosts:
-            if not _HOST.fullmatch(host):
-                raise ConfigInvalid(
-                    Code.CONFIG_INVALID, f"{host!r} is neither a DNS name nor an IPv4 address"
-                )
+            _require(_HOST.fullmatch(host), f"{host!r} is neither a DNS name nor an IPv4 address")
         proxies = int(self.gateways > 1)
         gateway_ports = range(self.gateway_port, self.gateway_port + self.gateways + proxies)
-        if gateway_ports[-1] > _LAST_PORT:
-            raise ConfigInvalid(
-                Code.CONFIG_INVALID,
-                f"there are not enough ports from {self.gateway_port} on for all gateways",
-            )
-        if self.superlink_port in gateway_ports:
-            raise ConfigInvalid(
-                Code.CONFIG_INVALID,
-                f"port {self.superlink_port} cannot be the SuperLink's and a gateway's at once",
-            )
+        _require(
+            gateway_ports[-1] <= _LAST_PORT,
+            f"there are not enough ports from {self.gateway_port} on for all gateways",
+        )
+        _require(
+            self.superlink_port not in gateway_ports,
+            f"port {self.superlink_port} cannot be the SuperLink's and a gateway's at once",
+        )
+        hours = self.ticket_hours
+        _require(0.0 < hours < math.inf, f"a ticket cannot be good for {hours} hours")
 
     @property
     def host(self) -> str:
@@ -157,10 +158,10 @@ def init(directory: Path, spec: FederationSpec) -> bool:
         It cannot be made there.
     """
     directory = directory.resolve()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        _check_same(directory, spec)
-        return False
     with stored(str(directory)):
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            _check_same(directory, spec)
+            return False
         directory.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
         try:
@@ -179,8 +180,8 @@ def init(directory: Path, spec: FederationSpec) -> bool:
 def _check_same(directory: Path, spec: FederationSpec) -> None:
     if not (directory / _MARK).exists():
         raise _in_use(directory, "it holds files that are not a federation's")
-    there = _members(FederationSpec.load(directory / _MARK))
-    other = [name for name, value in _members(spec).items() if value != there[name]]
+    there = dataclasses.asdict(FederationSpec.load(directory / _MARK))
+    other = [name for name, value in dataclasses.asdict(spec).items() if value != there[name]]
     if other:
         raise _in_use(directory, f"it holds a federation with other {', '.join(other)}")
 
@@ -192,8 +193,9 @@ def _in_use(directory: Path, why: str) -> DeploymentError:
     )
 
 
-def _members(spec: FederationSpec) -> dict[str, Any]:
-    return dataclasses.asdict(spec)
+def _require(holds: object, otherwise: str) -> None:
+    if not holds:
+        raise ConfigInvalid(Code.CONFIG_INVALID, otherwise)
 
 
 class _Draft:
@@ -230,7 +232,7 @@ class _Draft:
             )
         server.save(self._root / "server" / "server.json")
         (self._root / "server").chmod(0o700)
-        save_fields(self._root / _MARK, _members(self._spec))
+        save_fields(self._root / _MARK, dataclasses.asdict(self._spec))
 
     def _certify(self) -> None:
         now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import ssl
 import stat
@@ -146,6 +147,27 @@ def test_contradicting_choices_are_refused() -> None:
         FederationSpec(nodes=3, gateways=3, gateway_port=65534)
 
 
+@pytest.mark.parametrize(
+    "host", ["256.1.1.1", "10.0.0", "010.0.0.1", "example.-org", "::1", "a..b", "x" * 64, "x\n"]
+)
+def test_what_no_certificate_could_name_is_refused(host: str) -> None:
+    with pytest.raises(ConfigInvalid, match="neither a DNS name"):
+        FederationSpec(nodes=2, hosts=(host,))
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.255", "cloud-1.example.org", "1st", "3.example", "x" * 63]
+)
+def test_names_and_addresses_are_taken(host: str) -> None:
+    assert FederationSpec(nodes=2, hosts=(host,)).host == host
+
+
+@pytest.mark.parametrize("hours", [math.nan, math.inf, 0.0, -1.0])
+def test_tickets_that_are_never_or_always_good_are_refused(hours: float) -> None:
+    with pytest.raises(ConfigInvalid, match="ticket"):
+        FederationSpec(nodes=2, ticket_hours=hours)
+
+
 def test_a_name_that_no_update_could_carry_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="federation"):
         init(tmp_path / "fed", FederationSpec(nodes=2, federation="my hospitals"))
@@ -156,6 +178,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageFailed, match="file/fed"):
         init(tmp_path / "file" / "fed", SPEC)
+
+
+def test_a_folder_that_cannot_even_be_looked_at_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailed, match="xxx"):
+        init(tmp_path / ("x" * 300), SPEC)
 
 
 def test_the_command_says_what_goes_where(tmp_path: Path) -> None:
