@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fl_protocol.codes import Code, ConfigInvalid
 from fl_server.gateway.database import is_url
 from fl_server.gateway.limits import LoadLimits
 from tee_sim.settings import load_settings, settings_from
@@ -14,6 +15,7 @@ _PATHS = (
     "tls_certificate", "tls_key", "issuer_key", "token_key", "audit_log", "launcher_socket",
     "hop_key", "journal_dir", "port_file",
 )  # fmt: skip
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class GatewayConfig:
         can reach the gateway but by a proxy that overwrites it.
     parent_pid : int, optional
         End when this process ends.
+
+    Raises
+    ------
+    ConfigInvalid
+        There is no such port.
     """
 
     federation: str
@@ -77,6 +84,11 @@ class GatewayConfig:
     limits: LoadLimits = field(default_factory=LoadLimits)
     behind_proxy: bool = False
     parent_pid: int | None = None
+
+    def __post_init__(self) -> None:
+        # gRPC takes what is left of any other number after a division by 65536.
+        if not 0 <= self.port <= _LAST_PORT:
+            raise ConfigInvalid(Code.CONFIG_INVALID, f"there is no port {self.port}")
 
     def save(self, path: Path) -> None:
         """Write the configuration as JSON."""

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from fl_protocol.codes import Code, ConfigInvalid, GatewayUnavailable
+from fl_protocol.storage import stored
 
 METADATA = sql.MetaData()
 
@@ -104,6 +105,8 @@ class Database:
         The location is not usable.
     GatewayUnavailable
         ``REGISTRY_UNAVAILABLE``: there is no answer from it.
+    StorageFailed
+        The file belongs to somebody else, or cannot be written.
     """
 
     def __init__(self, location: str | Path) -> None:
@@ -114,7 +117,8 @@ class Database:
                 connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
             METADATA.create_all(connection)
         if not is_url(str(location)):
-            Path(location).chmod(0o600)
+            with stored(str(location)):
+                Path(location).chmod(0o600)
 
     def close(self) -> None:
         """Close all connections."""

@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import Clock, LocalDisk, Rng, SystemClock, SystemRng
 from fl_protocol.proto.gateway_pb2_grpc import add_GatewayServicer_to_server
-from fl_protocol.storage import stored
+from fl_protocol.storage import write_private
 from fl_server.gateway.assembly import admission
 from fl_server.gateway.audit import AuditLog
 from fl_server.gateway.auth import Gatekeeper
@@ -76,8 +76,7 @@ async def serve(config: GatewayConfig, clock: Clock, rng: Rng) -> None:
             await server.start()
             try:
                 await status.set("", health_pb2.HealthCheckResponse.SERVING)
-                with stored(config.port_file):
-                    LocalDisk().write_atomic(Path(config.port_file), str(port).encode())
+                write_private(LocalDisk(), Path(config.port_file), str(port).encode())
                 await stopped.wait()
                 await status.enter_graceful_shutdown()
             finally:
