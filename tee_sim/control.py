@@ -22,6 +22,7 @@ from fl_protocol import canonical
 from fl_protocol.canonical import CanonicalError
 from fl_protocol.codes import AsynclaveError, Code, ConfigInvalid, GatewayUnavailable, error_for
 from fl_protocol.encoding import b64url, b64url_decode
+from fl_protocol.storage import stored
 from tee_sim.client import EnclaveClient
 from tee_sim.evidence import MAX_EVIDENCE_BYTES, check_nonce
 from tee_sim.hop import HopSigner, HopVerifier
@@ -57,10 +58,11 @@ class ControlServer:
         self._attached: dict[socket.socket, EnclaveProcess] = {}
 
     async def __aenter__(self) -> Self:
-        self._path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
-            self._listener.bind(str(self._path))
+            with stored(str(self._path)):
+                self._path.unlink(missing_ok=True)
+                self._listener.bind(str(self._path))
         finally:
             os.umask(mask)
         self._listener.listen(_BACKLOG)

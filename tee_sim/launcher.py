@@ -18,10 +18,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fl_protocol.codes import AsynclaveError, Code, StorageFailed
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fl_protocol.codes import AsynclaveError, Code, ConfigInvalid, StorageFailed
 from fl_protocol.ports import Disk, LocalDisk, SystemClock, SystemRng
-from fl_protocol.storage import clear_interrupted
+from fl_protocol.storage import clear_interrupted, stored
 from tee_sim import image
+from tee_sim.certificates import read_certificates
 from tee_sim.control import ControlServer
 from tee_sim.counter import FileCounter
 from tee_sim.hop import HopVerifier
@@ -150,10 +153,11 @@ def _alone(disk: Disk, lock: Path, what: str) -> Iterator[None]:
 
 
 def _launcher(config: LauncherConfig, state: Path, hop_key: bytes, disk: Disk) -> Launcher:
+    key = load_signing_key(Path(config.platform_key))
     return Launcher(
         SimulatedPlatform(
-            load_signing_key(Path(config.platform_key)),
-            (disk.read(Path(config.platform_chain)).decode(),),
+            key,
+            (_certificate_of(key, Path(config.platform_chain), disk),),
             config.security_version,
             SystemClock(),
         ),
@@ -165,6 +169,19 @@ def _launcher(config: LauncherConfig, state: Path, hop_key: bytes, disk: Disk) -
     )
 
 
+def _certificate_of(key: Ed25519PrivateKey, path: Path, disk: Disk) -> str:
+    """Read the certificate of the platform's key: nodes would refuse all evidence with another."""
+    try:
+        text = disk.read(path)
+        if read_certificates(text)[0].public_key() != key.public_key():
+            raise ValueError("it is another key's")
+        return text.decode()
+    except (OSError, ValueError) as error:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID, f"{path} is no certificate of the platform's key: {error}"
+        ) from None
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the launcher; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -174,8 +191,10 @@ def main(arguments: Sequence[str]) -> int:
     # A core would hold keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        asyncio.run(serve(LauncherConfig.load(Path(arguments[0]))))
-    except (AsynclaveError, OSError) as error:
+        config = LauncherConfig.load(Path(arguments[0]))
+        with stored(config.state_dir):
+            asyncio.run(serve(config))
+    except AsynclaveError as error:
         print(f"tee_sim.launcher: {error}", file=sys.stderr)
         return 1
     return 0

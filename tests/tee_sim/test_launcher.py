@@ -71,6 +71,14 @@ class Platform:
         self.process.terminate()
         self.process.wait(10)
 
+    def refuses(self, code: str, named: str) -> None:
+        """Start it, and see it end with a code and the name of what is wrong."""
+        command = [sys.executable, "-m", "tee_sim.launcher", str(self.path)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == 1
+        *_, last = ended.stderr.splitlines()
+        assert last.startswith(f"tee_sim.launcher: {code}: ") and named in last, ended.stderr
+
     @property
     def enclave_pid(self) -> int:
         return int(Path(self.config.state_dir, "enclave.pid").read_text())
@@ -364,15 +372,36 @@ async def test_a_killed_launcher_leaves_no_lock_behind(platform: Platform) -> No
     launcher.close()
 
 
-@pytest.mark.parametrize("name", ["platform.key", "state/epoch"])
+@pytest.mark.parametrize("name", ["platform.key", "platform.pem", "state/epoch"])
 def test_launcher_with_a_damaged_file_names_it(platform: Platform, name: str) -> None:
     platform.stop()
     (platform.path.parent / name).write_bytes(b"?")
-    command = [sys.executable, "-m", "tee_sim.launcher", str(platform.path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert result.stderr.startswith("tee_sim.launcher: CONFIG_INVALID")
-    assert name in result.stderr
+    platform.refuses("CONFIG_INVALID", name)
+
+
+def test_a_launcher_with_the_certificate_of_another_platform_says_so(
+    platform: Platform, tmp_path: Path
+) -> None:
+    platform.stop()
+    (tmp_path / "other").mkdir()
+    other = create_root(tmp_path / "other").platform_chain
+    Path(platform.config.platform_chain).write_bytes(other.read_bytes())
+    platform.refuses("CONFIG_INVALID", "platform.pem")
+
+
+def test_a_launcher_whose_socket_cannot_be_names_it(platform: Platform) -> None:
+    platform.stop()
+    long = f"{platform.socket}{'x' * 100}"
+    replace(platform.config, socket=long).save(platform.path)
+    platform.refuses("JOURNAL_FAILED", long)
+
+
+def test_a_launcher_whose_folder_cannot_be_used_names_it(platform: Platform) -> None:
+    platform.stop()
+    state = platform.path.parent / "file" / "state"
+    state.parent.touch()
+    replace(platform.config, state_dir=str(state)).save(platform.path)
+    platform.refuses("JOURNAL_FAILED", str(state))
 
 
 def test_launcher_with_bad_settings_names_them(tmp_path: Path) -> None:
