@@ -216,7 +216,7 @@ def _reached(*driver_errors: type[Exception]) -> Iterator[None]:
     except failures as error:
         # Its text may show what was asked, and with it digests of secrets.
         cause = error.orig if isinstance(error, DBAPIError) else error
-        kind = type(cause).__name__
+        kind = getattr(cause, "sqlite_errorname", type(cause).__name__)
         raise GatewayUnavailable(
             Code.REGISTRY_UNAVAILABLE, f"The gateway's registry does not answer ({kind})."
         ) from error

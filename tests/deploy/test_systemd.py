@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
+import ssl
+import stat
 import subprocess
 import sys
+import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from asynclave.deployment.federation import FederationSpec, init
 from fl_client.supernode.policy import NodeCode, NodeRefused
+from fl_server.gateway.registry import digest
 from tests.deploy.owners import (
     AS_ROOT,
     GATEWAYS_USER,
@@ -25,6 +31,7 @@ ENVOYS_UNITS = ("asynclave-envoy.service", "asynclave-key-set.service")
 USERS = {**dict.fromkeys(FLOWERS_UNITS, FLOWERS_USER), **dict.fromkeys(ENVOYS_UNITS, ENVOYS_USER)}
 NUMBERS = {FLOWERS_USER: 10002, ENVOYS_USER: 10003, "asynclave": GATEWAYS_USER}
 HOW_TO = UNITS.parents[1] / "docs" / "how-to"
+DEPLOY_PAGE = (HOW_TO / "deploy.md").read_text()
 
 HARDENING = (
     "NoNewPrivileges=yes",
@@ -128,8 +135,7 @@ def numbered(script: str, home: Path) -> str:
 def home(tmp_path: Path) -> Path:
     """A server's folders with the owners that the page gives them."""
     init(tmp_path / "federation", FederationSpec(nodes=2, hosts=("asynclave",), gateways=2))
-    page = (HOW_TO / "deploy.md").read_text()
-    (block,) = re.findall(r"```sh\n(cp -r federation/superlink .*?)systemctl", page, re.S)
+    (block,) = re.findall(r"```sh\n(cp -r federation/superlink .*?)systemctl", DEPLOY_PAGE, re.S)
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(0o755)
@@ -164,6 +170,53 @@ def test_envoy_has_the_key_of_its_certificate_and_no_other(home: Path) -> None:
     for key in ("issuer.key", "token.key", "hop.key", "server.key", "registry.sqlite"):
         assert allowed(f"cat trusted/{key} > /dev/null", home), key
         assert not allowed(f"cat trusted/{key}", home, number), key
+
+
+@AS_ROOT
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="util-linux is not installed")
+def test_tickets_and_revocations_are_made_by_the_gateways_user(home: Path) -> None:
+    (block,) = re.findall(r"```sh\n(cd \S+/trusted\nsetpriv .*?)```", DEPLOY_PAGE, re.S)
+    # pytest's folders are closed to others.
+    with tempfile.TemporaryDirectory() as folder:
+        open_home = Path(folder) / "home"
+        subprocess.run(["cp", "-a", home, open_home], check=True)
+        Path(folder).chmod(0o755)
+        script = numbered(block, open_home).replace("/opt/asynclave/bin/python", sys.executable)
+        command, _, program = script.partition(" - <<")
+        probe = f"{command} -c 'import fl_server.gateway.registry'"
+        if program and subprocess.run(["sh", "-euc", probe], capture_output=True).returncode:
+            pytest.skip("other users cannot run this interpreter")
+        done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        # Only read: root may not write there.
+        with closing(sqlite3.connect(open_home / "trusted" / "registry.sqlite")) as registry:
+            ticket = registry.execute(
+                "SELECT name FROM tickets WHERE hash = ?", [digest(done.stdout.strip())]
+            )
+            assert ticket.fetchall() == [("node-0",)]
+            revoked = registry.execute("SELECT kind, value FROM revoked").fetchall()
+            assert revoked == [("client", "node-0-73239ee5")]
+        made = (open_home / "trusted").glob("registry.sqlite*")
+        assert {file.stat().st_uid for file in made} == {GATEWAYS_USER}
+
+
+@AS_ROOT
+def test_certificates_can_be_renewed(home: Path, tmp_path: Path) -> None:
+    make, install = re.findall(
+        r"```sh\n((?:\S+ -P - <<'END'\nfrom datetime|cd \S+\ninstall).*?)(?:systemctl|```)",
+        DEPLOY_PAGE,
+        re.S,
+    )
+    before = [(home / name / "server.pem").read_bytes() for name in ("superlink", "trusted")]
+    script = numbered(f"{make}{install}", home).replace("/opt/asynclave/bin/python", sys.executable)
+    subprocess.run(["sh", "-euc", script], cwd=tmp_path, check=True)
+    for name, number, old in zip(
+        ("superlink", "trusted"), (10002, GATEWAYS_USER), before, strict=True
+    ):
+        certificate, key = home / name / "server.pem", home / name / "server.key"
+        assert certificate.read_bytes() != old
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        assert key.stat().st_uid == number and stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
 @AS_ROOT

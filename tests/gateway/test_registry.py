@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fl_protocol.codes import EnrolmentRejected, TokenRejected
+from fl_protocol.codes import Code, EnrolmentRejected, GatewayUnavailable, TokenRejected
 from fl_protocol.tokens import MAX_TTL, REFRESH_GRACE, SKEW
-from fl_server.gateway.registry import MOST_FAMILIES, Family, Registry, open_registry
+from fl_server.gateway.registry import MOST_FAMILIES, Family, Registry, digest, open_registry
 
 KEY, OTHER_KEY = bytes(32), bytes([1]) * 32
 
@@ -203,3 +204,12 @@ def test_families_and_tickets_that_nobody_can_use_are_forgotten(registry: Regist
     with pytest.raises(EnrolmentRejected, match=r"^ENROL_TICKET_INVALID"):
         registry.redeem("unused", OTHER_KEY, now=1.0)
     assert registry.client(client.client_id) == client
+
+
+def test_what_sqlite_says_is_told_and_nothing_that_was_asked(tmp_path: Path) -> None:
+    with open_registry(tmp_path / "registry.sqlite") as registry:
+        with pytest.raises(GatewayUnavailable) as refusal:
+            registry.add_ticket("secret", "client", "node-0", math.nan)
+        assert refusal.value.code == Code.REGISTRY_UNAVAILABLE
+        assert "(SQLITE_CONSTRAINT_NOTNULL)" in refusal.value.sentence
+        assert digest("secret") not in refusal.value.sentence
