@@ -24,6 +24,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
@@ -49,10 +50,9 @@ _MARK = "federation.json"
 _AUTHORITY_DAYS = 3650
 _CERTIFICATE_DAYS = 365
 _SECRET_BYTES = 32
-_BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 # A last label of digits alone is that of an address.
-_HOST = re.compile(rf"{_BYTE}(\.{_BYTE}){{3}}|(?=.{{1,253}}$)({_LABEL}\.)*(?![0-9]+$){_LABEL}")
+_NAME = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*(?![0-9]+$){_LABEL}")
 # Seconds in which a proxy has to fetch the key set again.
 _KEY_LEAD = 600
 _LAST_PORT = 65535
@@ -100,7 +100,7 @@ class FederationSpec:
     def __post_init__(self) -> None:
         check_buffer(self.nodes, self.buffer_size)
         for host in self.hosts:
-            _require(_HOST.fullmatch(host), f"{host!r} is neither a DNS name nor an IPv4 address")
+            _require(_is_host(host), f"{host!r} is neither a DNS name nor an IPv4 address")
         proxies = int(self.gateways > 1)
         gateway_ports = range(self.gateway_port, self.gateway_port + self.gateways + proxies)
         _require(
@@ -191,6 +191,14 @@ def _in_use(directory: Path, why: str) -> DeploymentError:
         DeploymentCode.STATE_DIR_IN_USE,
         f"{directory} was left as it is: {why}; choose another directory.",
     )
+
+
+def _is_host(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return _NAME.fullmatch(text) is not None
+    return True
 
 
 def _require(holds: object, otherwise: str) -> None:
