@@ -17,8 +17,11 @@ from fl_protocol.receipts import (
     Release,
     updates_digest,
 )
+from strategies.catalog import recipe_from
+from strategies.errors import StrategyError
 from strategies.privacy.settings import Privacy
 from strategies.reject import Reject
+from strategies.screening import Limits, tightened
 from tee_sim.policy import EnclavePolicy
 
 
@@ -57,6 +60,8 @@ class Ledger:
     releases: int = 0
     consumed: dict[str, int] = field(default_factory=dict)
     _buffer: list[Receipt] = field(default_factory=list)
+    _contributed: set[tuple[str, int]] = field(default_factory=set)
+    _remembered: dict[str, int] = field(default_factory=dict)
     _newest: str = GENESIS
     _model: tuple[int, str] = (-1, "")
     _spent: Counter[str] = field(default_factory=Counter)
@@ -128,9 +133,13 @@ class Ledger:
                 # The enclave discarded its buffer; what was in it may come again.
                 self._buffer = []
             return
-        update, client = receipt.update_id, receipt.client_id
+        update, client, base = receipt.update_id, receipt.client_id, receipt.base_version
         buffered = {waiting.update_id for waiting in self._buffer}
-        _require(update not in self.consumed, f"update {update} is in an earlier release")
+        _require(update not in self._remembered, f"update {update} is in an earlier release")
+        _require(
+            (client, base) not in self._contributed,
+            f"an update of {client} from version {base} is in an earlier release",
+        )
         _require(update not in buffered, f"update {update} was accepted twice")
         quota = sum(waiting.client_id == client for waiting in self._buffer)
         _require(quota < policy.max_per_client, f"{client} is in the buffer already")
@@ -165,6 +174,12 @@ class Ledger:
         self._newest, self._model = link, (release.version, release.model_digest)
         self.releases += 1
         self.consumed.update(dict.fromkeys(updates, release.version))
+        self._contributed.update((taken.client_id, taken.base_version) for taken in self._buffer)
+        # As long as enclaves do; an id that was used so long ago its sender may choose again.
+        oldest = release.version - _staleness_bound(policy)
+        remembered = [*self._remembered.items()]
+        remembered += [(taken.update_id, taken.base_version) for taken in self._buffer]
+        self._remembered = {update: base for update, base in remembered if base >= oldest}
         self._buffer = []
 
     def _charge(self, senders: set[str], policy: EnclavePolicy) -> str:
@@ -177,6 +192,16 @@ class Ledger:
 
     def _policy(self, record: Chained) -> EnclavePolicy:
         return self.policies[record.epoch]
+
+
+def _staleness_bound(policy: EnclavePolicy) -> int:
+    """Return how far behind an update may be: by the policy, or its recipe where that is less."""
+    try:
+        own = recipe_from(policy.recipe["name"], **policy.recipe["options"]).parts().max_staleness
+    except StrategyError:
+        # Of another version than this.
+        own = None
+    return tightened(Limits(policy.max_staleness), own).max_staleness
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -22,8 +22,8 @@ from fl_protocol.receipts import (
     updates_digest,
 )
 from fl_protocol.signatures import Signed
-from strategies import Privacy
-from tests.support.enclave import FEDERATION, policy_for
+from strategies import FedAvg, Privacy
+from tests.support.enclave import FEDERATION, described, policy_for
 
 POLICY = policy_for(Ed25519PrivateKey.generate())
 LAYOUT, MODEL = "a" * 64, "b" * 64
@@ -135,6 +135,47 @@ def test_what_was_handed_out_stays_consumed_in_the_next_epoch() -> None:
     first = release("a", "b")
     found = follow(*honest(), reopened(first), receipt("a", epoch=2, staleness=1))
     assert found is not None and (found.index, found.kind) == (5, "receipt")
+
+
+def released(version: int, *updates: Receipt) -> list[Chained]:
+    record = release(
+        *(update.update_id.removeprefix("update-") for update in updates),
+        version=version,
+        model_digest=f"{version:064x}",
+    )
+    return [*updates, record]
+
+
+def of_version(base: int, name: str, update: str, **changes: Any) -> Receipt:
+    return receipt(name, update_id=f"update-{update}", base_version=base, **changes)
+
+
+def test_an_id_may_be_used_again_when_no_enclave_can_remember_it() -> None:
+    chain: list[Chained] = [*honest()]
+    for version in range(1, POLICY.max_staleness + 1):
+        pair = [of_version(version, name, f"{name}{version}") for name in ("a", "b")]
+        again = of_version(version, "a", "a")
+        found = follow(*chain, again)
+        assert found is not None and (found.index, found.kind) == (len(chain), "receipt")
+        chain += released(version + 1, *pair)
+    version = POLICY.max_staleness + 1
+    assert follow(*chain, of_version(version, "a", "a")) is None
+    # Also not by another client, who may know it from the records.
+    assert follow(*chain, of_version(version, "c", "a")) is None
+
+
+def test_an_id_is_remembered_for_as_long_as_the_recipe_takes_late_updates() -> None:
+    policy = policy_for(Ed25519PrivateKey.generate(), recipe=described(FedAvg(buffer_size=2)))
+    chain = [opening(policy_digest=policy.digest), receipt("a"), receipt("b")]
+    chain += [release("a", "b", policy_digest=policy.digest), of_version(1, "a", "a")]
+    assert policy.max_staleness > 0
+    assert Ledger({1: policy}, LAYOUT).follow([linked(record) for record in chain]) is None
+
+
+def test_a_second_update_of_a_client_from_one_version_is_named() -> None:
+    found = follow(*honest(), of_version(0, "a", "other", staleness=1))
+    assert found is not None and (found.index, found.kind) == (4, "receipt")
+    assert "an update of a from version 0" in found.detail
 
 
 def test_a_run_that_continues_a_release_not_among_its_records_is_named() -> None:
