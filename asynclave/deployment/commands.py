@@ -116,7 +116,8 @@ def _description(deployment: Deployment, app: Path) -> str:
             f"SuperNodes  {spec.nodes}{slow}{warm}",
             f"Gateway     {status.gateway or 'none: updates travel in Flower messages'}",
             *(["Enclave     simulated TEE, opted in"] if spec.confidential else []),
-            f"State       {deployment.state.root}",
+            *([f"Ended       {', '.join(status.ended)}: see the logs"] if status.ended else []),
+            f"State       {deployment.state.root} (logs in {deployment.state.logs.name})",
             f"Run         {deployment.run_command(app)}",
         ]
     )

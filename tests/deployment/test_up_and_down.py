@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from asynclave.cli import app
 from asynclave.deployment import Deployment, DeploymentCode, DeploymentError, down, up
 from asynclave.deployment.control import find
 from asynclave.deployment.flower import create_node_key, flower_environment
@@ -100,6 +102,8 @@ def test_down_leaves_no_process(tmp_path: Path) -> None:
             break
     else:
         raise AssertionError("the lost node was not reported")
+    told = CliRunner().invoke(app, ["up", "--state-dir", str(state), "--nodes", "2", "--plain"])
+    assert "Ended       node-1" in told.output
     # when, then
     assert down(state) is True
     assert all_gone([*pids.values(), deployment.status.supervisor[0]])
