@@ -36,11 +36,22 @@ def fetch(gateway: str, ca: Path, target: Path) -> None:
     options = [("grpc.enable_http_proxy", 0)]
     with grpc.secure_channel(gateway, credentials, options) as channel:
         stub = GatewayStub(channel)  # type: ignore[no-untyped-call]
-        keys = stub.GetKeys(pb.KeysRequest(), timeout=_SECONDS).jwks_json
-    LocalDisk().write_atomic(target, keys.encode(), _MODE)
+        # A gateway that is just being started is waited for.
+        reply = stub.GetKeys(pb.KeysRequest(), timeout=_SECONDS, wait_for_ready=True)
+    LocalDisk().write_atomic(target, reply.jwks_json.encode(), _MODE)
+
+
+def main(arguments: list[str]) -> str | None:
+    """Fetch the key set that the arguments describe; return what went wrong."""
+    if len(arguments) != 3:
+        return __doc__
+    gateway, ca, target = arguments
+    try:
+        fetch(gateway, Path(ca), Path(target))
+    except grpc.RpcError as error:
+        return f"GATEWAY_UNAVAILABLE: {gateway} does not give its key set: {error.details()}"
+    return None
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    fetch(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    sys.exit(main(sys.argv[1:]))

@@ -46,7 +46,9 @@ def assert_only_the_launchers_socket_is_opened(script: str, folder: Path) -> Non
         (folder / name).chmod(0o600)
     link = folder / "launcher.sock"
     link.symlink_to("other")
-    with subprocess.Popen(["sh", "-c", script], cwd=folder) as running:
+    # As systemd names the launcher.
+    environment = {**os.environ, "MAINPID": str(os.getpid())}
+    with subprocess.Popen(["sh", "-c", script], cwd=folder, env=environment) as running:
         while not (folder / "platform" / "socket").is_symlink():
             assert running.poll() is None
         # when the launcher puts its own there

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
@@ -93,6 +94,14 @@ def test_every_unit_is_confined_and_comes_back(name: str) -> None:
         user = USERS.get(name, "asynclave")
         assert f"\nUser={user}\nGroup={user}\n" in text
         assert "\nCapabilityBoundingSet=\n" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_systemd_never_gives_a_unit_up(name: str) -> None:
+    # Five starts within ten seconds are its limit.
+    text = (UNITS / name).read_text()
+    (pause,) = re.findall(r"^RestartSec=(\d+)$", text, re.M)
+    assert 5 * int(pause) >= 10 or "\nStartLimitIntervalSec=0\n" in text
 
 
 @pytest.mark.parametrize("name", USERS)
@@ -219,12 +228,25 @@ def test_certificates_can_be_renewed(home: Path, tmp_path: Path) -> None:
         assert key.stat().st_uid == number and stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
-@AS_ROOT
-def test_only_the_launchers_own_socket_is_opened_for_the_gateway(tmp_path: Path) -> None:
+def opening() -> str:
+    """Return the script that opens the launcher's socket."""
     text = (UNITS / "asynclave-enclave.service").read_text()
     (script,) = re.findall(r"^ExecStartPost=/bin/sh -c '(.*)'$", text, re.M)
-    script = script.replace("chgrp asynclave ", f"chgrp {GATEWAYS_USER} ")
-    assert_only_the_launchers_socket_is_opened(script, tmp_path)
+    return str(script).replace("chgrp asynclave ", f"chgrp {GATEWAYS_USER} ")
+
+
+@AS_ROOT
+def test_only_the_launchers_own_socket_is_opened_for_the_gateway(tmp_path: Path) -> None:
+    assert_only_the_launchers_socket_is_opened(opening(), tmp_path)
+
+
+def test_a_launcher_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "platform").mkdir()
+    with subprocess.Popen(["true"]) as launcher:
+        launcher.wait()
+    environment = {"PATH": os.environ["PATH"], "MAINPID": str(launcher.pid)}
+    command = ["sh", "-c", opening()]
+    assert subprocess.run(command, cwd=tmp_path, env=environment, timeout=60).returncode == 1
 
 
 def test_a_mistyped_setting_would_be_found(installed: Path) -> None:
