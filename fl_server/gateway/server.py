@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -130,5 +131,7 @@ def _listen(server: aio.Server, config: GatewayConfig) -> int:
 
 
 def _credentials(config: GatewayConfig) -> grpc.ServerCredentials:
+    # gRPC would say no more of a key that does not fit than that it cannot bind.
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_certificate, config.tls_key)
     key = Path(config.tls_key).read_bytes()
     return grpc.ssl_server_credentials([(key, Path(config.tls_certificate).read_bytes())])

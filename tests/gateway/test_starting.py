@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from fl_protocol.codes import Code, ConfigInvalid, StorageFailed
 from fl_server.gateway.config import GatewayConfig
 from fl_server.gateway.database import Database
 from fl_server.stack import LocalStack
+from fl_server.stack.pki import create_server_certificate
 
 Spoil = Callable[[GatewayConfig, Path], GatewayConfig]
 
@@ -32,12 +34,18 @@ def with_a_folder_for_its_port(config: GatewayConfig, folder: Path) -> GatewayCo
     return config
 
 
+def with_the_key_of_another_certificate(config: GatewayConfig, folder: Path) -> GatewayConfig:
+    other = create_server_certificate(folder, ("localhost",), datetime.datetime.now(datetime.UTC))
+    return replace(config, tls_key=str(other.key))
+
+
 @pytest.mark.parametrize(
     ("spoil", "code", "named"),
     [
         (without_token_key, Code.CONFIG_INVALID, "token.key"),
         (with_a_folder_for_its_log, Code.JOURNAL_FAILED, "audit.jsonl"),
         (with_a_folder_for_its_port, Code.JOURNAL_FAILED, "gateway.port"),
+        (with_the_key_of_another_certificate, Code.CONFIG_INVALID, "KEY_VALUES_MISMATCH"),
     ],
 )
 def test_what_is_in_the_way_is_named(
