@@ -129,6 +129,16 @@ def test_every_container_is_confined(workload: Manifest, container: Manifest) ->
     assert {**shared, **own}["runAsNonRoot"] is True
 
 
+@pytest.mark.parametrize(
+    ("workload", "name"), [("superexec", "superexec"), ("supernode-0", "executor")]
+)
+def test_apps_have_a_home_that_they_can_write_to(workload: str, name: str) -> None:
+    (container,) = [c for c in containers(BY_NAME[f"StatefulSet/{workload}"]) if c["name"] == name]
+    (home,) = [entry["value"] for entry in container["env"] if entry["name"] == "HOME"]
+    (mount,) = [m for m in container["volumeMounts"] if m["mountPath"] == home]
+    assert not mount.get("readOnly")
+
+
 def test_the_enclave_has_the_capabilities_of_its_systemd_unit() -> None:
     unit = (FOLDER.parent / "systemd" / "asynclave-enclave.service").read_text()
     line = next(x for x in unit.splitlines() if x.startswith("CapabilityBoundingSet="))

@@ -109,6 +109,13 @@ def test_others_are_kept_from_the_gateways_keys(name: str) -> None:
     assert "\nInaccessiblePaths=-/var/lib/asynclave/trusted\n" in (UNITS / name).read_text()
 
 
+@pytest.mark.parametrize("name", ["superexec", "supernode", "executor"])
+def test_apps_have_a_home_that_they_can_write_to(name: str) -> None:
+    text = (UNITS / f"asynclave-{name}.service").read_text()
+    (home,) = re.findall(r"^Environment=HOME=(\S+)$", text, re.M)
+    assert f"\nReadWritePaths={home}\n" in text and f"\nWorkingDirectory={home}\n" in text
+
+
 @pytest.mark.parametrize("name", FLOWERS_UNITS)
 def test_submitted_code_is_kept_from_the_gateways_processes(name: str) -> None:
     assert "\nProtectProc=invisible\n" in (UNITS / name).read_text()
