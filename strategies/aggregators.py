@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from strategies.batch import Batch, last_words, normalised_weights, raw_weights
 from strategies.drift import DeltaCache
+from strategies.fitted_correction import FittedCoefficient
 from strategies.recipe import Parts
 from strategies.robust.defence import Defence
 from strategies.roles import Roles
@@ -24,6 +25,9 @@ from strategies.window import Buffer, Sliding
 
 Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
+
+_FITTED_TO = 3.3
+"""Windows of uploads that a fitted coefficient remembers, about."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,10 @@ class SlidingMean(Aggregator):
         self.weights: list[float] = []
         self.slot = 0
         self._coefficients = np.empty(0, np.float32)
+        fitted = parts.drift is not None and parts.drift.fitted
+        self._fit = FittedCoefficient(_FITTED_TO * self.size) if fitted else None
+        # How much of the cached delta was taken off each delta of the window.
+        self._taken: list[float] = []
 
     def weigh(self, batch: Batch) -> tuple[float, ...]:
         """Push the update's weight; with a cache, plan its exchange."""
@@ -201,6 +209,8 @@ class SlidingMean(Aggregator):
         # A window in which nothing weighs anything moves nothing.
         total = sum(self.weights) or 1.0
         self._coefficients = np.array([w / total for w in self.weights], np.float32)
+        if self._fit is not None:
+            self._taken[self.slot : self.slot + 1] = [self._fit.value]
         if self._cache is not None:
             update = batch.updates[0]
             volume = self._parts.volume.weight(update.num_examples)
@@ -208,19 +218,24 @@ class SlidingMean(Aggregator):
         return (weight / total,)
 
     def direction(self, batch: Batch, columns: slice, out: Vector, scratch: Vector) -> None:
-        """Write the window's mean, plus the cached mean when there is a cache."""
+        """Write the window's mean, plus as much of the cached mean as was taken off its deltas."""
         row, delta = self.ring[self.slot, columns], batch.rows[0, columns]
         window = self.ring[: len(self.weights), columns]
         if self._cache is None:
             np.copyto(row, delta)
             np.matmul(self._coefficients, window, out=out)
             return
-        self._cache.exchange(batch.updates[0].client, columns, delta, row, scratch)
+        client = batch.updates[0].client
+        self._cache.exchange(client, columns, delta, row, scratch)
         statistics = self._roles.statistics_in(columns)
+        self._cache.mean(columns, scratch, with_uploads=True)
+        if self._fit is not None:
+            if not self._cache.is_first(client):
+                self._fit.correct(row, delta, scratch, statistics)
+            scratch *= self._coefficients @ np.array(self._taken, np.float32)
         if statistics is not None:
             row[statistics.places] = delta[statistics.places]
         np.matmul(self._coefficients, window, out=out)
-        self._cache.mean(columns, scratch, with_uploads=True)
         if statistics is not None:
             scratch[statistics.places] = 0.0
         out += scratch
@@ -230,21 +245,30 @@ class SlidingMean(Aggregator):
         self.slot = (self.slot + 1) % self.size
         if self._cache is not None:
             self._cache.commit()
+        if self._fit is not None:
+            self._fit.commit()
 
     def state(self) -> tuple[Any, Arrays]:
         """Return the window."""
-        meta = {"weights": self.weights, "slot": self.slot}
+        meta: dict[str, Any] = {"weights": self.weights, "slot": self.slot}
+        if self._fit is not None:
+            meta |= {"taken": self._taken, "fit": self._fit.state()}
         return meta, {"window": self.ring[: len(self.weights)].copy()}
 
     def shapes(self, meta: Any, num_params: int) -> Shapes:
         """Return the shape of a saved window."""
         if len(meta["weights"]) > self.size or not 0 <= meta["slot"] < self.size:
             raise ValueError("more updates than the window holds")
+        if self._fit is not None and len(meta["taken"]) != len(meta["weights"]):
+            raise ValueError("not one coefficient for each update of the window")
         return {"window": (len(meta["weights"]), num_params)}
 
     def restore(self, meta: Any, arrays: Arrays) -> None:
         """Continue with a saved window."""
         self.weights, self.slot = meta["weights"], meta["slot"]
+        if self._fit is not None:
+            self._taken = [float(taken) for taken in meta["taken"]]
+            self._fit.restore(meta["fit"])
         self.ring[: len(self.weights)] = arrays["window"]
 
 

@@ -45,12 +45,16 @@ class CachedDeltas:
         False counts ``max_age`` in uploads of all clients together.
     kind : {"float32", "bfloat16", "sketch", "disk"}
         How a row is kept: exact in 4 P bytes; rounded to 2 P or 0.56 P bytes; exact on disk.
+    fitted : bool
+        True takes only so much of a client's last delta off its next one as the deltas show to be
+        worth it, see :mod:`strategies.fitted_correction`; sliding windows only.
     """
 
     max_age: float = 100.0
     max_clients: int | None = None
     per_client: bool = True
     kind: CacheKind = "float32"
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.max_age <= 1e9:
@@ -255,6 +259,10 @@ class DeltaCache:
         self.replace(client, columns, delta)
         np.multiply(innovation, np.float32(self.used(client)), out=scratch)
         self.total[columns] += scratch
+
+    def is_first(self, client: str) -> bool:
+        """Say whether the delta that is being merged is a client's first."""
+        return client in self._fresh
 
     def used(self, client: str) -> float:
         """Return the client's weight in H."""

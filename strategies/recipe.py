@@ -50,7 +50,8 @@ class Parts:
     relative_staleness : bool
         Measure staleness in uploads per client instead of versions.
     drift : CachedDeltas, optional
-        Merge innovations against cached deltas instead of raw deltas.
+        Merge innovations against cached deltas instead of raw deltas. A correction that is fitted
+        needs a sliding window, for the reason that holds for a gain that tunes itself.
     average_staleness : bool
         Weigh an update by the mean staleness of all its client sent, not by its own.
     upload : UploadRule, optional
@@ -100,6 +101,8 @@ class Parts:
             raise BadOption("A filter needs disjoint buffers: there is no choice among one update.")
         if self.gain is not None and self.gain.tuning and not isinstance(self.window, Sliding):
             raise BadOption("A gain that tunes itself needs a sliding window.")
+        if self.drift is not None and self.drift.fitted and not isinstance(self.window, Sliding):
+            raise BadOption("A drift correction that is fitted needs a sliding window.")
         if self.normalise not in ("sum", "count"):
             raise BadOption('normalise must be "sum" or "count".')
         if self.num_clients is not None and (

@@ -45,6 +45,8 @@ class AsyncWA(AsyncStrategy):
         model goes, shorten it when they turn. False keeps it.
     drift_correction : bool (default: True)
         False merges raw deltas: the plain window of the last K updates.
+    fitted_correction : bool (default: False)
+        Sliding windows only: True fits how much of a client's last delta is taken off its next.
     num_clients : int, optional
         Size of the federation, if known; clients heard of so far if unset.
     published_rounds : float (default: 30.0)
@@ -74,6 +76,7 @@ class AsyncWA(AsyncStrategy):
         adaptive: bool = True,
         self_tuning: bool = True,
         drift_correction: bool = True,
+        fitted_correction: bool = False,
         num_clients: int | None = None,
         published_rounds: float = 30.0,
         max_age: float = 100.0,
@@ -96,6 +99,7 @@ class AsyncWA(AsyncStrategy):
                 adaptive=adaptive,
                 self_tuning=self_tuning,
                 drift_correction=drift_correction,
+                fitted_correction=fitted_correction,
                 num_clients=num_clients,
                 published_rounds=published_rounds,
                 max_age=max_age,

@@ -78,6 +78,8 @@ _SHORTEST_OF_STATISTICS = 6.0
 _DECAY = 0.9
 _SHARE = 0.2
 
+_FLAGS = ("disjoint", "adaptive", "self_tuning", "drift_correction", "fitted_correction")
+
 
 @dataclass(frozen=True)
 class AsyncWA:
@@ -105,6 +107,9 @@ class AsyncWA:
         buffers.
     drift_correction : bool
         False merges raw deltas: the plain window of the last K updates.
+    fitted_correction : bool
+        True fits how much of h_i is taken off D, instead of all of it: c in [0, 1], and as much of
+        H / P is added, see :mod:`strategies.fitted_correction`. Not in disjoint buffers.
     num_clients : int, optional
         n, when known; by default the clients heard of.
     published_rounds : float
@@ -139,6 +144,7 @@ class AsyncWA:
     adaptive: bool = True
     self_tuning: bool = True
     drift_correction: bool = True
+    fitted_correction: bool = False
     num_clients: int | None = None
     published_rounds: float = 30.0
     max_age: float = 100.0
@@ -151,18 +157,17 @@ class AsyncWA:
     trusted_client: str | None = None
 
     def __post_init__(self) -> None:
-        flags = (self.disjoint, self.adaptive, self.self_tuning, self.drift_correction)
-        if any(type(flag) is not bool for flag in flags):
-            raise BadOption(
-                "disjoint, adaptive, self_tuning and drift_correction are true or false."
-            )
+        for name in _FLAGS:
+            if type(getattr(self, name)) is not bool:
+                raise BadOption(f"{name} is true or false.")
         if self.max_wait is not None and not self.disjoint:
             raise BadOption("max_wait needs disjoint buffers; a sliding window never waits.")
         self.parts()
 
     def parts(self) -> Parts:
         """Return the parts that make up the rule."""
-        drift = CachedDeltas(self.max_age, self.max_clients, kind=self.cache)
+        fitted = self.fitted_correction and not self.disjoint
+        drift = CachedDeltas(self.max_age, self.max_clients, kind=self.cache, fitted=fitted)
         published = RunningMean(self.published_rounds, _SHARE) if self.published_rounds else None
         return Parts(
             window=self._window(),

@@ -41,6 +41,7 @@ LINEAR: tuple[Recipe, ...] = (
     AsyncWA(buffer_size=3, adaptive=False),
     AsyncWA(buffer_size=3, max_age=1.0, max_clients=3, adaptive=False),
     AsyncWA(buffer_size=3, disjoint=True, adaptive=False),
+    AsyncWA(buffer_size=3, adaptive=False, fitted_correction=True),
     AsyncWA(buffer_size=3, drift_correction=False, adaptive=False),
     AsyncWA(buffer_size=3, cache="bfloat16", max_clients=4, adaptive=False),
     AsyncWA(buffer_size=3, disjoint=True, cache="sketch", adaptive=False),
@@ -71,6 +72,7 @@ SCALE_FREE: tuple[Recipe, ...] = (
     AsyncWA(buffer_size=3),
     AsyncWA(buffer_size=3, max_age=1.0, max_clients=3),
     AsyncWA(buffer_size=3, disjoint=True),
+    AsyncWA(buffer_size=3, fitted_correction=True, cache="bfloat16"),
     AsyncWA(buffer_size=3, drift_correction=False),
     AsyncWA(buffer_size=3, disjoint=True, cache="bfloat16"),
 )

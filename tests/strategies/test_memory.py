@@ -37,6 +37,7 @@ STATED = [
     (AREA(), CLIENTS + MAX_STALENESS + 4),
     (AsyncWA(K), K + CLIENTS + 8),
     (AsyncWA(K, self_tuning=False), K + CLIENTS + 5),
+    (AsyncWA(K, fitted_correction=True), K + CLIENTS + 8),
     (AsyncWA(K, disjoint=True), K + CLIENTS + 4),
     (AsyncWA(K, published_rounds=0.0), K + CLIENTS + 7),
     (AsyncWA(K, drift_correction=False), K + 7),
