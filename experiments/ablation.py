@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gain does not tune itself": {"self_tuning": False},
     "step not normalised": {"adaptive": False},
     "no drift correction": {"drift_correction": False},
+    "correction not fitted": {"fitted_correction": False},
     "no published mean": {"published_rounds": 0.0},
     "innovations not discounted": {"staleness_exponent": 0.0},
     "volume does not count": {"volume_exponent": 0.0},
@@ -48,7 +49,7 @@ _INTRODUCTION = """\
 Points are of final accuracy, against the whole, seed by seed: mean, smallest and largest. "Over the
 run", and the table over all regimes, are mean accuracy over a whole run less that of the whole, in
 points: it counts how soon and how far. Disjoint buffers of K are what confidential runs use; with
-them the gain does not tune itself.
+them the correction is not fitted and the gain does not tune itself.
 
 ![Learning curves](ablation.png)
 

@@ -45,8 +45,9 @@ class AsyncWA(AsyncStrategy):
         model goes, shorten it when they turn. False keeps it.
     drift_correction : bool (default: True)
         False merges raw deltas: the plain window of the last K updates.
-    fitted_correction : bool (default: False)
-        Sliding windows only: True fits how much of a client's last delta is taken off its next.
+    fitted_correction : bool (default: True)
+        Sliding windows only: fit how much of a client's last delta is taken off its next one. False
+        takes all of it off.
     num_clients : int, optional
         Size of the federation, if known; clients heard of so far if unset.
     published_rounds : float (default: 30.0)
@@ -76,7 +77,7 @@ class AsyncWA(AsyncStrategy):
         adaptive: bool = True,
         self_tuning: bool = True,
         drift_correction: bool = True,
-        fitted_correction: bool = False,
+        fitted_correction: bool = True,
         num_clients: int | None = None,
         published_rounds: float = 30.0,
         max_age: float = 100.0,

@@ -24,7 +24,7 @@ from fl_sim.simulation.trace import trace_digest
 from fl_sim.simulation.windows_file import windows_digest
 
 # Raised when the results of a valid configuration change.
-_REVISION = 5
+_REVISION = 6
 _MILLION = 1_000_000
 _MOST_CLIENTS = 10_000_000
 # Younger than results on disk, whose keys stay the same as long as these have their defaults.

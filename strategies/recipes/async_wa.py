@@ -1,16 +1,16 @@
 """Async-WA: weighted averaging of what is new, on top of everyone's last word.
 
 The cached-delta correction is CA2FL's (Wang et al., ICLR 2024, algorithm 1) and the adaptive step
-RMSProp's; weights by data volume and freshness, the gain per round, how it tunes itself and the
-published mean are this project's. With x the model, t its version, h_i the last delta of client i,
-q_i = n_i ** b, H = sum q_j h_j, P = sum q_j, T the uploads in which the median client uploads once
-and s the gain, 1 at first:
+RMSProp's; weights by data volume and freshness, the fitted coefficient of the correction, the gain
+per round, how it tunes itself and the published mean are this project's. With x the model, t its
+version, h_i the last delta of client i, q_i = n_i ** b, H = sum q_j h_j, P = sum q_j, T the uploads
+in which the median client uploads once, s the gain and c the coefficient, both 1 at first:
 
 sliding (one version per upload of delta D from client i)
 
-    r = D - h_i;   H += q_i r;   h_i = D
-    window.push(r, q_i (1 + tau / n) ** -a)
-    u = H / P + weighted mean of the window's last K innovations
+    r = D - c h_i;   H += q_i (D - h_i);   h_i = D
+    window.push((r, c), q_i (1 + tau / n) ** -a)
+    u = c' H / P + weighted mean of the window's last K r, with c' that of their c
     v' = decay * v + (1 - decay) * u * u
     g = max(s * lr * sqrt(1 - decay ** t) / (sqrt(v') + 0.1 rms(v)), 2)
     x += g / max(T, 12 K) * u;   v = v'
@@ -28,10 +28,13 @@ with K' = 1 sliding and K disjoint, and a variance is never less than what it wo
 a step among clients that have none: 1 - K' / max(T, 6 K) of itself.
 
 The second moment remembers about 10 K uploads: decay is 0.9 per buffer, 0.9 ** (1 / K) per upload.
-After every max(T, 6 K) uploads s grows if the deltas still point the way the model went, and
-shrinks again if they do not, within [1, 8]: :class:`~strategies.gain.SelfTuning`. It hears of raw
-deltas, about which disjoint buffers must tell nothing but their means. ``adaptive=False`` leaves v,
-T and s out: x += lr / K * u sliding, x += lr * u disjoint.
+c is Cov(D, h_i) / Var(h_i) over the newest uploads, within [0, 1]: near 1 where clients' data
+differ, near 0 where what set a client's last delta apart was chance, see
+:mod:`strategies.fitted_correction`. After every max(T, 6 K) uploads s grows if the deltas still
+point the way the model went, and shrinks again if they do not, within [1, 8]:
+:class:`~strategies.gain.SelfTuning`. Both hear of raw deltas, about which disjoint buffers must
+tell nothing but their means. ``adaptive=False`` leaves v, T and s out: x += lr / K * u sliding, x
++= lr * u disjoint.
 
 Freshness acts on innovations only: discounting stale deltas themselves silences the slow
 clients, often the ones with rare data. tau / n is the staleness in uploads per client (tau K / n
@@ -108,8 +111,7 @@ class AsyncWA:
     drift_correction : bool
         False merges raw deltas: the plain window of the last K updates.
     fitted_correction : bool
-        True fits how much of h_i is taken off D, instead of all of it: c in [0, 1], and as much of
-        H / P is added, see :mod:`strategies.fitted_correction`. Not in disjoint buffers.
+        False takes all of h_i off D and adds all of H / P, as disjoint buffers do: c = 1.
     num_clients : int, optional
         n, when known; by default the clients heard of.
     published_rounds : float
@@ -144,7 +146,7 @@ class AsyncWA:
     adaptive: bool = True
     self_tuning: bool = True
     drift_correction: bool = True
-    fitted_correction: bool = False
+    fitted_correction: bool = True
     num_clients: int | None = None
     published_rounds: float = 30.0
     max_age: float = 100.0

@@ -174,6 +174,7 @@ def transcription(uploads, size, k, disjoint, adaptive):
     v, decay, last, gap, round_uploads, looked_at = np.zeros(size), 0.9, {}, {}, 0, 0
     decay = decay if disjoint else decay ** (1 / k)
     gain, heard_of, start, way, slope = 1.0, [], x, None, 0.0
+    fit, products, forget = 1.0, np.zeros(2), 1 - 1 / (3.3 * k)
 
     def mean():
         weight = sum(q[c] for c in h)
@@ -197,11 +198,20 @@ def transcription(uploads, size, k, disjoint, adaptive):
                 q[c] = m**0.5 if c in h else q.get(c)
             before = mean()
             used = innovations
+        had = h.get(client)
         for c, _, d, m in buffer:
             h[c], q[c] = d, m**0.5
         if not disjoint:
-            window = [*window, *innovations][-k:]
-            before, used = mean(), window
+            ((news, weight),) = innovations
+            known = 0.0 if had is None else had
+            window = [*window, (news + (1 - fit) * known, weight, fit)][-k:]
+            taken = sum(w * c for _, w, c in window) / sum(w for _, w, _ in window)
+            before, used = taken * mean(), [(r, w) for r, w, _ in window]
+            products = forget * products
+            if had is not None:
+                apart = had - mean()
+                products += np.array((news @ apart, apart @ apart))
+                fit = np.clip(1 + products[0] / products[1], 0, 1)
         total = sum(w for _, w in used)
         step = before + sum(w * r for r, w in used) / total
         version, merges, buffer = version + 1, merges + 1, []
@@ -226,8 +236,9 @@ def transcription(uploads, size, k, disjoint, adaptive):
             x = x + (step if disjoint else step / k)
         rate = 1 / max(1.0, min(merges / 5, 30 * len(heard) / (k if disjoint else 1)))
         published = x if published is None else published + rate * (x - published)
-    # Without these the test would say nothing about how the gain tunes itself.
+    # Without these the test would say nothing about what tunes itself.
     assert disjoint or not adaptive or gain > 2
+    assert disjoint or 0 < fit < 1
     return x, published
 
 
@@ -242,9 +253,10 @@ def test_long_run_matches_a_plain_transcription(disjoint, adaptive):
         limits=Limits(max_staleness=1000),
     )
     uploads, started = [], dict.fromkeys("abcdefghij", 0)
+    own = {client: np.sign(3.5 - np.arange(size)) + rng.normal(size=size) for client in started}
     for _ in range(200):
         client = str(rng.choice([c for c in started if started[c] is not None]))
-        delta = (0.02 * (rng.normal(size=size) + np.sign(3.5 - np.arange(size)))).astype(np.float32)
+        delta = (0.02 * (rng.normal(size=size) + own[client])).astype(np.float32)
         uploads.append((client, started[client], delta, int(rng.integers(1, 100))))
         accept(engine, update(delta, client=client, base=started[client], examples=uploads[-1][3]))
         started[client] = None
