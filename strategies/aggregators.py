@@ -235,9 +235,8 @@ class SlidingMean(Aggregator):
             scratch *= self._coefficients @ np.array(self._taken, np.float32)
         if statistics is not None:
             row[statistics.places] = delta[statistics.places]
-        np.matmul(self._coefficients, window, out=out)
-        if statistics is not None:
             scratch[statistics.places] = 0.0
+        np.matmul(self._coefficients, window, out=out)
         out += scratch
 
     def commit(self) -> None:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from strategies.roles import Statistics
 from strategies.update import Vector
 
@@ -61,7 +63,9 @@ class FittedCoefficient:
         if statistics is not None:
             apart[statistics.places] = 0.0
         covariance, variance = self._heard
-        self._heard = (covariance + float(news @ apart), variance + float(apart @ apart))
+        # What is too large to be told is not learnt from.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._heard = (covariance + float(news @ apart), variance + float(apart @ apart))
         cached *= 1.0 - self.value
         news += cached
 

@@ -84,11 +84,11 @@ def test_corrected_deltas_are_between_raw_deltas_and_innovations() -> None:
     assert 0.0 < fit.value < 1.0
 
 
+@pytest.mark.filterwarnings("error")
 def test_infinite_products_are_not_learnt_from() -> None:
     fit = FittedCoefficient(10.0)
     huge = np.full(3, 1e30, np.float32)
-    with np.errstate(over="ignore"):
-        fit.correct(huge.copy(), 2 * huge, np.zeros(3, np.float32), None)
+    fit.correct(huge.copy(), 2 * huge, np.zeros(3, np.float32), None)
     fit.commit()
     assert fit.state() == (0.0, 0.0) and fit.value == 1.0
 
