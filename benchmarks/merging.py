@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections import defaultdict
@@ -71,3 +72,7 @@ def _fill(engine: Engine, source: np.ndarray) -> None:
         answer = engine.offer(update, 0.0)
         if not isinstance(answer, Accepted):
             raise RuntimeError(f"the benchmark's update was refused: {answer}")
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(), indent=2))

@@ -260,6 +260,8 @@ class SlidingMean(Aggregator):
             raise ValueError("more updates than the window holds")
         if self._fit is not None and len(meta["taken"]) != len(meta["weights"]):
             raise ValueError("not one coefficient for each update of the window")
+        if self._fit is not None and not all(0.0 <= taken <= 1.0 for taken in meta["taken"]):
+            raise ValueError("a coefficient out of its bounds")
         return {"window": (len(meta["weights"]), num_params)}
 
     def restore(self, meta: Any, arrays: Arrays) -> None:

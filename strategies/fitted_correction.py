@@ -82,6 +82,8 @@ class FittedCoefficient:
         return self._covariance, self._variance
 
     def restore(self, state: Any) -> None:
-        """Continue from what :meth:`state` returned."""
+        """Continue from what :meth:`state` returned, or raise ValueError."""
         covariance, variance = (float(product) for product in state)
+        if not math.isfinite(covariance) or not 0.0 <= variance < math.inf:
+            raise ValueError("products that no deltas have")
         self._covariance, self._variance = covariance, variance

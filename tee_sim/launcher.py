@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.codes import AsynclaveError, Code, ConfigInvalid, StorageFailed
+from fl_protocol.core_dumps import leave_no_core
 from fl_protocol.ports import Disk, LocalDisk, SystemClock, SystemRng
 from fl_protocol.storage import clear_interrupted, stored
 from tee_sim import image
@@ -188,8 +188,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m tee_sim.launcher CONFIG.json", file=sys.stderr)
         return 2
-    # A core would hold keys.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    leave_no_core()
     try:
         config = LauncherConfig.load(Path(arguments[0]))
         with stored(config.state_dir):

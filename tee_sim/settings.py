@@ -55,6 +55,8 @@ def load_settings(
             if members.get(name):
                 read[name] = str(path.resolve().parent / members[name])
         return settings_from(kind, {**members, **read})
+    except ConfigInvalid as error:
+        raise ConfigInvalid(error.code, f"{path}: {error.sentence}") from None
     except (OSError, ValueError, TypeError, RecursionError) as error:
         known = ", ".join(member.name for member in fields(kind))
         raise ConfigInvalid(

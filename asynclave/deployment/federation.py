@@ -34,7 +34,7 @@ from asynclave.deployment.spec import check_buffer, save_fields, stack_settings
 from fl_protocol.codes import Code, ConfigInvalid
 from fl_protocol.ports import LocalDisk, Rng, SystemClock, SystemRng
 from fl_protocol.storage import stored
-from fl_server.gateway.config import GatewayConfig
+from fl_server.gateway.config import LAST_PORT, GatewayConfig
 from fl_server.gateway.issuer import create_ticket
 from fl_server.gateway.registry import Registry, open_registry
 from fl_server.intake.config import ServerConfig
@@ -55,7 +55,6 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*(?![0-9]+$){_LABEL}")
 # Seconds in which a proxy has to fetch the key set again.
 _KEY_LEAD = 600
-_LAST_PORT = 65535
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -104,7 +103,7 @@ class FederationSpec:
         proxies = int(self.gateways > 1)
         gateway_ports = range(self.gateway_port, self.gateway_port + self.gateways + proxies)
         _require(
-            gateway_ports[-1] <= _LAST_PORT,
+            gateway_ports[-1] <= LAST_PORT,
             f"there are not enough ports from {self.gateway_port} on for all gateways",
         )
         _require(

@@ -5,21 +5,20 @@ the node and with 78 when the SuperNode cannot run as it is configured: starting
 change neither.
 """
 
-import resource
 import signal
 import sys
 import threading
 
 from fl_client.supernode.keeper import Keeper
 from fl_client.supernode.policy import NodeRefused
+from fl_protocol.core_dumps import leave_no_core
 from fl_protocol.flower import require_supported
 
 
 def main(arguments: list[str]) -> int:
     """Run until stopped or refused; returns the exit status."""
     require_supported()
-    # A core of a task would hold keys, updates and what they were trained on.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    leave_no_core()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

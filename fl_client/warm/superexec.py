@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 from collections.abc import Sequence
 
 from fl_client.warm.executor import ForkExecutor
 from fl_client.warm.flwr_compat import POLL_VARIABLE, run_superexec_with
+from fl_protocol.core_dumps import leave_no_core
 from fl_protocol.flower import require_supported
 
 # Flower's own is a second, which is longer than a forked task takes.
@@ -31,8 +31,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Run until stopped."""
     require_supported()
-    # A core of a task would hold keys, updates and what they were trained on.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    leave_no_core()
     options, of_flower = parser().parse_known_args(arguments)
     os.environ.setdefault(POLL_VARIABLE, _POLL_SECONDS)
     run_superexec_with(lambda: ForkExecutor(options.preload), of_flower)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
 from fl_protocol.codes import AsynclaveError
+from fl_protocol.core_dumps import leave_no_core
 from fl_server.gateway.server import run
 
 
@@ -15,8 +15,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m fl_server.gateway CONFIG.json", file=sys.stderr)
         return 2
-    # A core would hold keys.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    leave_no_core()
     try:
         run(Path(arguments[0]))
     except AsynclaveError as error:

@@ -15,7 +15,7 @@ _PATHS = (
     "tls_certificate", "tls_key", "issuer_key", "token_key", "audit_log", "launcher_socket",
     "hop_key", "journal_dir", "port_file",
 )  # fmt: skip
-_LAST_PORT = 65535
+LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         # gRPC takes what is left of any other number after a division by 65536.
-        if not 0 <= self.port <= _LAST_PORT:
+        if not 0 <= self.port <= LAST_PORT:
             raise ConfigInvalid(Code.CONFIG_INVALID, f"there is no port {self.port}")
 
     def save(self, path: Path) -> None:

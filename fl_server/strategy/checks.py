@@ -21,15 +21,14 @@ if TYPE_CHECKING:
 _KEYS = ("weighted_by_key", "arrayrecord_key", "configrecord_key")
 _MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
 
+_Fits = Callable[[object], bool]
 
-Fits = Callable[[object], bool]
 
-
-def _is(kind: type) -> Fits:
+def _is(kind: type) -> _Fits:
     return lambda value: isinstance(value, kind)
 
 
-def _none_or(fits: Fits) -> Fits:
+def _none_or(fits: _Fits) -> _Fits:
     return lambda value: value is None or fits(value)
 
 
@@ -51,7 +50,7 @@ def _are_callable(value: object) -> bool:
     return isinstance(value, Sequence) and all(map(callable, value))
 
 
-_KINDS: Mapping[str, tuple[Fits, str]] = {
+_KINDS: Mapping[str, tuple[_Fits, str]] = {
     "train_metrics_aggr_fn": (_none_or(callable), "a function"),
     "evaluate_metrics_aggr_fn": (_none_or(callable), "a function"),
     "limits": (_none_or(_is(Limits)), "Limits"),

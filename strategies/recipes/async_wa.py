@@ -36,9 +36,9 @@ point the way the model went, and shrinks again if they do not, within [1, 8]:
 tell nothing but their means. ``adaptive=False`` leaves v, T and s out: x += lr / K * u sliding, x
 += lr * u disjoint.
 
-Freshness acts on innovations only: discounting stale deltas themselves silences the slow
-clients, often the ones with rare data. tau / n is the staleness in uploads per client (tau K / n
-for disjoint buffers). Overlapping windows can be differenced, so only the disjoint form is
+Freshness acts on the window only, not on the cached deltas: to discount these would silence the
+slow clients, often the ones with rare data. tau / n is the staleness in uploads per client (tau K /
+n for disjoint buffers). Overlapping windows can be differenced, so only the disjoint form is
 accepted under a release rule.
 
 Memory beside the model: (K + clients + 8) P floats sliding, (K + clients + 4) P disjoint, one more

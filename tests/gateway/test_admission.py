@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import cast
+from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,10 +14,6 @@ from fl_protocol.ports import SystemClock, SystemRng
 from fl_protocol.proof import ProofNonces
 from fl_protocol.proto import gateway_pb2 as pb
 from fl_protocol.tokens import TokenSigner
-from fl_server.gateway.audit import AuditLog
-from fl_server.gateway.auth import Gatekeeper
-from fl_server.gateway.authenticator import Authenticator
-from fl_server.gateway.limits import LoadLimits, RateLimiter
 from fl_server.gateway.registry import open_registry
 from fl_server.stack import LocalStack
 from fl_server.stack.keys import HOP_KEY
@@ -320,39 +313,3 @@ def test_the_audit_log_names_codes_and_clients_but_no_secret(
     assert lines[-1]["code"] == "TOKEN_SCOPE"
     for secret in (ticket, enrolled.refresh_token, reply.refresh_token, reply.access_token):
         assert secret not in log
-
-
-class Context:
-    """What a handler is told of its call."""
-
-    def invocation_metadata(self) -> tuple[()]:
-        return ()
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
-
-
-async def requests() -> AsyncIterator[pb.KeysRequest]:
-    yield pb.KeysRequest()
-
-
-async def test_a_call_whose_caller_hangs_up_leaves_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "audit.jsonl"
-    audit, limits = AuditLog(path), LoadLimits()
-    limiter = RateLimiter(limits.rate, limits.burst, SystemClock())
-    # `GetKeys` is public.
-    gatekeeper = Gatekeeper(cast(Authenticator, None), limiter, limiter, audit, limits)
-    begun = asyncio.Event()
-
-    async def answer(request: pb.KeysRequest, context: Context) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    call = asyncio.create_task(gatekeeper._single("GetKeys", answer)(requests(), Context()))
-    await begun.wait()
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    audit.close()
-    (line,) = map(json.loads, path.read_text().splitlines())
-    assert (line["event"], line["code"]) == ("GetKeys", "CANCELLED")

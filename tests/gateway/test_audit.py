@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Never, cast
 
@@ -101,6 +102,9 @@ def test_an_audit_log_that_cannot_be_opened_is_a_typed_error(tmp_path: Path) -> 
         AuditLog(tmp_path)
 
 
+Answer = Callable[[pb.KeysRequest, Any], Awaitable[Any]]
+
+
 class Aborted(Exception):
     """How a call ended."""
 
@@ -122,19 +126,24 @@ async def requests() -> AsyncIterator[pb.KeysRequest]:
     yield pb.KeysRequest()
 
 
+def keys_call(audit: AuditLog, answer: Answer) -> Any:
+    """`GetKeys`, which is public, as a gateway with this audit log serves it."""
+    limits = LoadLimits()
+    limiter = RateLimiter(limits.rate, limits.burst, SystemClock())
+    gatekeeper = Gatekeeper(cast(Authenticator, None), limiter, limiter, audit, limits)
+    return gatekeeper._single("GetKeys", answer)
+
+
 async def test_nothing_is_done_for_a_call_that_cannot_be_written_down(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    audit, limits = AuditLog(path), LoadLimits()
-    limiter = RateLimiter(limits.rate, limits.burst, SystemClock())
-    # `GetKeys` is public.
-    gatekeeper = Gatekeeper(cast(Authenticator, None), limiter, limiter, audit, limits)
+    audit = AuditLog(path)
     served = []
 
     async def answer(request: pb.KeysRequest, context: Context) -> str:
         served.append(request)
         return "keys"
 
-    call = gatekeeper._single("GetKeys", answer)
+    call = keys_call(audit, answer)
     with no_room(10):
         # It was done before anybody could know.
         assert await call(requests(), Context()) == "keys"
@@ -146,3 +155,22 @@ async def test_nothing_is_done_for_a_call_that_cannot_be_written_down(tmp_path: 
     audit.close()
     found = [(line["event"], line["code"], line.get("detail")) for line in lines_in(path)]
     assert found == [("audit", "JOURNAL_FULL", "3 calls have no line"), ("GetKeys", "OK", None)]
+
+
+async def test_a_call_whose_caller_hangs_up_leaves_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit = AuditLog(path)
+    begun = asyncio.Event()
+
+    async def answer(request: pb.KeysRequest, context: Context) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    call = asyncio.create_task(keys_call(audit, answer)(requests(), Context()))
+    await begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    audit.close()
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert (line["event"], line["code"]) == ("GetKeys", "CANCELLED")

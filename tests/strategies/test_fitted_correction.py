@@ -93,6 +93,23 @@ def test_infinite_products_are_not_learnt_from() -> None:
     assert fit.state() == (0.0, 0.0) and fit.value == 1.0
 
 
+@pytest.mark.parametrize("state", [(np.nan, 1.0), (0.0, -1.0), (0.0, np.inf), (0.0,)])
+def test_products_that_no_deltas_have_are_refused(state: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError):
+        FittedCoefficient(10.0).restore(state)
+
+
+@pytest.mark.parametrize("taken", [[2.0], [np.nan], []])
+def test_a_window_with_coefficients_out_of_bounds_is_refused(taken: list[float]) -> None:
+    recipe = AsyncWA(buffer_size=2)
+    engine = engine_of(recipe)
+    merge_of(engine, update([1], client="a"))
+    meta, _ = engine.aggregator.state()
+    assert engine.aggregator.shapes(meta, 1) == {"window": (1, 1)}
+    with pytest.raises(ValueError, match="coefficient"):
+        engine.aggregator.shapes({**meta, "taken": taken}, 1)
+
+
 def test_buffers_whose_releases_are_functions_of_their_means_take_no_fitted_correction() -> None:
     with pytest.raises(BadOption, match="sliding window"):
         Parts(window=Buffer(3), drift=CachedDeltas(fitted=True))

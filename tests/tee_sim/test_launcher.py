@@ -9,89 +9,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fl_protocol.codes import Code, ConfigInvalid, EvidenceRejected, GatewayUnavailable
-from fl_protocol.ports import SystemClock, SystemRng
+from fl_protocol.codes import Code, EvidenceRejected, GatewayUnavailable
 from tee_sim import image
-from tee_sim.appraisal import Attested, TrustPolicy
-from tee_sim.certificates import create_root
 from tee_sim.channel import encode_head
 from tee_sim.client import Opened
 from tee_sim.control import Attachment, LauncherClient
-from tee_sim.hop import HopSigner
 from tee_sim.launch import CHANNELS
-from tee_sim.launcher_config import LauncherConfig
-from tests.support.enclave import HOP_KEY, INITIAL, LAYOUT, RECIPE, described, policy_for
+from tests.support.enclave import INITIAL, LAYOUT, RECIPE, described
 from tests.support.processes import lives, wait_until
-
-NONCE = b"n" * 32
-SIGNER = HopSigner(HOP_KEY, SystemClock(), SystemRng())
-
-
-class Platform:
-    """A launcher process and what a relying party needs to check it."""
-
-    def __init__(self, folder: Path, **settings: object) -> None:
-        files = create_root(folder)
-        (folder / "hop.key").write_bytes(HOP_KEY)
-        self.policy = policy_for(Ed25519PrivateKey.generate())
-        self.socket = folder / "launcher.sock"
-        self.config = LauncherConfig(
-            state_dir=str(folder / "state"),
-            socket=str(self.socket),
-            policy=self.policy.to_members(),
-            platform_key=str(files.platform_key),
-            platform_chain=str(files.platform_chain),
-            hop_key=str(folder / "hop.key"),
-            **settings,  # type: ignore[arg-type]
-        )
-        self.trust = TrustPolicy(
-            roots_of_trust=("simulated",),
-            simulated_root_pem=files.root.read_text(),
-            measurements=(image.measure(),),
-        )
-        self.path = folder / "launcher.json"
-        self.config.save(self.path)
-        self.process = self.start()
-
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tee_sim.launcher", str(self.path)]
-        process = subprocess.Popen(command)
-        wait_until(lambda: self.socket.exists() or process.poll() is not None)
-        assert process.poll() is None
-        return process
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
-
-    def refuses(self, code: str, named: str) -> None:
-        """Start it, and see it end with a code and the name of what is wrong."""
-        command = [sys.executable, "-m", "tee_sim.launcher", str(self.path)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ended.returncode == 1
-        *_, last = ended.stderr.splitlines()
-        assert last.startswith(f"tee_sim.launcher: {code}: ") and named in last, ended.stderr
-
-    @property
-    def enclave_pid(self) -> int:
-        return int(Path(self.config.state_dir, "enclave.pid").read_text())
-
-    def appraise(self, evidence: bytes, last_epoch: int = 0) -> Attested:
-        return self.trust.appraise(evidence, NONCE, last_epoch, SystemClock())
-
-
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    platform = Platform(tmp_path)
-    yield platform
-    platform.stop()
+from tests.tee_sim.platform_process import NONCE, SIGNER, Platform
 
 
 async def open_run(attachment: Attachment) -> Opened:
@@ -324,92 +255,3 @@ async def test_no_launcher_means_unavailable(tmp_path: Path) -> None:
     with pytest.raises(GatewayUnavailable) as caught:
         await LauncherClient(tmp_path / "nobody.sock", SIGNER).attach()
     assert caught.value.code == Code.ENCLAVE_UNAVAILABLE
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_takes_the_enclave_along(platform: Platform, number: int) -> None:
-    enclave = platform.enclave_pid
-    platform.process.send_signal(number)
-    assert platform.process.wait(10) == 0
-    assert not lives(enclave)
-    assert not platform.socket.exists()
-
-
-def test_enclave_dies_with_a_killed_launcher(platform: Platform) -> None:
-    enclave = platform.enclave_pid
-    platform.process.kill()
-    platform.process.wait(10)
-    wait_until(lambda: not lives(enclave))
-
-
-def test_launcher_ends_with_the_process_it_was_told_to_watch(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "600"]) as parent:
-        platform = Platform(tmp_path, parent_pid=parent.pid)
-        enclave = platform.enclave_pid
-        parent.kill()
-    assert platform.process.wait(20) == 0
-    assert not lives(enclave)
-
-
-async def test_a_second_launcher_on_the_same_state_is_refused(platform: Platform) -> None:
-    command = [sys.executable, "-m", "tee_sim.launcher", str(platform.path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert result.stderr.startswith("tee_sim.launcher: STATE_IN_USE")
-    launcher = LauncherClient(platform.socket, SIGNER)
-    assert (await launcher.attach()).pid == platform.enclave_pid
-    launcher.close()
-
-
-async def test_a_killed_launcher_leaves_no_lock_behind(platform: Platform) -> None:
-    platform.process.kill()
-    platform.process.wait(10)
-    platform.socket.unlink()
-    platform.process = platform.start()
-    launcher = LauncherClient(platform.socket, SIGNER)
-    assert (await launcher.attach()).epoch == 2
-    assert Path(platform.config.state_dir, "lock").stat().st_mode & 0o777 == 0o600
-    launcher.close()
-
-
-@pytest.mark.parametrize("name", ["platform.key", "platform.pem", "state/epoch"])
-def test_launcher_with_a_damaged_file_names_it(platform: Platform, name: str) -> None:
-    platform.stop()
-    (platform.path.parent / name).write_bytes(b"?")
-    platform.refuses("CONFIG_INVALID", name)
-
-
-def test_a_launcher_with_the_certificate_of_another_platform_says_so(
-    platform: Platform, tmp_path: Path
-) -> None:
-    platform.stop()
-    (tmp_path / "other").mkdir()
-    other = create_root(tmp_path / "other").platform_chain
-    Path(platform.config.platform_chain).write_bytes(other.read_bytes())
-    platform.refuses("CONFIG_INVALID", "platform.pem")
-
-
-def test_a_launcher_whose_socket_cannot_be_names_it(platform: Platform) -> None:
-    platform.stop()
-    long = f"{platform.socket}{'x' * 100}"
-    replace(platform.config, socket=long).save(platform.path)
-    platform.refuses("JOURNAL_FAILED", long)
-
-
-def test_a_launcher_whose_folder_cannot_be_used_names_it(platform: Platform) -> None:
-    platform.stop()
-    state = platform.path.parent / "file" / "state"
-    state.parent.touch()
-    replace(platform.config, state_dir=str(state)).save(platform.path)
-    platform.refuses("JOURNAL_FAILED", str(state))
-
-
-def test_launcher_with_bad_settings_names_them(tmp_path: Path) -> None:
-    path = tmp_path / "launcher.json"
-    path.write_text('{"sockets": 3}')
-    with pytest.raises(ConfigInvalid, match="state_dir"):
-        LauncherConfig.load(path)
-    command = [sys.executable, "-m", "tee_sim.launcher", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert "CONFIG_INVALID" in result.stderr

@@ -77,7 +77,7 @@ def test_a_setting_of_another_type_is_refused_by_name(
 def test_limits_that_make_no_sense_are_refused(limits: object, found: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**asdict(GATEWAY), "limits": limits}))
-    with pytest.raises(ConfigInvalid, match=found):
+    with pytest.raises(ConfigInvalid, match=rf"config\.json: .*{found}"):
         GatewayConfig.load(path)
 
 
