@@ -8,6 +8,8 @@ thing, one goes first and the other sees what it did.
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -80,6 +82,7 @@ REFUSALS = sql.Table(
 )
 
 _PATIENCE = 5
+_BUSY_SECONDS = 0.01
 _SCHEMA_LOCK = 0x61737963
 _POSTGRES = "postgresql"
 _MILLISECONDS = 1000
@@ -273,12 +276,9 @@ def _sqlite(path: Path, single: bool) -> sql.Engine:
     def prepare(connection: Any, _: object) -> None:
         # Transactions begin below, not when sqlite3 thinks so.
         connection.isolation_level = None
-        for pragma in (
-            "journal_mode=WAL",
-            f"synchronous={'NORMAL' if single else 'FULL'}",
-            "foreign_keys=ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+        _write_ahead(connection)
+        connection.execute(f"PRAGMA synchronous={'NORMAL' if single else 'FULL'}")
+        connection.execute("PRAGMA foreign_keys=ON")
 
     if not single:
 
@@ -287,3 +287,16 @@ def _sqlite(path: Path, single: bool) -> sql.Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Have a file keep a write-ahead log; SQLite itself does not wait for others that do so."""
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+        time.sleep(_BUSY_SECONDS)

@@ -18,9 +18,9 @@ from fl_protocol.wire import CODE_METADATA, SERVICE
 from fl_server.gateway.auth import REQUIRED_SCOPES
 from fl_server.stack import LocalStack, StackSettings
 from tests.support.enclave import LAYOUT, Lab
+from tests.support.platform_process import Platform, platform
 from tests.support.sealed import RECIPE, K, RawGateway
 from tests.tee_sim.conftest import lab, running, sealed_image
-from tests.tee_sim.test_launcher import Platform, platform
 
 __all__ = ["lab", "platform", "running", "sealed_image"]
 

@@ -12,7 +12,7 @@ from fl_protocol.codes import RunRejected
 from fl_server.gateway import enclave_link
 from fl_server.gateway.enclave_link import EnclaveLink
 from tee_sim.control import LauncherClient
-from tests.tee_sim.test_launcher import NONCE, SIGNER, Platform, platform
+from tests.support.platform_process import NONCE, SIGNER, Platform, platform
 
 __all__ = ["platform"]
 

@@ -8,6 +8,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
@@ -203,12 +205,20 @@ def test_two_processes_that_race_redeem_each_ticket_once(location: str) -> None:
         assert sorted(pair) == ["ENROL_TICKET_USED", "redeemed"]
 
 
-def test_gateways_that_start_at_once_make_one_schema(location: str) -> None:
-    def start() -> str:
-        with closing(Database(location)) as database:
-            return str(Registry(database).revoked(client="node"))
+def started(location: str) -> str:
+    with closing(Database(location)) as database:
+        return str(Registry(database).revoked(client="node"))
 
-    assert race(*[start] * 4) == ["set()"] * 4
+
+def test_gateways_that_start_at_once_make_one_schema(location: str) -> None:
+    assert race(*[partial(started, location)] * 4) == ["set()"] * 4
+
+
+def test_gateways_that_start_at_once_wait_for_each_others_file(tmp_path: Path) -> None:
+    # One in forty met another that was just making its file.
+    for number in range(50):
+        location = str(tmp_path / f"{number}.sqlite")
+        assert race(*[partial(started, location)] * 4) == ["set()"] * 4
 
 
 @pytest.mark.parametrize("location", ["postgresql"], indirect=True)

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.enclave import Lab, SealedImage, fresh_run
-from tests.tee_sim.platform_process import Platform
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +29,3 @@ def lab(running: Lab) -> Lab:
     running.run_id = fresh_run()
     assert running.open_run()["ok"]
     return running
-
-
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    platform = Platform(tmp_path)
-    yield platform
-    platform.stop()

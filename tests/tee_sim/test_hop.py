@@ -18,7 +18,7 @@ from tee_sim.hop import WINDOW, HopSigner, HopVerifier, Origin, origin
 from tee_sim.settings import load_key
 from tests.support.clock import NOW, SetClock
 from tests.support.enclave import HOP_KEY, INITIAL, LAYOUT, Lab, flipped
-from tests.tee_sim.test_launcher import Platform, platform
+from tests.support.platform_process import Platform, platform
 
 __all__ = ["platform"]
 

@@ -21,8 +21,10 @@ from tee_sim.client import Opened
 from tee_sim.control import Attachment, LauncherClient
 from tee_sim.launch import CHANNELS
 from tests.support.enclave import INITIAL, LAYOUT, RECIPE, described
+from tests.support.platform_process import NONCE, SIGNER, Platform, platform
 from tests.support.processes import lives, wait_until
-from tests.tee_sim.platform_process import NONCE, SIGNER, Platform
+
+__all__ = ["platform"]
 
 
 async def open_run(attachment: Attachment) -> Opened:

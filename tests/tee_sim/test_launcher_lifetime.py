@@ -14,8 +14,10 @@ from fl_protocol.codes import ConfigInvalid
 from tee_sim.certificates import create_root
 from tee_sim.control import LauncherClient
 from tee_sim.launcher_config import LauncherConfig
+from tests.support.platform_process import SIGNER, Platform, platform
 from tests.support.processes import lives, wait_until
-from tests.tee_sim.platform_process import SIGNER, Platform
+
+__all__ = ["platform"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

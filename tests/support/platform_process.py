@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_protocol.ports import SystemClock, SystemRng
@@ -72,3 +74,10 @@ class Platform:
 
     def appraise(self, evidence: bytes, last_epoch: int = 0) -> Attested:
         return self.trust.appraise(evidence, NONCE, last_epoch, SystemClock())
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    platform = Platform(tmp_path)
+    yield platform
+    platform.stop()
