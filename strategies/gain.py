@@ -31,6 +31,8 @@ class SelfTuning:
         The rho that leaves the gain as it is.
     speed : float
         How quickly it changes.
+    first : float
+        The gain at first, when no cached delta is old.
     least, most : float
         Its bounds.
     """
@@ -38,6 +40,7 @@ class SelfTuning:
     shortest: float
     target: float = 0.4
     speed: float = 1.0
+    first: float = 2.0
     least: float = 1.0
     most: float = 8.0
 
@@ -47,8 +50,10 @@ class SelfTuning:
             raise BadOption("The target of a gain that tunes itself must lie in [-1, 1].")
         if not 0 < self.speed <= 10:
             raise BadOption("The speed of a gain that tunes itself must lie in (0, 10].")
-        if not 0 < self.least <= 1 <= self.most <= 1e6:
-            raise BadOption("The bounds of a gain must enclose 1, the upper one at most 1,000,000.")
+        if not 0 < self.least <= self.first <= self.most <= 1e6:
+            raise BadOption(
+                "The bounds of a gain must enclose its first value, the upper one at most 1,000,000."
+            )
 
     def next(self, factor: float, before: float, after: float) -> float:
         """Return the gain after a round.

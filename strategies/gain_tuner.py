@@ -34,7 +34,7 @@ class GainTuner:
 
     def __init__(self, tuning: SelfTuning, params: Vector) -> None:
         self._tuning = tuning
-        self.factor = 1.0
+        self.factor = tuning.first
         self._uploads = 0
         # <D, d> of the round before, 0 while there is none.
         self._slope = 0.0

@@ -23,8 +23,9 @@ from fl_sim.simulation import unused_keys
 from fl_sim.simulation.trace import trace_digest
 from fl_sim.simulation.windows_file import windows_digest
 
-# Raised when the results of a valid configuration change.
+# Raised when the results of a valid configuration change: of every recipe, or of one.
 _REVISION = 6
+_REVISIONS = {"async-wa": 1}
 _MILLION = 1_000_000
 _MOST_CLIENTS = 10_000_000
 # Younger than results on disk, whose keys stay the same as long as these have their defaults.
@@ -232,7 +233,7 @@ class SimulationConfig(_Section):
     run: RunSection = RunSection()
 
     def key(self) -> str:
-        """Return a digest of everything that results depend on, but for strategy and seed.
+        """Return a digest of everything that a strategy's results depend on, but for the seed.
 
         Of a trace and of windows it covers what the file holds now, not where it lies.
 
@@ -243,6 +244,8 @@ class SimulationConfig(_Section):
         """
         content = self.model_dump(mode="json", exclude={"strategy": {"name"}, "run": _NO_RESULT})
         content["revision"] = _REVISION
+        if self.strategy.name in _REVISIONS:
+            content["recipe_revision"] = _REVISIONS[self.strategy.name]
         if self.devices.trace is not None:
             content["devices"]["trace"] = trace_digest(self.devices.trace)
         if self.devices.windows is not None:

@@ -4,7 +4,7 @@ The cached-delta correction is CA2FL's (Wang et al., ICLR 2024, algorithm 1) and
 RMSProp's; weights by data volume and freshness, the fitted coefficient of the correction, the gain
 per round, how it tunes itself and the published mean are this project's. With x the model, t its
 version, h_i the last delta of client i, q_i = n_i ** b, H = sum q_j h_j, P = sum q_j, T the uploads
-in which the median client uploads once, s the gain and c the coefficient, both 1 at first:
+in which the median client uploads once, s the gain, 2 at first, and c the coefficient, 1 at first:
 
 sliding (one version per upload of delta D from client i)
 
@@ -72,8 +72,8 @@ from strategies.window import MOST_UPDATES, Buffer, Sliding, Window
 # missing, such as statistics that their names do not give away, stays where it should at twice the
 # direction per round; at six times it diverges among clients that are equally fast. How the gain
 # tunes itself was chosen on seeds 30 to 35 of the regimes there were, all but plays; that the
-# correction is fitted, on seeds 30 to 32 of all of them and on those of docs/experiments/
-# random-settings.md, where it was found.
+# correction is fitted, and that the gain begins at 2, on seeds 30 to 32 of all of them and on the
+# first twenty of docs/experiments/random-settings.md.
 _PER_ROUND = 0.06
 _LEAST = 2.0
 _SHORTEST = 12.0

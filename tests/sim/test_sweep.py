@@ -337,7 +337,15 @@ def test_the_key_of_a_configuration_covers_what_its_files_hold(tmp_path: Path, k
 
 def test_keys_of_configurations_without_churn_are_those_of_earlier_versions() -> None:
     # The key changes with the revision and nothing else.
-    keys = {small(devices=some).key() for some in ({}, {"join_rate": 0.0}, {"windows": None})}
+    fedbuff = {"strategy": {"name": "fedbuff"}}
+    keys = {
+        small(devices=some, **fedbuff).key() for some in ({}, {"join_rate": 0.0}, {"windows": None})
+    }
     assert keys == {"08db03a87f809498"}
     for some in ({"session": 1.0, "absence": 1.0}, {"join_rate": 0.5}):
-        assert small(devices=some).key() not in keys
+        assert small(devices=some, **fedbuff).key() not in keys
+
+
+def test_a_recipe_whose_results_changed_has_another_key_and_the_others_have_theirs() -> None:
+    keys = [small(strategy={"name": name}).key() for name in ("fedbuff", "ca2fl", "async-wa")]
+    assert keys[0] == keys[1] != keys[2]

@@ -38,26 +38,27 @@ def test_step_is_normalised_and_divided_by_the_uploads_of_a_round():
     # K = 1: decay 0.9, a round of at least 12 uploads; with one client q does not matter
     engine = engine_of(AsyncWA(buffer_size=1), 0.0, 0.0)
 
-    # u = 2 D = (4, -2) / 1000; v = 0.1 u^2, rms before 0, sqrt(1 - 0.9) / sqrt(0.1) = 1
+    # u = 2 D = (4, -2) / 1000; v = 0.1 u^2, rms before 0, sqrt(1 - 0.9) / sqrt(0.1) = 1;
+    # twice 0.06 / 12, for the gain is 2 at first
     first = merge_of(engine, update([0.002, -0.001], base=0))
-    np.testing.assert_allclose(first.params, [0.005, -0.005], rtol=1e-5)
+    np.testing.assert_allclose(first.params, [0.01, -0.01], rtol=1e-5)
 
     # u = D + (D - h) = (2, -1): v = (0.9 * 1.6 + 0.1 * 4, 0.9 * 0.4 + 0.1) = (1.84, 0.46);
     # floor = 0.1 * sqrt((1.6 + 0.4) / 2) = 0.1, all in thousandths and their squares;
-    # rate = 0.005 * sqrt(1 - 0.81)
+    # rate = 0.01 * sqrt(1 - 0.81)
     second = merge_of(engine, update([0.002, -0.001], base=1))
-    rate = 0.005 * 0.19**0.5
-    expected = [0.005 + rate * 2 / (1.84**0.5 + 0.1), -0.005 - rate * 1 / (0.46**0.5 + 0.1)]
+    rate = 0.01 * 0.19**0.5
+    expected = [0.01 + rate * 2 / (1.84**0.5 + 0.1), -0.01 - rate * 1 / (0.46**0.5 + 0.1)]
     np.testing.assert_allclose(second.params, expected, rtol=1e-5)
 
 
 def test_large_directions_move_the_model_by_twice_themselves_per_round():
     engine = engine_of(AsyncWA(buffer_size=1), 0.0, 0.0)
 
-    # u = 2 D; 0.06 / |u| is less than 2 for the first coordinate and more for the second
+    # u = 2 D; 2 * 0.06 / |u| is less than 2 for the first coordinate and more for the second
     merge = merge_of(engine, update([2, 0.0001]))
 
-    np.testing.assert_allclose(merge.params, [2 / 12 * 4, 0.005], rtol=1e-5)
+    np.testing.assert_allclose(merge.params, [2 / 12 * 4, 0.01], rtol=1e-5)
 
 
 def test_round_is_the_uploads_in_which_the_median_client_uploads_once():
@@ -173,7 +174,7 @@ def transcription(uploads, size, k, disjoint, adaptive):
     h, q, heard, window, buffer, published, merges = {}, {}, set(), [], [], None, 0
     v, decay, last, gap, round_uploads, looked_at = np.zeros(size), 0.9, {}, {}, 0, 0
     decay = decay if disjoint else decay ** (1 / k)
-    gain, heard_of, start, way, slope = 1.0, [], x, None, 0.0
+    gain, heard_of, start, way, slope = 1.0 if disjoint else 2.0, [], x, None, 0.0
     fit, products, forget = 1.0, np.zeros(2), 1 - 1 / (3.3 * k)
 
     def mean():

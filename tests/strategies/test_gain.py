@@ -28,7 +28,7 @@ def round_of(tuner, deltas, model):
 
 
 def test_gain_follows_what_is_left_of_the_slope_along_the_way():
-    tuner = GainTuner(SelfTuning(2.0, target=0.4, speed=1.0, most=8.0), vector(0, 0))
+    tuner = GainTuner(SelfTuning(2.0, target=0.4, speed=1.0, first=1.0), vector(0, 0))
 
     # mean delta (2, 0) and way (1, 1): slope 2; nothing to compare with yet
     round_of(tuner, [(1, 0), (3, 0)], (1, 1))
@@ -74,7 +74,7 @@ def test_a_round_lasts_until_the_median_client_has_uploaded():
 
     meta, arrays = tuner.state()
 
-    assert meta == {"factor": 1.0, "uploads": 3, "slope": 5.0}
+    assert meta == {"factor": 2.0, "uploads": 3, "slope": 5.0}
     assert [float(array[0]) for array in arrays.values()] == [5.0, 5.0, 3.0]
 
 
@@ -84,7 +84,7 @@ def test_what_overflows_is_gone_with_its_round():
     round_of(tuner, [(1, 0), (1, 0)], (2, 1))
     round_of(tuner, [(1, 0), (1, 0)], (3, 1))
 
-    assert tuner.factor == pytest.approx(math.exp(0.6))
+    assert tuner.factor == pytest.approx(2 * math.exp(0.6))
 
 
 def test_engine_goes_further_per_round_while_the_deltas_stay_the_same():
@@ -153,7 +153,7 @@ def test_a_damaged_gain_is_refused_and_changes_nothing(damage):
         other.restore({**state, "meta": json.dumps(meta)})
 
     np.testing.assert_array_equal(other.params, np.ones(3))
-    assert other.step.tuner.factor == 1.0
+    assert other.step.tuner.factor == 2.0
     other.restore(state)
     np.testing.assert_array_equal(other.params, engine.params)
 
@@ -176,7 +176,10 @@ def test_buffers_take_no_gain_that_hears_of_single_deltas():
         {"speed": 0.0},
         {"speed": math.nan},
         {"least": 0.0},
-        {"least": 2.0},
+        {"least": 3.0},
+        {"first": 0.5},
+        {"first": 9.0},
+        {"first": math.nan},
         {"most": 0.5},
         {"most": math.inf},
     ],
