@@ -52,7 +52,7 @@ class SelfTuning:
             raise BadOption("The speed of a gain that tunes itself must lie in (0, 10].")
         if not 0 < self.least <= self.first <= self.most <= 1e6:
             raise BadOption(
-                "The bounds of a gain must enclose its first value, the upper one at most 1,000,000."
+                "The bounds of a gain must enclose its first value; the upper is at most 1,000,000."
             )
 
     def next(self, factor: float, before: float, after: float) -> float:

@@ -89,3 +89,12 @@ def test_the_figure_has_a_bar_and_a_dot_per_setting(results: Results) -> None:
     assert [bar.get_height() for bar in left.patches] == [1.0, 1.0]
     (dots, _, _) = right.containers[0]
     assert list(dots.get_ydata()) == pytest.approx([10.0, 10.0])
+
+
+def test_settings_that_nothing_was_chosen_on_are_apart(results: Results) -> None:
+    found = {str(number): results for number in range(1, 23)}
+    fresh, known = random_settings.groups_of(found).items()
+    assert fresh == ("Settings that nothing was chosen on", {"21": results, "22": results})
+    assert (known[0], len(known[1])) == ("Settings that defaults were chosen on", 20)
+    assert list(random_settings.groups_of({"1": results})) == [known[0]]
+    assert len(random_settings.figure_of(found).axes[0].patches) == 22
