@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_sim.complaints import complaints_of
 from strategies.privacy.settings import Privacy
 from strategies.release import ReleaseRule
 
@@ -156,7 +157,8 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> RunC
         If the file cannot be read, or a key or value does not fit.
     """
     if path is not None and not path.is_file():
-        raise ConfigInvalid(Code.CONFIG_INVALID, f"There is no configuration file {path}.")
+        what = f"{path} is no file" if path.exists() else f"There is no configuration file {path}"
+        raise ConfigInvalid(Code.CONFIG_INVALID, f"{what}.")
 
     class FromFile(RunConfig):
         model_config = SettingsConfigDict(toml_file=path)
@@ -169,8 +171,7 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> RunC
     try:
         return FromFile(**given)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise ConfigInvalid(Code.CONFIG_INVALID, "; ".join(lines)) from None
+        raise ConfigInvalid(Code.CONFIG_INVALID, complaints_of(error)) from None
     except SettingsError as error:
         raise ConfigInvalid(Code.CONFIG_INVALID, f"An ASYNCLAVE_* variable: {error}.") from None
     except OSError as error:

@@ -44,7 +44,7 @@ def explain_command(
         typer.Option(help="Certificates of a SEV-SNP report, PEM or DER, leaf first; repeatable."),
     ] = None,
     collateral: Annotated[
-        Path | None, typer.Option(help="Intel's collateral, JSON; needs asynclave[dcap].")
+        Path | None, typer.Option(help="Intel's collateral, JSON; needs the extra dcap.")
     ] = None,
     at: Annotated[
         int | None, typer.Option(min=0, max=LAST_SECOND, help="Unix seconds to judge at; now.")

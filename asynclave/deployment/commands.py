@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fl_protocol.codes import Code, ConfigInvalid
+
 if TYPE_CHECKING:
     from asynclave.deployment.control import Deployment
 
@@ -66,12 +68,16 @@ def up_command(
     preload: Annotated[
         list[str] | None, typer.Option(help="Module to import there; may be repeated.")
     ] = None,
-    app: Annotated[Path, typer.Option(help="Flower app named in the printed command.")] = _APP,
+    app: Annotated[
+        Path | None,
+        typer.Option(help="Flower app named in the printed command.", show_default=str(_APP)),
+    ] = None,
 ) -> None:
     """Start SuperLink, SuperNodes, gateway and enclave on this machine."""
     # Imported here so that --help stays quick.
     from asynclave.deployment.control import up
 
+    named = _app_named(app)
     deployment = up(
         state_dir,
         nodes,
@@ -83,7 +89,7 @@ def up_command(
         warm=warm,
         preload=tuple(preload or ()),
     )
-    typer.echo(_description(deployment, app))
+    typer.echo(_description(deployment, named))
 
 
 def down_command(state_dir: _StateDir = _STATE_DIR) -> None:
@@ -91,6 +97,18 @@ def down_command(state_dir: _StateDir = _STATE_DIR) -> None:
     from asynclave.deployment.control import down
 
     typer.echo("Stopped." if down(state_dir) else "Nothing to stop.")
+
+
+def _app_named(app: Path | None) -> Path:
+    """Return where the app lies, so that its command works in any folder; APP if nobody said."""
+    named = app or _APP
+    if (named / "pyproject.toml").is_file():
+        return named.resolve()
+    if app is not None:
+        raise ConfigInvalid(
+            Code.CONFIG_INVALID, f"--app: {app} is no Flower app, it has no pyproject.toml."
+        )
+    return Path("APP")
 
 
 def _next_steps(directory: Path) -> str:

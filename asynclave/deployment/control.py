@@ -111,7 +111,8 @@ def up(
         if running.spec != spec:
             raise DeploymentError(
                 DeploymentCode.ALREADY_UP,
-                f"another deployment runs in {state.root}; stop it with `asynclave down` first.",
+                f"another deployment runs in {state.root}; stop it with `asynclave down "
+                f"--state-dir {shlex.quote(str(state.root))}` first.",
             )
         return running
     with stored(str(state.root)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.table import Table as RichTable
 
 from asynclave.run.outcome import Outcome
 from asynclave.run.plots import draw_all
-from asynclave.run.record import RunDirectory
+from asynclave.run.record import RunDirectory, state_of
 from asynclave.run.report import Figure, Report, Table, render
 
 
@@ -48,6 +49,9 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print()
     console.print(_status(outcome))
     console.print(table, highlight=False)
+    if outcome.status == "interrupted" and state_of(outcome.directory).is_dir():
+        go_on = f"To go on: asynclave run --resume {shlex.quote(str(outcome.directory))}"
+        console.print(go_on, markup=False, highlight=False, soft_wrap=True)
 
 
 def _status(outcome: Outcome) -> str:

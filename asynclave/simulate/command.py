@@ -55,8 +55,13 @@ def simulate_command(
             Code.CONFIG_INVALID, f"run.output: {picture} is a folder, and the plot has that name."
         )
     errors = Console(stderr=True)
-    with SweepProgress(errors, loaded.strategy.name, len(missing)) as progress:
-        result = simulate(loaded, results=results, on_progress=progress)
+    try:
+        with SweepProgress(errors, loaded.strategy.name, len(missing)) as progress:
+            result = simulate(loaded, results=results, on_progress=progress)
+    except KeyboardInterrupt:
+        kept = f"Interrupted. Seeds that had finished are in {results}; the same command goes on."
+        errors.print(kept, markup=False, highlight=False, soft_wrap=True)
+        raise
     draw(picture, results_beside(results, key, result))
     for complaint in filter(None, (run.complaint for run in result.runs)):
         errors.print(complaint, style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from fl_sim.simulation.evaluations import Evaluation
 
 
 class SweepProgress:
-    """A bar over the virtual time of the seeds to run; nothing when there is no terminal.
+    """A bar over the virtual time of the seeds to run; a line per seed when there is no terminal.
 
     Parameters
     ----------
@@ -27,6 +27,7 @@ class SweepProgress:
     def __init__(self, console: Console, name: str, num_seeds: int) -> None:
         # Seeds side by side are all under way; finished ones stay at 1.
         self._shares: dict[int, float] = {}
+        self._console, self._name = console, name
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -53,6 +54,12 @@ class SweepProgress:
 
     def __call__(self, seed: int, share: float, evaluation: Evaluation) -> None:
         """Show the state after an evaluation of a seed."""
+        if share >= 1.0 and not self._console.is_terminal:
+            self._console.print(
+                f"{self._name}: seed {seed}, accuracy {evaluation.accuracy:.1%}",
+                markup=False,
+                highlight=False,
+            )
         self._shares[seed] = share
         self._bar.update(
             self._task,

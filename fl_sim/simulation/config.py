@@ -16,9 +16,9 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from fl_protocol.codes import Code, ConfigInvalid
+from fl_sim.complaints import complaints_of
 from fl_sim.simulation import unused_keys
 from fl_sim.simulation.trace import trace_digest
 from fl_sim.simulation.windows_file import windows_digest
@@ -288,7 +288,7 @@ def load_config(
     try:
         return SimulationConfig.model_validate(content)
     except ValidationError as error:
-        raise _invalid("; ".join(map(_complaint, error.errors()))) from None
+        raise _invalid(complaints_of(error)) from None
 
 
 def _content(source: ConfigSource) -> dict[str, Any]:
@@ -307,12 +307,6 @@ def _content(source: ConfigSource) -> dict[str, Any]:
         raise _invalid(f"{source} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
         raise _invalid(f"{source} is not valid TOML: {error}.") from None
-
-
-def _complaint(error: ErrorDetails) -> str:
-    known = {"extra_forbidden": "there is no such key"}
-    sentence = known.get(error["type"], error["msg"].removeprefix("Value error, "))
-    return f"{'.'.join(map(str, error['loc']))}: {sentence}"
 
 
 def _invalid(sentence: str) -> ConfigInvalid:

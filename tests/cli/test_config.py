@@ -33,7 +33,7 @@ def test_flags_win_over_environment_which_wins_over_the_file(
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[run]\nmergers = 3\n", "run.mergers"),
+        ("[run]\nmergers = 3\n", "run.mergers: there is no such key"),
         ("[devices]\nclients = 1\n", "devices.clients"),
         ('[strategy]\nname = "fedprox"\n', "strategy.name"),
         ("[train]\nlr = inf\n", "train.lr"),
@@ -69,6 +69,8 @@ def test_refuses_a_variable_that_is_no_section(monkeypatch: pytest.MonkeyPatch) 
 def test_refuses_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="no configuration file"):
         load_config(tmp_path / "absent.toml", {})
+    with pytest.raises(ConfigInvalid, match="is no file"):
+        load_config(tmp_path, {})
 
 
 def test_the_example_file_states_the_defaults() -> None:

@@ -273,6 +273,7 @@ def test_an_interrupted_run_leaves_a_readable_report_and_no_process(
 
     assert process.returncode == 130, output
     folder = next(tmp_path.glob("runs/*"))
+    assert f"To go on: asynclave run --resume {folder}" in output.splitlines()
     assert "interrupted" in (folder / "report.html").read_text()
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
     assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []

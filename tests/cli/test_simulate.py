@@ -37,6 +37,8 @@ def test_the_last_line_is_one_object_and_a_second_call_finds_the_results(tmp_pat
     again = simulate(tmp_path, "--strategy", "fedasync", "--seeds", "2", "--json")
 
     assert first.returncode == 0, first.stderr
+    told = [line.partition(", ")[0] for line in first.stderr.splitlines()]
+    assert told == ["fedasync: seed 1", "fedasync: seed 2"] and again.stderr == ""
     summary = json.loads(first.stdout.splitlines()[-1])
     assert summary["strategy"] == "fedasync"
     assert summary["seeds"] == [1, 2]

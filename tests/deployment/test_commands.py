@@ -29,6 +29,28 @@ def test_down_says_when_there_is_nothing_to_stop(tmp_path: Path) -> None:
     assert result.output == "Nothing to stop.\n"
 
 
+def test_up_refuses_an_app_that_is_none_before_it_starts_anything(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    options = ["--state-dir", str(state), "--app", str(tmp_path / "nowhere")]
+    result = CliRunner().invoke(command_line(), ["up", *options])
+    assert isinstance(result.exception, ConfigInvalid)
+    assert "nowhere is no Flower app" in result.exception.sentence
+    assert not state.exists()
+
+
+@pytest.mark.deployment
+def test_up_names_the_app_so_that_its_command_works_in_any_folder(
+    confidential: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = confidential.state.root
+    options = ["up", "--state-dir", str(state), "--slow-node", str(SLOW_NODE)]
+    monkeypatch.chdir(QUICKSTART.parent)
+    named = CliRunner().invoke(command_line(), [*options, "--app", QUICKSTART.name])
+    unnamed = CliRunner().invoke(command_line(), options)
+    assert f" run {QUICKSTART} " in named.output
+    assert " run APP " in unnamed.output
+
+
 @pytest.mark.deployment
 def test_up_prints_a_command_that_works(confidential: Deployment) -> None:
     # given a deployment

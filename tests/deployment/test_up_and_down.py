@@ -80,6 +80,7 @@ def test_up_with_other_settings_is_refused(confidential: Deployment) -> None:
     with pytest.raises(DeploymentError) as refusal:
         up(confidential.state.root, 5)
     assert refusal.value.code == DeploymentCode.ALREADY_UP
+    assert f"down --state-dir {confidential.state.root}`" in refusal.value.sentence
 
 
 @pytest.mark.deployment
