@@ -50,10 +50,10 @@ class SelfTuning:
             raise BadOption("The target of a gain that tunes itself must lie in [-1, 1].")
         if not 0 < self.speed <= 10:
             raise BadOption("The speed of a gain that tunes itself must lie in (0, 10].")
-        if not 0 < self.least <= self.first <= self.most <= 1e6:
-            raise BadOption(
-                "The bounds of a gain must enclose its first value; the upper is at most 1,000,000."
-            )
+        if not 0 < self.least <= 1 <= self.most <= 1e6:
+            raise BadOption("The bounds of a gain must enclose 1, the upper one at most 1,000,000.")
+        if not self.least <= self.first <= self.most:
+            raise BadOption("A gain must begin within its bounds.")
 
     def next(self, factor: float, before: float, after: float) -> float:
         """Return the gain after a round.

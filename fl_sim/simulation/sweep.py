@@ -32,7 +32,7 @@ from strategies.recipe import Recipe
 from strategies.selection import jain_index
 
 Progress = Callable[[int, float, Evaluation], None]
-"""Told seed, share of the virtual time gone, and the evaluation just made."""
+"""Told seed, share of its run gone, and the evaluation just made; 1 once, at its end."""
 
 
 def simulate(
@@ -246,7 +246,7 @@ def run_seed(
     settings = _loop_settings(config, recipe, fleet, seed)
 
     def observe(evaluation: Evaluation) -> None:
-        if on_progress is not None:
+        if on_progress is not None and evaluation.time < settings.horizon:
             on_progress(seed, evaluation.time / settings.horizon, evaluation)
 
     sizes = workload.problem.data.sizes().tolist()
@@ -264,6 +264,8 @@ def run_seed(
     )
     started = time.perf_counter()
     digest = run.run()
+    if on_progress is not None:
+        on_progress(seed, 1.0, run.evaluations[-1])
     lifetime = fleet.lifetime(run.evaluations[-1].time)
     curve = learning_curve(run.evaluations, settings.horizon, config.run)
     return SeedResult(

@@ -72,8 +72,8 @@ from strategies.window import MOST_UPDATES, Buffer, Sliding, Window
 # missing, such as statistics that their names do not give away, stays where it should at twice the
 # direction per round; at six times it diverges among clients that are equally fast. How the gain
 # tunes itself was chosen on seeds 30 to 35 of the regimes there were, all but plays; that the
-# correction is fitted, and that the gain begins at 2, on seeds 30 to 32 of all of them and on the
-# first twenty of docs/experiments/random-settings.md.
+# correction is fitted, on seeds 30 to 32 of all of them, and that the gain begins at 2, on those of
+# all but extreme-speeds, both also on the first twenty of docs/experiments/random-settings.md.
 _PER_ROUND = 0.06
 _LEAST = 2.0
 _SHORTEST = 12.0

@@ -48,6 +48,11 @@ def test_the_last_line_is_one_object_and_a_second_call_finds_the_results(tmp_pat
     assert len(list((tmp_path / "out").glob("accuracy-*.png"))) == 1
 
 
+def test_a_seed_that_ends_early_is_told_of_as_well(tmp_path: Path) -> None:
+    done = simulate(tmp_path, "--seeds", "1", text=SMALL + "max_updates = 3\n")
+    assert [line.partition(", ")[0] for line in done.stderr.splitlines()] == ["async-wa: seed 1"]
+
+
 @pytest.mark.parametrize(
     ("option", "code"), [("--strategy", "UNKNOWN_RECIPE"), ("--dispatch", "UNKNOWN_POLICY")]
 )

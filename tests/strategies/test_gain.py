@@ -176,7 +176,7 @@ def test_buffers_take_no_gain_that_hears_of_single_deltas():
         {"speed": 0.0},
         {"speed": math.nan},
         {"least": 0.0},
-        {"least": 3.0},
+        {"least": 2.0},
         {"first": 0.5},
         {"first": 9.0},
         {"first": math.nan},
